@@ -1,0 +1,11 @@
+//! Quorate: a leaderless, Dynamo-style quorum database. This page is the map.
+//!
+//! **The one idea: decide apart from do.** A pure half decides: plain state machines, values in, values out, without
+//! clock, randomness, socket or disk. A shell half does. Between them stand four seams: time and entropy ([`mod@env`]),
+//! [`storage`], [`transport`]. Whoever replaces the seams gets a whole cluster in one deterministic, seeded process.
+//!
+//! Arrows point down only: edges -> [`node`], `client`, `sim` -> shell -> [`kv`] -> seams -> pure. A test holds them.
+
+pub mod types;
+
+pub mod env;
