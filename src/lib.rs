@@ -8,4 +8,6 @@
 
 pub mod types;
 
+pub mod causality;
+
 pub mod env;
