@@ -9,5 +9,7 @@
 pub mod types;
 
 pub mod causality;
+pub mod pacing;
+pub mod quorum;
 
 pub mod env;

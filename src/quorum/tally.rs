@@ -1,0 +1,202 @@
+//! The one tally: counts every quorum, of reads, of writes and of repairs.
+//!
+//! A vote is recorded per member and counts in each group the member belongs to (for a write: only in the layouts the
+//! acknowledgement was for). A requirement is *met* once every group has reached its need, *hopeless* once some group
+//! cannot any more. Votes only ever get better (waiting, failed, yes, flushed), so what is met stays met, and what is
+//! met is never hopeless.
+
+use serde::{Deserialize, Serialize};
+
+use super::Requirement;
+use crate::types::StoreId;
+
+/// How a quorum was met, or how far it got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counted {
+    /// Replicas that counted when it was decided.
+    pub answered: u32,
+    /// Replicas needed.
+    pub needed: u32,
+    /// Replicas there are.
+    pub n: u32,
+    /// The layout it was counted in.
+    pub layout: u64,
+}
+
+/// Where a tally stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// More votes may decide it.
+    Open,
+    /// Every group has what it needs.
+    Met,
+    /// Some group can never have what it needs, unless a member that failed votes after all.
+    Hopeless,
+}
+
+/// What a member has said, from worst to best; "failed" is better than nothing in that it is known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+enum Vote {
+    Waiting,
+    Failed,
+    Yes,
+    Flushed,
+}
+
+/// Counts votes against a [`Requirement`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Tally {
+    requirement: Requirement,
+    /// One vote per group and member, in the requirement's order.
+    votes: Vec<Vec<Vote>>,
+    durable: usize,
+}
+
+impl Tally {
+    /// Nobody has voted.
+    #[must_use]
+    pub fn new(requirement: Requirement) -> Self {
+        Self::durable(requirement, 0)
+    }
+
+    /// Nobody has voted; of the votes that count in a layout at least `durable` have to be flushed (as many as are
+    /// needed there, where that is less).
+    #[must_use]
+    pub fn durable(requirement: Requirement, durable: usize) -> Self {
+        let votes = requirement.groups().iter().map(|group| vec![Vote::Waiting; group.members.len()]).collect();
+        Self { requirement, votes, durable }
+    }
+
+    /// What is counted against.
+    #[must_use]
+    pub fn requirement(&self) -> &Requirement {
+        &self.requirement
+    }
+
+    /// `member` votes, in every layout it counts in.
+    pub fn yes(&mut self, member: StoreId) {
+        self.raise(member, Vote::Yes, |_| true);
+    }
+
+    /// `member` acknowledges for these layouts alone, having flushed or not.
+    pub fn acknowledged(&mut self, member: StoreId, layouts: &[u64], flushed: bool) {
+        let vote = if flushed { Vote::Flushed } else { Vote::Yes };
+        self.raise(member, vote, |layout| layouts.contains(&layout));
+    }
+
+    /// `member` will not vote: refused, failed, not in time. Takes back no vote that it has given.
+    pub fn failed(&mut self, member: StoreId) {
+        self.raise(member, Vote::Failed, |_| true);
+    }
+
+    fn raise(&mut self, member: StoreId, vote: Vote, counts_in: impl Fn(u64) -> bool) {
+        for (group, votes) in self.requirement.groups().iter().zip(&mut self.votes) {
+            if counts_in(group.layout) {
+                let of_member = group.members.iter().zip(votes).filter(|(id, _)| **id == member);
+                of_member.for_each(|(_, old)| *old = vote.max(*old));
+            }
+        }
+    }
+
+    /// Whether every group has what it needs.
+    #[must_use]
+    pub fn is_met(&self) -> bool {
+        let enough = |(group, votes): (&super::Group, &Vec<Vote>)| count(votes, Vote::Yes) >= group.need;
+        self.requirement.groups().iter().zip(&self.votes).all(enough)
+            && self.layouts().all(|(_, range)| self.flushed(range.clone()) >= self.flushes_needed(range))
+    }
+
+    /// Whether some group cannot be met by the votes that are still out.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        let possible = |votes: &Vec<Vote>| votes.len() - votes.iter().filter(|vote| **vote == Vote::Failed).count();
+        self.requirement.groups().iter().zip(&self.votes).any(|(group, votes)| possible(votes) < group.need)
+            || self.layouts().any(|(_, range)| {
+                let out: usize = self.votes[range.clone()]
+                    .iter()
+                    .map(|votes| votes.iter().filter(|v| **v == Vote::Waiting).count())
+                    .sum();
+                self.flushed(range.clone()) + out < self.flushes_needed(range)
+            })
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match (self.is_met(), self.is_hopeless()) {
+            (true, _) => Verdict::Met,
+            (false, true) => Verdict::Hopeless,
+            (false, false) => Verdict::Open,
+        }
+    }
+
+    /// Whether `member` has voted in every layout it counts in.
+    #[must_use]
+    pub fn has_all_of(&self, member: StoreId) -> bool {
+        let groups = self.requirement.groups().iter().zip(&self.votes);
+        let mut own =
+            groups.flat_map(|(group, votes)| group.members.iter().zip(votes)).filter(|(id, _)| **id == member);
+        own.all(|(_, vote)| *vote >= Vote::Yes)
+    }
+
+    /// Whether asking `member` would help: some group it belongs to, where it has said nothing yet, needs more votes
+    /// than it has and than `pending` members may still bring.
+    #[must_use]
+    pub fn wants(&self, member: StoreId, pending: impl Fn(StoreId) -> bool) -> bool {
+        self.requirement.groups().iter().zip(&self.votes).any(|(group, votes)| {
+            let mut open = false;
+            let mut coming = 0;
+            for (id, vote) in group.members.iter().zip(votes) {
+                if *vote >= Vote::Yes || *vote == Vote::Waiting && pending(*id) {
+                    coming += 1;
+                }
+                open |= *id == member && *vote == Vote::Waiting && !pending(*id);
+            }
+            open && coming < group.need
+        })
+    }
+
+    /// The figures to report: of the newest layout; where that has what it needs and another has not, of that one.
+    #[must_use]
+    pub fn counted(&self) -> Counted {
+        let short = |(_, range): &(u64, std::ops::Range<usize>)| {
+            let groups = self.requirement.groups()[range.clone()].iter().zip(&self.votes[range.clone()]);
+            { groups }.any(|(group, votes)| count(votes, Vote::Yes) < group.need)
+        };
+        let Some((layout, range)) = self.layouts().find(short).or_else(|| self.layouts().next()) else {
+            return Counted::default();
+        };
+        let groups = &self.requirement.groups()[range.clone()];
+        let sum = |numbers: &mut dyn Iterator<Item = usize>| u32::try_from(numbers.sum::<usize>()).unwrap_or(u32::MAX);
+        Counted {
+            answered: sum(&mut self.votes[range].iter().map(|votes| count(votes, Vote::Yes))),
+            needed: sum(&mut groups.iter().map(|group| group.need)),
+            n: sum(&mut groups.iter().map(|group| group.members.len())),
+            layout,
+        }
+    }
+
+    /// The layouts and where their groups are: groups of one layout stand side by side.
+    fn layouts(&self) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> + '_ {
+        let groups = self.requirement.groups();
+        let starts = (0..groups.len()).filter(|at| *at == 0 || groups[at - 1].layout != groups[*at].layout);
+        starts.map(|start| {
+            let layout = groups[start].layout;
+            let length = groups[start..].iter().take_while(|group| group.layout == layout).count();
+            (layout, start..start + length)
+        })
+    }
+
+    fn flushed(&self, range: std::ops::Range<usize>) -> usize {
+        self.votes[range].iter().map(|votes| count(votes, Vote::Flushed)).sum()
+    }
+
+    fn flushes_needed(&self, range: std::ops::Range<usize>) -> usize {
+        self.durable.min(self.requirement.groups()[range].iter().map(|group| group.need).sum())
+    }
+}
+
+/// Votes at least as good as `least`.
+fn count(votes: &[Vote], least: Vote) -> usize {
+    votes.iter().filter(|vote| **vote >= least).count()
+}
