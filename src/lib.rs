@@ -11,5 +11,6 @@ pub mod types;
 pub mod causality;
 pub mod pacing;
 pub mod quorum;
+pub mod ring;
 
 pub mod env;

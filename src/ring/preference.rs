@@ -1,0 +1,59 @@
+//! Preference lists: in which order a partition's nodes are turned to.
+//!
+//! Functions of the layout and the partition alone, so that every node names the same owners, the same coordinator and
+//! the same fallbacks without asking anybody; who of them is up is for the caller to know.
+
+use super::{BucketSettings, Layout, MemberIndex};
+use crate::types::PartitionId;
+
+impl Layout {
+    /// The owners of a bucket's objects in `partition`, those of `home` first, then region by region: the first that
+    /// is up and synced is asked to coordinate.
+    ///
+    /// # Panics
+    /// If the grid has no such partition.
+    #[must_use]
+    pub fn preference_list(&self, home: &str, partition: PartitionId, settings: &BucketSettings) -> Vec<MemberIndex> {
+        let (near, far): (Vec<_>, Vec<_>) = self.owners(partition, settings).partition(|(region, _)| *region == home);
+        near.into_iter().chain(far).flat_map(|(_, owners)| owners).copied().collect()
+    }
+
+    /// The up to `n` nodes that stand in for the first `n` owners of `partition` in `region`: those that follow in the
+    /// partition's fixed order, which is its owner list, then all other members of the region, shuffled by the
+    /// partition's number and their store ids.
+    ///
+    /// Costs a hash per member of the region where the owner list is too short; it is for when owners are down.
+    ///
+    /// # Panics
+    /// If the grid has no such partition.
+    #[must_use]
+    pub fn fallbacks(&self, region: &str, partition: PartitionId, n: u8) -> Vec<MemberIndex> {
+        let listed = self.owners_in(region, partition, u8::MAX);
+        let wanted = usize::from(n);
+        let mut order: Vec<MemberIndex> = listed.iter().copied().skip(wanted).take(wanted).collect();
+        if order.len() < wanted {
+            let mut others: Vec<_> = (0..)
+                .map(MemberIndex)
+                .zip(self.members())
+                .filter(|(index, member)| member.region == region && !listed.contains(index))
+                .map(|(index, member)| (shuffle(partition, member.store.bits()), index))
+                .collect();
+            others.sort_unstable();
+            order.extend(others.into_iter().map(|(_, index)| index).take(wanted - order.len()));
+        }
+        order
+    }
+}
+
+/// A member's rank in a partition's order (rendezvous hashing). Never changes: hints lie where it points.
+pub(super) fn shuffle(partition: PartitionId, store: u128) -> u64 {
+    let mut hash = 0u64;
+    for part in [u64::from(partition.0), store as u64, (store >> 64) as u64] {
+        // The finalizer of splitmix64.
+        hash = (hash ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        hash ^= hash >> 31;
+    }
+    hash
+}
