@@ -14,3 +14,4 @@ pub mod quorum;
 pub mod ring;
 
 pub mod env;
+pub mod storage;
