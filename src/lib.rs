@@ -15,3 +15,4 @@ pub mod ring;
 
 pub mod env;
 pub mod storage;
+pub mod transport;

@@ -1,0 +1,8 @@
+//! See `entry/wire.rs`.
+#![no_main]
+
+#[path = "../entry/wire.rs"]
+#[allow(dead_code)]
+mod wire;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wire::handshake(data));

@@ -1,0 +1,8 @@
+//! See `entry/stored.rs`.
+#![no_main]
+
+#[path = "../entry/stored.rs"]
+#[allow(dead_code)]
+mod stored;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| stored::token(data));
