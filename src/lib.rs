@@ -14,5 +14,8 @@ pub mod quorum;
 pub mod ring;
 
 pub mod env;
+pub mod metrics;
 pub mod storage;
 pub mod transport;
+
+pub mod kv;

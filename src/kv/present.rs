@@ -1,0 +1,107 @@
+//! Between what clients say and see, and what is stored: views, tags, contexts, request ids.
+
+use super::{ContextToken, ETag, Error, ErrorCode, SiblingView, Value};
+use crate::causality::{
+    ContextError, Fingerprint, MAX_CONTEXT_LEN, Object, Payload, RequestId, TokenKeys, TokenKind, VersionVector,
+    encode_vector,
+};
+use crate::types::{ObjectId, Wall};
+
+/// The live siblings and, where there is at least one, the deleted ones beside them, greatest stamp first; expired ones
+/// are not shown. Empty: not found.
+#[must_use]
+pub fn views(object: &Object, now: Wall) -> Vec<SiblingView> {
+    if !object.is_live(now) {
+        return Vec::new();
+    }
+    let payloads = object.siblings().iter().flat_map(|s| s.payloads.iter().map(|payload| (s.dot, payload)));
+    let shown = payloads.filter(|(_, payload)| payload.is_tombstone() || !payload.is_expired(now));
+    let mut views: Vec<SiblingView> = shown
+        .map(|(dot, Payload { value, content_type, meta, written_at, expires_at })| SiblingView {
+            dot,
+            value: value.as_ref().map(|bytes| Value {
+                bytes: bytes.clone(),
+                content_type: content_type.clone(),
+                meta: meta.clone(),
+            }),
+            written_at: *written_at,
+            expires_at: *expires_at,
+        })
+        .collect();
+    views.sort_by_key(|view| std::cmp::Reverse((view.dot.stamp, view.dot.actor)));
+    views
+}
+
+/// How many siblings have expired by `now`.
+#[must_use]
+pub fn expired(object: &Object, now: Wall) -> usize {
+    object.siblings().iter().filter(|sibling| !sibling.is_tombstone() && !sibling.is_live(now)).count()
+}
+
+/// The object's entity tag at `now`.
+#[must_use]
+pub fn etag_of(object: &Object, now: Wall) -> ETag {
+    ETag { digest: object.digest(), expired: expired(object, now) }
+}
+
+/// What a client's value, or its wish to delete, is stored as.
+#[must_use]
+pub fn payload_of(value: Option<Value>, written_at: Wall) -> Payload {
+    let tombstone = Payload { written_at, ..Payload::default() };
+    match value {
+        Some(Value { bytes, content_type, meta }) => Payload { value: Some(bytes), content_type, meta, ..tombstone },
+        None => tombstone,
+    }
+}
+
+/// What a client's context covers, if it is one of this cluster's and of this object.
+pub fn open_context(keys: &TokenKeys, id: &ObjectId, token: &ContextToken) -> Result<VersionVector, Error> {
+    keys.verify(TokenKind::Context, id, &token.0, MAX_CONTEXT_LEN).map_err(|wrong| {
+        let code = match wrong {
+            ContextError::TooLarge { .. } => ErrorCode::ContextTooLarge,
+            _ => ErrorCode::BadContext,
+        };
+        Error::refused(code, wrong.to_string())
+    })
+}
+
+/// Which request an Idempotency-Key names, and what it asks for: two hashes, so that a repetition is told from another use
+/// of the key.
+#[must_use]
+pub fn request_of(
+    key: &[u8],
+    id: &ObjectId,
+    value: Option<&Value>,
+    context: Option<&VersionVector>,
+) -> (RequestId, Fingerprint) {
+    let mut name = blake3::Hasher::new_derive_key("quorate 2026-11 request id");
+    part(&mut name, key);
+    part(&mut name, id.bucket.as_str().as_bytes());
+    part(&mut name, id.key.as_bytes());
+    let mut asked = blake3::Hasher::new_derive_key("quorate 2026-11 request fingerprint");
+    match value {
+        None => part(&mut asked, b"delete"),
+        Some(value) => {
+            part(&mut asked, b"put");
+            part(&mut asked, &value.bytes);
+            part(&mut asked, value.content_type.as_deref().unwrap_or_default().as_bytes());
+            for (name, value) in &value.meta {
+                part(&mut asked, name.as_bytes());
+                part(&mut asked, value.as_bytes());
+            }
+        }
+    }
+    part(&mut asked, &context.map(encode_vector).unwrap_or_default());
+    (RequestId(half(&name)), Fingerprint(half(&asked)))
+}
+
+/// Hashes a part with its length before it, so that no two lists of parts hash alike.
+fn part(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_be_bytes()).update(bytes);
+}
+
+fn half(hasher: &blake3::Hasher) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    half
+}

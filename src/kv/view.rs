@@ -1,0 +1,141 @@
+//! What an edge asks of a node beside the three verbs of [`Kv`](super::Kv): who owns what, how it is, whether it is
+//! ready. Plain documents: the HTTP edge serialises them as they are, the client reads them back.
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::types::ObjectId;
+
+/// A node as seen from an edge. Every call answers at once, from snapshots.
+pub trait NodeView: Send + Sync {
+    /// Who owns an object.
+    fn owners(&self, id: &ObjectId) -> Result<Owners, Error>;
+    /// One screen on how the cluster is, as this node sees it.
+    fn status(&self) -> Status;
+    /// The placement in force.
+    fn ring(&self) -> RingView;
+    /// Whether requests may be sent here; if not, why. Needs no quorum: a cut-off node still takes writes at W = 1.
+    fn ready(&self) -> Result<(), String>;
+    /// All metrics in the Prometheus text format, refreshed.
+    fn metrics_text(&self) -> String;
+}
+
+/// Where an object lies.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Owners {
+    /// Its place on the ring, 16 hexadecimal digits.
+    pub token: String,
+    /// Its partition.
+    pub partition: u32,
+    /// The layout this was read from.
+    pub layout: u64,
+    /// The owners, in the order of preference.
+    pub owners: Vec<OwnerView>,
+    /// Who stands in for them, in order.
+    pub fallbacks: Vec<OwnerView>,
+}
+
+/// An owner of a partition.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct OwnerView {
+    /// The node's name.
+    pub node: String,
+    /// Its zone.
+    pub zone: String,
+    /// Its region.
+    pub region: String,
+    /// `up`, `down`, `syncing`: this node's opinion.
+    pub state: String,
+}
+
+/// One screen on how things are.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// The name of the node that answers.
+    pub node: String,
+    /// The version it runs.
+    pub version: String,
+    /// The cluster it is a member of; none while it is fresh.
+    pub cluster: Option<String>,
+    /// The newest layout it knows.
+    pub layout: u64,
+    /// `ok`, `degraded`, `not_serving`.
+    pub health: String,
+    /// The members, itself included.
+    pub members: Vec<MemberView>,
+    /// What somebody should look at.
+    pub attention: Vec<Attention>,
+}
+
+/// Something that somebody should look at, and what to do about it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Attention {
+    /// A stable word for it.
+    pub code: String,
+    /// What is the matter, for people.
+    pub text: String,
+    /// The command to type next; empty where there is none.
+    pub command: String,
+}
+
+/// Where a node is reached: `host:port` each.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Addresses {
+    /// By clients.
+    pub client: String,
+    /// By peers.
+    pub peer: String,
+}
+
+/// A member of the cluster as one node sees it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Its node id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The life it mints in, in hexadecimal; none where it has not been heard of.
+    pub incarnation: Option<String>,
+    /// Where it is reached.
+    pub addresses: Addresses,
+    /// Its region.
+    pub region: String,
+    /// Its zone.
+    pub zone: String,
+    /// Its share of the ring.
+    pub weight: u32,
+    /// `up`, `suspect`, `down`, `syncing`.
+    pub state: String,
+    /// How suspect it is; none where this is not measured.
+    pub phi: Option<f64>,
+    /// Since when it is in this state, by the wall clock (RFC 3339).
+    pub since: Option<String>,
+    /// The newest layout it is known to hold.
+    pub layout: u64,
+}
+
+/// The placement in force.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RingView {
+    /// The newest layout's version.
+    pub version: u64,
+    /// Its content hash.
+    pub hash: String,
+    /// The versions that are live.
+    pub live: Vec<u64>,
+    /// The number of partitions.
+    pub q: u32,
+    /// The names of the members.
+    pub members: Vec<String>,
+    /// Who owns what.
+    pub partitions: Vec<PartitionView>,
+}
+
+/// The owners of one partition.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PartitionView {
+    /// The partition.
+    pub id: u32,
+    /// The names of its owners, in the order of preference.
+    pub owners: Vec<String>,
+}

@@ -1,0 +1,362 @@
+//! The interface as it is spelled over HTTP: header names, words, and the two documents (envelope, problem). The edge
+//! writes them, the client reads them; neither knows the other.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use std::collections::BTreeMap;
+
+use super::{ContextToken, Counted, ETag, Error, ErrorCode, Outcome, ReplicaReport, SiblingView, Value, date};
+use crate::causality::Dot;
+use crate::quorum::{Explain, Level};
+use crate::types::{ActorId, Digest, ObjectId, Stamp};
+
+/// `Quorate-Context`: what a write supersedes, what an answer has shown.
+pub const CONTEXT: &str = "quorate-context";
+/// `Quorate-Floor`: what a later read must be at least as new as.
+pub const FLOOR: &str = "quorate-floor";
+/// `Idempotency-Key`: makes a repeated write the same write.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// `Quorate-Meta-*`: the user's own metadata.
+pub const META_PREFIX: &str = "quorate-meta-";
+/// `Quorate-Replicas`: answered/needed/N.
+pub const REPLICAS: &str = "quorate-replicas";
+/// `Quorate-Layout`: the layout it was counted in.
+pub const LAYOUT: &str = "quorate-layout";
+/// `Quorate-Siblings`: how many siblings there are, where there is more than the one shown.
+pub const SIBLINGS: &str = "quorate-siblings";
+/// `Quorate-Replayed`: the write had been done before.
+pub const REPLAYED: &str = "quorate-replayed";
+/// `Quorate-Request-Id`: names the request in logs.
+pub const REQUEST_ID: &str = "quorate-request-id";
+/// `Quorate-Expires-At`: when the value expires.
+pub const EXPIRES_AT: &str = "quorate-expires-at";
+/// `Quorate-Explain`: the explanation, base64url JSON.
+pub const EXPLAIN: &str = "quorate-explain";
+/// The media type of an [`Envelope`].
+pub const ENVELOPE_TYPE: &str = "application/vnd.quorate.object+json";
+/// The media type of a [`ProblemDocument`].
+pub const PROBLEM_TYPE: &str = "application/problem+json";
+/// Most bytes of the user's metadata, names and values together.
+pub const MAX_META: usize = 2048;
+/// Most bytes of an Idempotency-Key.
+pub const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// Base64url without padding: the only base64 there is here.
+#[must_use]
+pub fn to_base64(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Reads [`to_base64`].
+#[must_use]
+pub fn from_base64(text: &str) -> Option<Bytes> {
+    URL_SAFE_NO_PAD.decode(text).ok().map(Bytes::from)
+}
+
+/// The word for a level.
+#[must_use]
+pub fn level_word(level: Level) -> String {
+    match level {
+        Level::Count(n) => return n.to_string(),
+        Level::One => "one",
+        Level::Two => "two",
+        Level::Three => "three",
+        Level::Quorum => "quorum",
+        Level::All => "all",
+        Level::LocalOne => "local_one",
+        Level::LocalQuorum => "local_quorum",
+        Level::EachQuorum => "each_quorum",
+        Level::Any => "any",
+    }
+    .to_owned()
+}
+
+/// The level called so: a word, or 1 to 255 without sign or leading zeros.
+#[must_use]
+pub fn parse_level(text: &str) -> Option<Level> {
+    Some(match text {
+        "one" => Level::One,
+        "two" => Level::Two,
+        "three" => Level::Three,
+        "quorum" => Level::Quorum,
+        "all" => Level::All,
+        "local_one" => Level::LocalOne,
+        "local_quorum" => Level::LocalQuorum,
+        "each_quorum" => Level::EachQuorum,
+        "any" => Level::Any,
+        number => Level::Count(number.parse().ok().filter(|_| number.starts_with(|c: char| ('1'..='9').contains(&c)))?),
+    })
+}
+
+/// Reads what [`Dot`]'s `Display` writes.
+#[must_use]
+pub fn parse_dot(text: &str) -> Option<Dot> {
+    let (actor, stamp) = text.split_once('@')?;
+    let half = |part| hex(part, 16).and_then(|bits| u64::try_from(bits).ok());
+    Some(Dot::new(ActorId(half(actor)?), Stamp(half(stamp)?)))
+}
+
+/// Reads what [`ETag`]'s `Display` writes, quotes around it or not.
+#[must_use]
+pub fn parse_etag(text: &str) -> Option<ETag> {
+    let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    let (digest, expired) = match bare.split_once('-') {
+        Some((digest, expired)) => (digest, expired.parse().ok()?),
+        None => (bare, 0),
+    };
+    Some(ETag { digest: Digest(hex(digest, 32)?.to_be_bytes()), expired })
+}
+
+/// Exactly `digits` hexadecimal digits.
+fn hex(text: &str, digits: usize) -> Option<u128> {
+    let plain = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u128::from_str_radix(text, 16).ok().filter(|_| plain)
+}
+
+/// An object with all its siblings, as JSON.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The bucket.
+    pub bucket: String,
+    /// The key, where it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key in base64url.
+    pub key_b64: String,
+    /// Covers all of `siblings`; none where they are not shown.
+    #[serde(default)]
+    pub context: Option<ContextToken>,
+    /// The object's tag, without quotes; none where nothing is known.
+    #[serde(default)]
+    pub etag: Option<String>,
+    /// The siblings, greatest stamp first.
+    pub siblings: Vec<EnvelopeSibling>,
+    /// How the quorum of a read was met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<Counted>,
+    /// How the quorum of a write was met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write: Option<Counted>,
+    /// How the answer came about, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explain: Option<Explain>,
+}
+
+/// One sibling in an [`Envelope`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EnvelopeSibling {
+    /// The write.
+    pub dot: String,
+    /// The value, where it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// The value in base64url; none for a delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_b64: Option<String>,
+    /// Its media type.
+    #[serde(default)]
+    pub content_type: Option<String>,
+    /// The user's own metadata.
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
+    /// When it was written (RFC 3339), by the coordinator's clock.
+    pub written_at: String,
+    /// When it expires (RFC 3339).
+    #[serde(default)]
+    pub expires_at: Option<String>,
+    /// Whether it is a delete.
+    pub deleted: bool,
+}
+
+impl From<&SiblingView> for EnvelopeSibling {
+    fn from(view: &SiblingView) -> Self {
+        let value = view.value.as_ref();
+        Self {
+            dot: view.dot.to_string(),
+            value: value.and_then(|value| std::str::from_utf8(&value.bytes).ok()).map(str::to_owned),
+            value_b64: value.map(|value| to_base64(&value.bytes)),
+            content_type: value.and_then(|value| value.content_type.clone()),
+            meta: value.map(|value| value.meta.clone()).unwrap_or_default(),
+            written_at: date::rfc3339(view.written_at),
+            expires_at: view.expires_at.map(date::rfc3339),
+            deleted: value.is_none(),
+        }
+    }
+}
+
+impl EnvelopeSibling {
+    /// The sibling it tells of; none if it makes no sense.
+    #[must_use]
+    pub fn view(self) -> Option<SiblingView> {
+        let value = match (self.deleted, self.value_b64) {
+            (true, _) => None,
+            (false, None) => return None,
+            (false, Some(text)) => {
+                Some(Value { bytes: from_base64(&text)?, content_type: self.content_type, meta: self.meta })
+            }
+        };
+        let expires_at = match self.expires_at {
+            Some(text) => Some(date::parse_rfc3339(&text)?),
+            None => None,
+        };
+        Some(SiblingView {
+            dot: parse_dot(&self.dot)?,
+            value,
+            written_at: date::parse_rfc3339(&self.written_at)?,
+            expires_at,
+        })
+    }
+}
+
+impl Envelope {
+    /// An envelope of these siblings.
+    #[must_use]
+    pub fn new(id: &ObjectId, etag: Option<ETag>, siblings: &[SiblingView]) -> Self {
+        let key = id.key.as_bytes();
+        Self {
+            bucket: id.bucket.to_string(),
+            key: std::str::from_utf8(key).ok().map(str::to_owned),
+            key_b64: to_base64(key),
+            context: None,
+            etag: etag.map(|etag| etag.to_string()),
+            siblings: siblings.iter().map(EnvelopeSibling::from).collect(),
+            read: None,
+            write: None,
+            explain: None,
+        }
+    }
+}
+
+/// An RFC 9457 problem: every error is told as one.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ProblemDocument {
+    /// `urn:quorate:problem:` and the code, dashed.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What kind of problem it is, for people.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What kind of problem it is, for programs: an [`ErrorCode`], or a word of the HTTP edge's own.
+    pub code: String,
+    /// What is wrong with this request.
+    pub detail: String,
+    /// Whether it was done all the same.
+    pub outcome: Outcome,
+    /// See [`Error::required`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<u32>,
+    /// See [`Error::answered`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<u32>,
+    /// See [`Error::n`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
+    /// How to try again: `same-idempotency-key` (a write whose outcome is unknown), `later`, `now`; none where it would
+    /// end the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<String>,
+    /// See [`Error::retry_after`], in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// Names the request in logs.
+    #[serde(default)]
+    pub request_id: String,
+    /// See [`Error::layout`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<u64>,
+    /// See [`Error::replicas`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaReport>,
+    /// See [`Error::context`]; in a problem that carries an envelope's members, that of the envelope.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<ContextToken>,
+}
+
+impl ProblemDocument {
+    /// The problem that tells of this error. `status`, `title` and `retry` are the edge's to say.
+    #[must_use]
+    pub fn of(error: Error, status: u16, title: &str, retry: Option<&str>) -> Self {
+        Self {
+            kind: problem_type(error.code.as_str()),
+            title: title.to_owned(),
+            status,
+            code: error.code.as_str().to_owned(),
+            detail: error.detail,
+            outcome: error.outcome,
+            required: error.required,
+            answered: error.answered,
+            n: error.n,
+            retry: retry.map(str::to_owned),
+            retry_after_ms: error.retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            request_id: String::new(),
+            layout: error.layout,
+            replicas: error.replicas,
+            context: error.context.map(|token| *token),
+        }
+    }
+
+    /// The error it tells of. A word of the HTTP edge's own means a wrong request (4xx) or an internal error.
+    #[must_use]
+    pub fn error(self) -> Error {
+        let other = if self.status < 500 { ErrorCode::BadParameter } else { ErrorCode::Internal };
+        Error {
+            code: ErrorCode::parse(&self.code).unwrap_or(other),
+            outcome: self.outcome,
+            detail: self.detail,
+            required: self.required,
+            answered: self.answered,
+            n: self.n,
+            layout: self.layout,
+            replicas: self.replicas,
+            retry_after: self.retry_after_ms.map(std::time::Duration::from_millis),
+            context: self.context.map(Box::new),
+        }
+    }
+}
+
+/// The `type` of the problem with this code.
+#[must_use]
+pub fn problem_type(code: &str) -> String {
+    format!("urn:quorate:problem:{}", code.replace('_', "-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_words_or_plain_numbers() {
+        for word in
+            ["one", "two", "three", "quorum", "all", "local_one", "local_quorum", "each_quorum", "any", "1", "9", "255"]
+        {
+            assert_eq!(parse_level(word).map(level_word).as_deref(), Some(word));
+        }
+        for bad in ["", "0", "+1", "-1", "01", "256", "Quorum", "one ", "1.0"] {
+            assert_eq!(parse_level(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn dots_and_tags_read_back() {
+        let dot = Dot::new(ActorId(7), Stamp(u64::MAX));
+        assert_eq!(parse_dot(&dot.to_string()), Some(dot));
+        assert_eq!(parse_dot("7@1"), None);
+        for expired in [0, 3] {
+            let tag = ETag { digest: Digest([0xab; 16]), expired };
+            assert_eq!(parse_etag(&format!("\"{tag}\"")), Some(tag));
+        }
+        assert_eq!(parse_etag("\"abc\""), None);
+    }
+
+    #[test]
+    fn base64_is_url_safe_and_unpadded() {
+        assert_eq!(to_base64(&[0xfb, 0xff]), "-_8");
+        assert_eq!(from_base64("-_8").as_deref(), Some(&[0xfb, 0xff][..]));
+        assert_eq!(from_base64("-_8="), None);
+        assert_eq!(from_base64("+/8"), None);
+    }
+}

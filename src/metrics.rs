@@ -1,0 +1,423 @@
+//! Metrics: one registry per node, never a process-global one (ten nodes in one process would share it).
+//!
+//! [`Metrics`] is grouped by the room that counts. Counting is cheap: an atomic add on a counter that was resolved when
+//! the registry was made; a histogram takes one short lock. Names follow Prometheus: base units, `_total`; **a key is
+//! never a label**. Counts that another room keeps anyway (transport, storage) are *set* from its snapshot just before
+//! the text is made.
+
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry};
+
+use crate::quorum::Level;
+
+/// A gauge that holds a fraction.
+pub type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// Label words for levels: a number is `count`, so that a client cannot make series.
+const LEVELS: [&str; 10] =
+    ["one", "two", "three", "quorum", "all", "local_one", "local_quorum", "each_quorum", "any", "count"];
+/// Label words for how an operation ended, in the order of [`Ended`].
+const ENDINGS: [&str; 4] = ["ok", "not_found", "not_applied", "unknown"];
+/// Label words for HTTP methods.
+const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "DELETE", "POST", "other"];
+/// Label words for HTTP status classes.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// How an operation ended, for counting.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Ended {
+    /// Done.
+    Ok,
+    /// A read that found nothing.
+    NotFound,
+    /// Refused: nothing was done. For a read: it has no answer.
+    NotApplied,
+    /// It may have been done.
+    Unknown,
+}
+
+/// Everything one node counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The HTTP edge.
+    pub http: HttpMetrics,
+    /// Reads as coordinator.
+    pub reads: OperationMetrics,
+    /// Writes as coordinator, deletes included.
+    pub writes: OperationMetrics,
+    /// What quorums met with.
+    pub quorum: QuorumMetrics,
+    /// This node's own data.
+    pub replica: ReplicaMetrics,
+    /// Connections to peers.
+    pub transport: TransportMetrics,
+    /// What is known of the other nodes, and of this one's clock.
+    pub peers: PeerMetrics,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OperationLabels {
+    level: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct LevelLabels {
+    level: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct MethodLabels {
+    method: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// A registry with everything at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("quorate");
+        let build = Info::new(BuildLabels { version: env!("CARGO_PKG_VERSION") });
+        registry.register("build", "The version that runs", build);
+        let at = &mut registry;
+        let (http, quorum) = (HttpMetrics::new(at), QuorumMetrics::new(at));
+        let reads = OperationMetrics::new(at, "read", "reads");
+        let writes = OperationMetrics::new(at, "write", "writes and deletes");
+        let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
+        Self { registry, http, reads, writes, quorum, replica, transport, peers }
+    }
+
+    /// Adds what a room keeps by itself; it is asked whenever the text is made. Before the node is shared.
+    pub fn register(&mut self, collector: Box<dyn Collector>) {
+        self.registry.register_collector(collector);
+    }
+
+    /// All of it in the OpenMetrics text format, which Prometheus reads.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        if let Err(error) = encode(&mut text, &self.registry) {
+            tracing::error!(%error, "metrics have no text form");
+        }
+        text
+    }
+}
+
+/// Sets a counter to what another room has counted.
+pub fn set_counter(counter: &Counter, total: u64) {
+    counter.inner().store(total, Ordering::Relaxed);
+}
+
+fn metric<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    metric(registry, name, help, Counter::default())
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    metric(registry, name, help, Gauge::default())
+}
+
+/// 50 microseconds to 26 seconds, doubling.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_05, 2.0, 20))
+}
+
+/// 1 to 512, doubling.
+fn sizes() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 10))
+}
+
+fn level_index(level: Level) -> usize {
+    match level {
+        Level::One => 0,
+        Level::Two => 1,
+        Level::Three => 2,
+        Level::Quorum => 3,
+        Level::All => 4,
+        Level::LocalOne => 5,
+        Level::LocalQuorum => 6,
+        Level::EachQuorum => 7,
+        Level::Any => 8,
+        Level::Count(_) => 9,
+    }
+}
+
+/// Counts and latencies of one kind of operation.
+#[derive(Debug)]
+pub struct OperationMetrics {
+    total: [[Counter; 4]; 10],
+    latency: [Histogram; 10],
+}
+
+impl OperationMetrics {
+    fn new(registry: &mut Registry, name: &str, what: &str) -> Self {
+        let totals = Family::<OperationLabels, Counter>::default();
+        let latencies = Family::<LevelLabels, Histogram>::new_with_constructor(seconds);
+        registry.register(format!("{name}s"), format!("Coordinated {what}, by level and outcome"), totals.clone());
+        let help = format!("Time that coordinated {what} took");
+        registry.register(format!("{name}_duration_seconds"), help, latencies.clone());
+        Self {
+            total: LEVELS
+                .map(|level| ENDINGS.map(|outcome| totals.get_or_create_owned(&OperationLabels { level, outcome }))),
+            latency: LEVELS.map(|level| latencies.get_or_create_owned(&LevelLabels { level })),
+        }
+    }
+
+    /// Counts one operation.
+    pub fn record(&self, level: Level, ended: Ended, time: Duration) {
+        let level = level_index(level);
+        self.total[level][ended as usize].inc();
+        self.latency[level].observe(time.as_secs_f64());
+    }
+
+    /// How many have ended so.
+    #[must_use]
+    pub fn count(&self, level: Level, ended: Ended) -> u64 {
+        self.total[level_index(level)][ended as usize].get()
+    }
+}
+
+/// What the HTTP edge counts.
+#[derive(Debug)]
+pub struct HttpMetrics {
+    total: [[Counter; 5]; 6],
+    latency: [Histogram; 6],
+    /// Connections open now.
+    pub connections: Gauge,
+    /// Connections refused because all places were at work.
+    pub connections_refused: Counter,
+}
+
+impl HttpMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let totals = Family::<RequestLabels, Counter>::default();
+        let latencies = Family::<MethodLabels, Histogram>::new_with_constructor(seconds);
+        registry.register("http_requests", "HTTP requests, by method and class of status", totals.clone());
+        registry.register("http_request_duration_seconds", "Time that HTTP requests took", latencies.clone());
+        Self {
+            total: METHODS
+                .map(|method| CLASSES.map(|status| totals.get_or_create_owned(&RequestLabels { method, status }))),
+            latency: METHODS.map(|method| latencies.get_or_create_owned(&MethodLabels { method })),
+            connections: gauge(registry, "http_connections", "HTTP connections open now"),
+            connections_refused: counter(registry, "http_connections_refused", "HTTP connections refused, too many"),
+        }
+    }
+
+    /// Counts one request.
+    pub fn record(&self, method: &str, status: u16, time: Duration) {
+        let method = Self::method(method);
+        self.total[method][usize::from(status / 100).clamp(1, 5) - 1].inc();
+        self.latency[method].observe(time.as_secs_f64());
+    }
+
+    /// How many requests with this method got a status of this one's class.
+    #[must_use]
+    pub fn count(&self, method: &str, status: u16) -> u64 {
+        self.total[Self::method(method)][usize::from(status / 100).clamp(1, 5) - 1].get()
+    }
+
+    fn method(name: &str) -> usize {
+        METHODS.iter().position(|known| *known == name).unwrap_or(METHODS.len() - 1)
+    }
+}
+
+/// Declares a group of plain metrics: field, kind, name, help.
+macro_rules! group {
+    ($(#[$doc:meta])* $group:ident { $($field:ident: $kind:ty = $make:expr, $name:literal, $help:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $group {
+            $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        impl $group {
+            fn new(registry: &mut Registry) -> Self {
+                Self { $($field: metric(registry, $name, $help, $make),)* }
+            }
+        }
+    };
+}
+
+group! {
+    /// What quorums met with.
+    QuorumMetrics {
+        unavailable: Counter = Counter::default(), "quorum_unavailable",
+            "Requests refused because too few replicas were live.";
+        timeouts: Counter = Counter::default(), "quorum_timeouts",
+            "Requests whose quorum did not answer in time.";
+        hedges: Counter = Counter::default(), "hedges",
+            "Reads sent to one more replica because one was slow.";
+        hedges_won: Counter = Counter::default(), "hedges_won",
+            "Hedges that answered first.";
+        divergent_reads: Counter = Counter::default(), "divergent_reads",
+            "Reads whose replicas did not agree.";
+        read_repairs: Counter = Counter::default(), "read_repairs",
+            "Replicas mended by a read.";
+        read_repair_failures: Counter = Counter::default(), "read_repair_failures",
+            "Replicas that a read could not mend.";
+        handovers: Counter = Counter::default(), "handovers",
+            "Requests handed over to an owner.";
+        sibling_reads: Counter = Counter::default(), "sibling_reads",
+            "Reads that found siblings.";
+        replays: Counter = Counter::default(), "idempotent_replays",
+            "Writes answered as the first time, by their Idempotency-Key.";
+        unknown_writes: Counter = Counter::default(), "unknown_writes",
+            "Writes whose outcome is unknown.";
+        missed_owners: Counter = Counter::default(), "missed_owners",
+            "Owners that had not acknowledged a write when it was given up.";
+        sibling_writes: Counter = Counter::default(), "sibling_writes",
+            "Writes that left siblings beside the new one.";
+        overloaded: Counter = Counter::default(), "operations_refused",
+            "Operations refused because too many were under way.";
+        siblings: Histogram = sizes(), "siblings",
+            "Siblings of objects read.";
+    }
+}
+
+group! {
+    /// This node's own data.
+    ReplicaMetrics {
+        commits: Counter = Counter::default(), "commits",
+            "Batches committed.";
+        minted: Counter = Counter::default(), "minted_dots",
+            "Dots minted.";
+        quarantines: Counter = Counter::default(), "quarantines",
+            "Keys put into quarantine.";
+        overloaded: Counter = Counter::default(), "storage_queue_full",
+            "Operations refused because a storage thread's queue was full.";
+        commit_failures: Counter = Counter::default(), "commit_failures",
+            "Batches that could not be committed.";
+        commit_objects: Histogram = sizes(), "commit_objects",
+            "Objects in a committed batch.";
+        commit_seconds: Histogram = seconds(), "commit_duration_seconds",
+            "Time that commits took, the flush included.";
+        flushes: Counter = Counter::default(), "flushes",
+            "Flushes to the disk.";
+        bytes_written: Counter = Counter::default(), "object_written_bytes",
+            "Bytes of objects written.";
+        quarantined: Gauge = Gauge::default(), "quarantined_keys",
+            "Keys that could not be read and wait to be merged with every other owner.";
+        unsynced: Gauge = Gauge::default(), "unsynced_partitions",
+            "Partitions that have no vote until merged with every other owner.";
+        dot_clashes: Counter = Counter::default(), "dot_clashes",
+            "Dots met with two different values: a bug or a copied directory.";
+        rollback_proofs: Counter = Counter::default(), "rollback_proofs",
+            "Proofs that this node's data went back in time.";
+        incarnations: Counter = Counter::default(), "incarnation_changes",
+            "New lives begun by this process.";
+        actors: Histogram = sizes(), "object_actors",
+            "Actors in the context of objects written.";
+        queue: Gauge = Gauge::default(), "storage_queue_depth",
+            "Requests that wait for a storage thread.";
+        read_only: Gauge = Gauge::default(), "read_only",
+            "1 while this node takes no writes.";
+    }
+}
+
+group! {
+    /// Connections to peers. Set from the transport's snapshot by [`set_counter`].
+    TransportMetrics {
+        connections: Gauge = Gauge::default(), "peer_connections",
+            "Connections to peers open now.";
+        calls: Counter = Counter::default(), "peer_calls",
+            "Requests sent to peers.";
+        call_failures: Counter = Counter::default(), "peer_call_failures",
+            "Requests to peers without a reply.";
+        frames_sent: Counter = Counter::default(), "peer_frames_sent",
+            "Frames sent.";
+        frames_received: Counter = Counter::default(), "peer_frames_received",
+            "Frames received.";
+        bytes_sent: Counter = Counter::default(), "peer_sent_bytes",
+            "Bytes sent to peers.";
+        bytes_received: Counter = Counter::default(), "peer_received_bytes",
+            "Bytes received from peers.";
+        bad_frames: Counter = Counter::default(), "peer_bad_frames",
+            "Frames with a bad checksum or form.";
+        rejected: Counter = Counter::default(), "peer_handshakes_rejected",
+            "Handshakes refused, by either side.";
+    }
+}
+
+group! {
+    /// What is known of the other nodes, and of this one's clock.
+    PeerMetrics {
+        up: Gauge = Gauge::default(), "peers_up",
+            "Members this node holds for up, itself included.";
+        went_down: Counter = Counter::default(), "peers_went_down",
+            "Times that a member was taken for down.";
+        members: Gauge = Gauge::default(), "members",
+            "Members of the newest layout.";
+        layout: Gauge = Gauge::default(), "layout_version",
+            "The newest layout's version.";
+        clock_offset: FloatGauge = FloatGauge::default(), "clock_offset_seconds",
+            "This node's clock against the median of the members.";
+        heartbeat_misses: Counter = Counter::default(), "heartbeat_misses",
+            "Heartbeats that were not answered in time.";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_convention() {
+        let metrics = Metrics::new();
+        metrics.reads.record(Level::Quorum, Ended::Ok, Duration::from_millis(1));
+        metrics.writes.record(Level::Count(2), Ended::Unknown, Duration::from_millis(1));
+        metrics.http.record("PATCH", 404, Duration::ZERO);
+        set_counter(&metrics.transport.bytes_sent, 7);
+        let text = metrics.text();
+        for line in [
+            "quorate_build_info{version=",
+            "quorate_reads_total{level=\"quorum\",outcome=\"ok\"} 1",
+            "quorate_writes_total{level=\"count\",outcome=\"unknown\"} 1",
+            "quorate_read_duration_seconds_bucket{",
+            "quorate_http_requests_total{method=\"other\",status=\"4xx\"} 1",
+            "quorate_peer_sent_bytes_total 7",
+            "quorate_quarantined_keys 0",
+        ] {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn two_nodes_do_not_share_counts() {
+        let (a, b) = (Metrics::new(), Metrics::new());
+        a.quorum.hedges.inc();
+        assert_eq!((a.quorum.hedges.get(), b.quorum.hedges.get()), (1, 0));
+    }
+}
