@@ -19,3 +19,5 @@ pub mod storage;
 pub mod transport;
 
 pub mod kv;
+
+pub mod replica;

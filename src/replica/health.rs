@@ -1,0 +1,150 @@
+//! What this replica must not vote on: partitions that are not completely synced, keys that could not be read.
+//!
+//! An unsynced partition answers `syncing`, a quarantined key answers *error*; neither is a vote for "not found". Both
+//! end only when the state of every other owner has been merged (`repair::mend`). Unsynced partitions are remembered on
+//! disk; a quarantined key needs no memory, for reading it again finds the damage again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::identity::partition_key;
+use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
+use crate::types::PartitionId;
+
+const UNSYNCED: &[u8] = b"unsynced/";
+
+/// Partitions and keys that must not be voted on.
+#[derive(Debug)]
+pub struct Health {
+    ill: Mutex<Ill>,
+    /// How many there are of both, changed with them: the common case is one load of zero.
+    count: AtomicUsize,
+    /// Held while what is on disk and what is in memory are brought from one state to the next.
+    marking: Mutex<()>,
+    read_only: AtomicBool,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Ill {
+    unsynced: BTreeSet<PartitionId>,
+    quarantined: BTreeMap<Bytes, PartitionId>,
+}
+
+impl Health {
+    /// Reads which partitions are unsynced.
+    pub(super) fn open(storage: &dyn Storage) -> Result<Self, StorageError> {
+        use std::ops::Bound::{Excluded, Included};
+        let mut unsynced = BTreeSet::new();
+        for entry in storage.scan(Keyspace::Meta, Included(UNSYNCED), Excluded(b"unsynced0")) {
+            let (key, _) = entry?;
+            if let Ok(partition) = key[UNSYNCED.len()..].try_into() {
+                unsynced.insert(PartitionId(u32::from_be_bytes(partition)));
+            }
+        }
+        let count = AtomicUsize::new(unsynced.len());
+        let ill = Mutex::new(Ill { unsynced, quarantined: BTreeMap::new() });
+        let (marking, read_only, changes) = (Mutex::new(()), AtomicBool::new(false), watch::channel(0).0);
+        Ok(Self { ill, count, marking, read_only, changes })
+    }
+
+    /// Whether nothing is wrong: the common case, one load.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether the partition has been completely synced.
+    #[must_use]
+    pub fn is_synced(&self, partition: PartitionId) -> bool {
+        self.is_well() || !self.ill().unsynced.contains(&partition)
+    }
+
+    /// Whether the key is quarantined.
+    #[must_use]
+    pub fn is_quarantined(&self, stored: &Bytes) -> bool {
+        !self.is_well() && self.ill().quarantined.contains_key(stored)
+    }
+
+    /// Whether a commit failed: nothing is written until the node is started again.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Acquire)
+    }
+
+    /// The partitions that are not completely synced.
+    #[must_use]
+    pub fn unsynced(&self) -> Vec<PartitionId> {
+        self.ill().unsynced.iter().copied().collect()
+    }
+
+    /// The quarantined keys.
+    #[must_use]
+    pub fn quarantined(&self) -> Vec<(PartitionId, Bytes)> {
+        self.ill().quarantined.iter().map(|(stored, partition)| (*partition, stored.clone())).collect()
+    }
+
+    /// Told of every change.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn latch_read_only(&self) -> bool {
+        !self.read_only.swap(true, Ordering::AcqRel)
+    }
+
+    /// Durably marks partitions as unsynced, and stores `beside` in the same batch.
+    pub(super) fn mark_unsynced(
+        &self,
+        storage: &dyn Storage,
+        partitions: &[PartitionId],
+        mut beside: Batch,
+    ) -> Result<(), StorageError> {
+        let _marking = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
+        for partition in partitions {
+            beside.put(Keyspace::Meta, partition_key(UNSYNCED, *partition), vec![1]);
+        }
+        // In memory first: whatever the disk does, there must be no vote from here on.
+        self.change(|ill| ill.unsynced.extend(partitions));
+        storage.commit(beside, Durability::Flush).map(|_| ())
+    }
+
+    /// Durably marks a partition as completely synced; flushes what was merged before, for the mark says it is there.
+    pub(super) fn mark_synced(&self, storage: &dyn Storage, partition: PartitionId) -> Result<(), StorageError> {
+        let _marking = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batch = Batch::new();
+        batch.delete(Keyspace::Meta, partition_key(UNSYNCED, partition));
+        storage.flush()?;
+        storage.commit(batch, Durability::Flush)?;
+        self.change(|ill| ill.unsynced.remove(&partition));
+        Ok(())
+    }
+
+    /// Puts a key into quarantine; tells whether it is new there.
+    pub(super) fn quarantine(&self, partition: PartitionId, stored: Bytes) -> bool {
+        self.change(|ill| ill.quarantined.insert(stored, partition).is_none())
+    }
+
+    /// Releases keys whose whole state has been committed.
+    pub(super) fn release(&self, stored: &[Bytes]) {
+        self.change(|ill| ill.quarantined.retain(|held, _| !stored.contains(held)));
+    }
+
+    fn ill(&self) -> MutexGuard<'_, Ill> {
+        self.ill.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Ill) -> T) -> T {
+        let mut ill = self.ill();
+        let result = change(&mut ill);
+        self.count.store(ill.unsynced.len() + ill.quarantined.len(), Ordering::Release);
+        drop(ill);
+        self.changes.send_modify(|count| *count += 1);
+        result
+    }
+}

@@ -1,0 +1,420 @@
+//! This node's data: one write path, one read path, and who mints.
+//!
+//! [`Replica`] is the asynchronous face; behind it a few shards, each owning whole partitions, run the synchronous
+//! storage work on threads of their own (or inline, in a simulation). Invariants kept here: I-ACK (nothing is answered
+//! before it is as durable as `durability` says), I-MINT (`identity`), and that what cannot be read is never a vote for
+//! "not found" (`health`).
+//!
+//! Left to others: who owns what (`cluster`), how many copies count (`coordinator`), mending (`repair`).
+
+mod audit;
+mod fault;
+mod health;
+mod identity;
+mod place;
+mod shard;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+pub use audit::{Audit, audit};
+pub use fault::Fault;
+pub use health::Health;
+pub use identity::{Bar, Identity, Opened, Renewal};
+pub use place::{Place, name_of, range_of};
+pub use shard::{Coordinated, MergeRequest, MintRequest};
+
+use crate::env::{Blocking, Env};
+use crate::metrics::Metrics;
+use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
+use crate::types::PartitionId;
+use shard::{BATCH, Op, QUEUE, Shard};
+
+const MACHINE_BOOT: &[u8] = b"replica/machine-boot";
+const DURABILITY: &[u8] = b"replica/durability";
+
+/// How a replica is run.
+#[derive(Clone, Debug)]
+pub struct ReplicaOptions {
+    /// How durable a write is when it is acknowledged.
+    pub durability: Durability,
+    /// Storage threads.
+    pub threads: usize,
+    /// Partitions of the grid.
+    pub partitions: u32,
+    /// Names the kernel's life: another one than last time means the machine was restarted, and what was not flushed may
+    /// be gone.
+    pub machine_boot: String,
+}
+
+/// This node's copy of the partitions it owns.
+#[derive(Clone)]
+pub struct Replica {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    storage: Arc<dyn Storage>,
+    identity: Arc<Identity>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    queues: Vec<mpsc::Sender<Op>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    reads_inline: bool,
+}
+
+/// A page of a partition, in order of stored keys.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PartitionPage {
+    /// (stored key, record).
+    pub entries: Vec<(Bytes, Bytes)>,
+    /// Stored keys in the page's range that could not be read.
+    pub unreadable: Vec<Bytes>,
+    /// Where the next page goes on; none: this was the last.
+    pub next: Option<Bytes>,
+}
+
+/// A minted write on its way: what to send to the others, and when it is durable here.
+#[derive(Debug)]
+pub struct Minting {
+    early: oneshot::Receiver<Result<Coordinated, Fault>>,
+    done: oneshot::Receiver<Result<bool, Fault>>,
+}
+
+impl Minting {
+    /// What was minted, or why nothing was. To be called once, first.
+    pub async fn minted(&mut self) -> Result<Coordinated, Fault> {
+        (&mut self.early).await.unwrap_or(Err(Fault::Stopping))
+    }
+
+    /// Waits until it is durable here; tells whether it was flushed.
+    pub async fn durable(self) -> Result<bool, Fault> {
+        self.done.await.unwrap_or(Err(Fault::Stopping))
+    }
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica").field("identity", &self.inner.identity).finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// Starts the shards on a store whose identity has been opened.
+    pub fn start(
+        env: &Env,
+        storage: Arc<dyn Storage>,
+        identity: Arc<Identity>,
+        metrics: &Arc<Metrics>,
+        options: &ReplicaOptions,
+    ) -> Result<Self, StorageError> {
+        let health = Arc::new(Health::open(&*storage)?);
+        after_a_power_cut(&*storage, &health, &identity, options)?;
+        let mut queues = Vec::new();
+        let mut threads = Vec::new();
+        for index in 0..options.threads.max(1) {
+            let (queue, ops) = mpsc::channel(QUEUE);
+            let shard = Shard::new(
+                Arc::clone(&storage),
+                Arc::clone(&identity),
+                Arc::clone(&health),
+                Arc::clone(metrics),
+                env.clone(),
+                options.durability,
+                options.partitions,
+            );
+            match env.blocking {
+                Blocking::Inline => env.tasks.spawn(run_inline(shard, ops)),
+                Blocking::Threads => {
+                    let thread = std::thread::Builder::new().name(format!("storage-{index}"));
+                    let thread = thread.spawn(move || run_on_thread(shard, ops));
+                    threads.push(
+                        thread.map_err(|failed| StorageError::Io(format!("starting a storage thread: {failed}")))?,
+                    );
+                }
+            }
+            queues.push(queue);
+        }
+        let reads_inline = env.blocking == Blocking::Threads;
+        let threads = Mutex::new(threads);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                storage,
+                identity,
+                health,
+                metrics: Arc::clone(metrics),
+                queues,
+                threads,
+                reads_inline,
+            }),
+        })
+    }
+
+    /// Who this replica is.
+    #[must_use]
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.inner.identity
+    }
+
+    /// What it must not vote on.
+    #[must_use]
+    pub fn health(&self) -> &Arc<Health> {
+        &self.inner.health
+    }
+
+    /// The store it runs on.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.inner.storage
+    }
+
+    /// The record under a key, as a vote: none is a vote for "not found".
+    pub async fn read(&self, place: Place) -> Result<Option<Bytes>, Fault> {
+        if !self.votes_on(&place) {
+            return Err(Fault::Syncing);
+        }
+        self.read_to_mend(place).await
+    }
+
+    /// A node that does not know yet whether its directory went back has no more to say than an unsynced partition.
+    fn votes_on(&self, place: &Place) -> bool {
+        self.inner.identity.may_vote() && self.inner.health.is_synced(place.partition)
+    }
+
+    /// What [`Replica::read`] would say, where that takes neither the disk nor a storage thread.
+    #[must_use]
+    pub fn read_at_once(&self, place: &Place) -> Option<Result<Option<Bytes>, Fault>> {
+        if !self.votes_on(place) {
+            return Some(Err(Fault::Syncing));
+        }
+        self.cached(place).map(Ok)
+    }
+
+    fn cached(&self, place: &Place) -> Option<Option<Bytes>> {
+        if !self.inner.reads_inline || self.inner.health.is_quarantined(&place.stored) {
+            return None;
+        }
+        self.inner.storage.get_cached(Keyspace::Objects, &place.stored)?.ok()
+    }
+
+    /// The record under a key, whether or not the partition is synced: for an owner that mends its own copy. No vote.
+    pub async fn read_to_mend(&self, place: Place) -> Result<Option<Bytes>, Fault> {
+        if let Some(found) = self.cached(&place) {
+            return Ok(found);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.send(place.partition, Op::Read { place, answer })?;
+        answered.await.unwrap_or(Err(Fault::Stopping))
+    }
+
+    /// Merges a state into the copy here; returns once that is durable, and whether it was flushed.
+    pub async fn merge(&self, request: MergeRequest) -> Result<bool, Fault> {
+        let (answer, answered) = oneshot::channel();
+        self.send(request.place.partition, Op::Merge { request, answer })?;
+        answered.await.unwrap_or(Err(Fault::Stopping))
+    }
+
+    /// Mints a write. Once this returned, the write happens even if nobody waits for it.
+    pub fn mint(&self, request: MintRequest) -> Result<Minting, Fault> {
+        let ((early, early_answer), (done, done_answer)) = (oneshot::channel(), oneshot::channel());
+        self.send(request.place.partition, Op::Mint { request: Box::new(request), early, done })?;
+        Ok(Minting { early: early_answer, done: done_answer })
+    }
+
+    /// Puts a key into quarantine whose record was read, and made no sense.
+    pub async fn suspect(&self, place: Place) {
+        // A shard that has ended serves nobody.
+        let _ = self.run(place.partition, move |shard| shard.quarantine(&place, "its record cannot be decoded")).await;
+    }
+
+    /// A page of a partition, from the first stored key after `after` on, of about `max_bytes`.
+    pub async fn page(&self, partition: PartitionId, after: Bytes, max_bytes: usize) -> Result<PartitionPage, Fault> {
+        self.run(partition, move |shard| page_of(&*shard.storage, shard, partition, &after, max_bytes)).await?
+    }
+
+    /// Marks a partition as completely synced: the state of every other owner has been merged.
+    pub async fn mark_synced(&self, partition: PartitionId) -> Result<(), Fault> {
+        self.run(partition, move |shard| {
+            shard.health.mark_synced(&*shard.storage, partition).map_err(|failed| Fault::ReadOnly(failed.to_string()))
+        })
+        .await?
+    }
+
+    /// Acts on a peer's proof that this directory went back or was copied: every partition is unsynced, the incarnation
+    /// is new.
+    pub async fn roll_back(&self) -> Result<(), Fault> {
+        self.inner.metrics.replica.rollback_proofs.inc();
+        self.run(PartitionId(0), |shard| shard.roll_back().map_err(|failed| Fault::ReadOnly(failed.to_string())))
+            .await?
+    }
+
+    /// Flushes entries of the node's own state ([`Keyspace::Meta`]): layouts, what was seen of peers.
+    pub async fn remember(&self, entries: Vec<(Bytes, Bytes)>) -> Result<(), Fault> {
+        self.run(PartitionId(0), move |shard| {
+            let mut batch = Batch::new();
+            for (key, value) in entries {
+                batch.put(Keyspace::Meta, key, value);
+            }
+            shard.storage.commit(batch, Durability::Flush).map(|_| ()).map_err(|failed| {
+                shard.fail(&failed);
+                Fault::ReadOnly(failed.to_string())
+            })
+        })
+        .await?
+    }
+
+    /// Takes in what waits, flushes it, ends the storage threads. With `clean`, and unless a commit failed, leaves the
+    /// clean mark that lets the next start keep its incarnation.
+    pub async fn shutdown(&self, clean: bool) -> Result<(), StorageError> {
+        for queue in &self.inner.queues {
+            // Behind everything that waits; a shard that has ended already has nothing left to take in.
+            let _ = queue.send(Op::Stop).await;
+            queue.closed().await;
+        }
+        let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // It has taken its last operation; a panic in it has been reported by the panic hook.
+            let _ = thread.join();
+        }
+        if clean && !self.inner.health.is_read_only() {
+            self.inner.storage.flush()?;
+            self.inner.identity.mark_clean()
+        } else {
+            self.inner.identity.bar(Bar::Stopping);
+            Ok(())
+        }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        partition: PartitionId,
+        job: impl FnOnce(&Shard) -> T + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (answer, answered) = oneshot::channel();
+        self.send(partition, Op::Run(Box::new(move |shard| drop(answer.send(job(shard))))))?;
+        answered.await.map_err(|_| Fault::Stopping)
+    }
+
+    fn send(&self, partition: PartitionId, op: Op) -> Result<(), Fault> {
+        let queue = &self.inner.queues[partition.0 as usize % self.inner.queues.len()];
+        queue.try_send(op).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => {
+                self.inner.metrics.replica.overloaded.inc();
+                Fault::Overloaded
+            }
+            mpsc::error::TrySendError::Closed(_) => Fault::Stopping,
+        })
+    }
+}
+
+/// What was acknowledged under `durability = "os"` may not have reached the disk when the machine was restarted: no vote
+/// until merged with every other owner. It is the durability of the life before that decides, and the marks are in one
+/// batch with what keeps the next start from asking again.
+fn after_a_power_cut(
+    storage: &dyn Storage,
+    health: &Health,
+    identity: &Identity,
+    options: &ReplicaOptions,
+) -> Result<(), StorageError> {
+    let opened = identity.opened();
+    let unflushed = storage.get(Keyspace::Meta, DURABILITY)?.is_some_and(|last| last[..] == *b"os");
+    let boot = storage.get(Keyspace::Meta, MACHINE_BOOT)?;
+    let restarted = boot.is_none_or(|last| last != options.machine_boot.as_bytes());
+    let doubtful = !opened.new && !opened.clean && unflushed && restarted;
+    let partitions: Vec<PartitionId> = (0..options.partitions).filter(|_| doubtful).map(PartitionId).collect();
+    let mut batch = Batch::new();
+    batch.put(Keyspace::Meta, MACHINE_BOOT, options.machine_boot.clone().into_bytes());
+    let durability: &[u8] = if options.durability == Durability::Os { b"os" } else { b"flush" };
+    batch.put(Keyspace::Meta, DURABILITY, durability.to_vec());
+    health.mark_unsynced(storage, &partitions, batch)
+}
+
+/// A storage thread that panics may have let a dot leave that it never committed: nothing more is written in this life,
+/// and it leaves no clean mark.
+struct PanicGuard {
+    health: Arc<Health>,
+    identity: Arc<Identity>,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.health.latch_read_only();
+            self.identity.bar(Bar::DiskFailed);
+        }
+    }
+}
+
+fn run_on_thread(mut shard: Shard, mut queue: mpsc::Receiver<Op>) {
+    let mut ops = Vec::with_capacity(BATCH);
+    while queue.blocking_recv_many(&mut ops, BATCH) > 0 {
+        let stop = ops.iter().any(|op| matches!(op, Op::Stop));
+        let (health, identity) = (Arc::clone(&shard.health), Arc::clone(&shard.identity));
+        let guard = PanicGuard { health, identity };
+        let prepared = shard.prepare(ops.drain(..));
+        let (_, finished) = shard.commit(prepared);
+        finished.answer();
+        drop(guard);
+        if stop {
+            return;
+        }
+    }
+}
+
+async fn run_inline(mut shard: Shard, mut queue: mpsc::Receiver<Op>) {
+    let mut ops = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut ops, BATCH).await > 0 {
+        let stop = ops.iter().any(|op| matches!(op, Op::Stop));
+        let prepared = shard.prepare(ops.drain(..));
+        if shard.env.buggify.at("commit lags behind the mint") {
+            // Other owners learn of the dot while this node can still forget it.
+            shard.env.clock.sleep(std::time::Duration::from_micros(shard.env.entropy.below(20_000))).await;
+        }
+        let (stall, finished) = shard.commit(prepared);
+        if !stall.is_zero() {
+            shard.env.clock.sleep(stall).await;
+        }
+        finished.answer();
+        if stop {
+            return;
+        }
+    }
+}
+
+/// Goes by the index, which is small and names every key, so that one damaged record does not hide those after it.
+fn page_of(
+    storage: &dyn Storage,
+    shard: &Shard,
+    partition: PartitionId,
+    after: &Bytes,
+    max_bytes: usize,
+) -> Result<PartitionPage, Fault> {
+    let (first, end) = range_of(partition);
+    let from = if after.is_empty() { Bound::Included(&first[..]) } else { Bound::Excluded(&after[..]) };
+    let to = end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..]));
+    let mut page = PartitionPage::default();
+    let mut bytes = 0;
+    for entry in storage.scan(Keyspace::Index, from, to) {
+        let (stored, _) = entry.map_err(Fault::from)?;
+        let place = Place { partition, leaf: 0, stored: stored.clone() };
+        match shard.read(&place) {
+            Ok(Some(record)) => {
+                bytes += stored.len() + record.len();
+                page.entries.push((stored.clone(), record));
+            }
+            Ok(None) => {}
+            Err(_) => page.unreadable.push(stored.clone()),
+        }
+        if bytes >= max_bytes || page.unreadable.len() >= 1000 {
+            page.next = Some(stored);
+            break;
+        }
+    }
+    Ok(page)
+}

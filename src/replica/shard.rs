@@ -1,0 +1,541 @@
+//! A shard: the partitions of one storage thread, and the one write path into them.
+//!
+//! Client puts, peer puts, read repair, quarantine repair (and later hints, anti-entropy, transfers) all end here: merge
+//! or mint, then object + key index + Merkle delta in one batch. A shard takes what has queued up, does all reads,
+//! merges and mints, and commits *one* batch: atomic per key without locks, group commit for free. Two writes of one key
+//! in one batch see each other.
+//!
+//! `prepare` decides and hands out what was minted, so that it travels to the other owners while the commit is under
+//! way; `commit` makes it durable; only then is anything acknowledged. A crash in between leaves other owners knowing a
+//! dot that this node forgot, which is why an unclean stop costs the incarnation (I-MINT).
+//!
+//! Bounds: the queue (`QUEUE`; full: refused before the mint) and the operations of a batch (`BATCH`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::oneshot;
+use tracing::error;
+
+use super::Fault;
+use super::health::Health;
+use super::identity::{Bar, Identity, Renewal};
+use super::place::{self, Place};
+use crate::causality::{
+    self, Fingerprint, Horizon, MergeRules, NodeClock, Object, RequestId, decode_object, digest_of_record,
+    encode_object, rollback_proof,
+};
+use crate::env::Env;
+use crate::metrics::Metrics;
+use crate::storage::{Batch, Committed, Durability, Keyspace, Storage, StorageError};
+use crate::types::{Digest, Mono, PartitionId, Stamp};
+
+/// Most operations that wait for one shard.
+pub(super) const QUEUE: usize = 4096;
+/// Most operations in one batch.
+pub(super) const BATCH: usize = 256;
+
+/// A write to be minted here.
+#[derive(Clone, Debug)]
+pub struct MintRequest {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub write: causality::Write,
+    /// How this bucket merges.
+    pub rules: MergeRules,
+    /// Placement class of the bucket: its n.
+    pub class: u16,
+    /// Most siblings the result may have, where the write adds one.
+    pub max_siblings: usize,
+    /// Most bytes the resulting record may have.
+    pub max_object: usize,
+    /// After this nothing is minted any more.
+    pub deadline: Mono,
+    /// Flush before answering, whatever the node's durability.
+    pub flush: bool,
+}
+
+/// What was minted, before it is durable here: to be sent to the other owners at once.
+#[derive(Clone, Debug)]
+pub struct Coordinated {
+    /// The whole resulting object.
+    pub object: Object,
+    /// Its record.
+    pub record: Bytes,
+    /// Its digest.
+    pub digest: Digest,
+    /// The dot of the new sibling.
+    pub dot: causality::Dot,
+    /// Nothing was minted: the request had been done before.
+    pub replayed: bool,
+}
+
+/// A state to be merged here.
+#[derive(Clone, Debug)]
+pub struct MergeRequest {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub record: Bytes,
+    /// How this bucket merges.
+    pub rules: MergeRules,
+    /// Placement class of the bucket: its n.
+    pub class: u16,
+    /// Flush before answering, whatever the node's durability.
+    pub flush: bool,
+    /// Replaces what cannot be read here, and ends the quarantine: only with the merged state of every other owner.
+    pub mends: bool,
+}
+
+/// The answer to a merge: whether it was flushed.
+pub(super) type Merged = Result<bool, Fault>;
+
+pub(super) enum Op {
+    Read {
+        place: Place,
+        answer: oneshot::Sender<Result<Option<Bytes>, Fault>>,
+    },
+    Merge {
+        request: MergeRequest,
+        answer: oneshot::Sender<Merged>,
+    },
+    Mint {
+        request: Box<MintRequest>,
+        early: oneshot::Sender<Result<Coordinated, Fault>>,
+        done: oneshot::Sender<Merged>,
+    },
+    Run(Box<dyn FnOnce(&Shard) + Send>),
+    /// The last one: the shard ends after the batch it is in.
+    Stop,
+}
+
+/// What a batch found and did to one key.
+struct Loaded {
+    object: Object,
+    /// The digest of what storage holds; none if it holds nothing.
+    stored: Option<(Digest, u32)>,
+    /// What storage is to hold, where that is something else.
+    dirty: Option<Dirty>,
+}
+
+struct Dirty {
+    /// The record and its digest; none where nothing is to be there any more.
+    record: Option<(Bytes, Digest)>,
+    partition: PartitionId,
+    class: u16,
+    leaf: u8,
+}
+
+/// A batch that is ready to be committed.
+pub(super) struct Prepared {
+    batch: Batch,
+    durability: Durability,
+    waiting: Vec<oneshot::Sender<Merged>>,
+    /// Keys whose quarantine ends with this commit.
+    mended: Vec<Bytes>,
+}
+
+pub(super) struct Shard {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) env: Env,
+    pub(super) durability: Durability,
+    /// All partitions of the grid: what becomes unsynced on proof of a rollback.
+    pub(super) partitions: u32,
+    clock: NodeClock,
+    era: u64,
+}
+
+impl Shard {
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        identity: Arc<Identity>,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+        env: Env,
+        durability: Durability,
+        partitions: u32,
+    ) -> Self {
+        // The first mint finds another era than this and starts the clock from the identity's mark.
+        let clock = NodeClock::starting_after(Stamp(0));
+        Self { storage, identity, health, metrics, env, durability, partitions, clock, era: u64::MAX }
+    }
+
+    /// Reads, merges, mints; hands out what was minted; answers what needs no commit.
+    pub(super) fn prepare(&mut self, ops: impl IntoIterator<Item = Op>) -> Prepared {
+        let mut loaded: BTreeMap<Bytes, Loaded> = BTreeMap::new();
+        let mut durability = self.durability;
+        let mut waiting = Vec::new();
+        let mut mended = Vec::new();
+        for op in ops {
+            match op {
+                Op::Read { place, answer } => {
+                    // An unanswered reader has gone away; nothing is owed to it.
+                    let _ = answer.send(self.read(&place));
+                }
+                Op::Run(job) => job(self),
+                Op::Stop => {}
+                Op::Merge { request, answer } => match self.merge(&mut loaded, &request) {
+                    Ok(()) => {
+                        if request.flush {
+                            durability = Durability::Flush;
+                        }
+                        if request.mends {
+                            mended.push(request.place.stored.clone());
+                        }
+                        waiting.push(answer);
+                    }
+                    Err(fault) => drop(answer.send(Err(fault))),
+                },
+                Op::Mint { request, early, done } => match self.mint(&mut loaded, &request) {
+                    Ok(coordinated) => {
+                        if request.flush {
+                            durability = Durability::Flush;
+                        }
+                        drop(early.send(Ok(coordinated)));
+                        waiting.push(done);
+                    }
+                    Err(fault) => drop(early.send(Err(fault))),
+                },
+            }
+        }
+        let batch = Self::batch_of(loaded);
+        Prepared { batch, durability, waiting, mended }
+    }
+
+    /// Commits what was prepared. What it returns is to be answered after `stall` has passed.
+    pub(super) fn commit(&self, prepared: Prepared) -> (std::time::Duration, Finished) {
+        let Prepared { batch, durability, waiting, mended } = prepared;
+        if waiting.is_empty() {
+            return (std::time::Duration::ZERO, Finished { waiting, result: Ok(true) });
+        }
+        self.metrics.replica.commits.inc();
+        self.metrics.replica.commit_objects.observe(waiting.len() as f64);
+        let nothing_new = batch.is_empty();
+        if !nothing_new && let Err(failed) = self.identity.move_on() {
+            self.fail(&failed);
+            return (std::time::Duration::ZERO, Finished { waiting, result: Err(Fault::from_commit(&failed)) });
+        }
+        let committed = match durability {
+            // What was merged before may still wait in the operating system.
+            Durability::Flush if nothing_new && self.durability == Durability::Os => self.storage.flush(),
+            _ if nothing_new => Ok(Committed::default()),
+            _ => self.storage.commit(batch, durability),
+        };
+        match committed {
+            Ok(committed) => {
+                if !mended.is_empty() {
+                    self.health.release(&mended);
+                }
+                (committed.stall, Finished { waiting, result: Ok(durability == Durability::Flush) })
+            }
+            Err(failed) => {
+                self.fail(&failed);
+                (std::time::Duration::ZERO, Finished { waiting, result: Err(Fault::from_commit(&failed)) })
+            }
+        }
+    }
+
+    pub(super) fn fail(&self, failed: &StorageError) {
+        if self.health.latch_read_only() {
+            self.metrics.replica.commit_failures.inc();
+            self.metrics.replica.read_only.set(1);
+            self.identity.bar(Bar::DiskFailed);
+            error!(%failed, "a commit failed: read-only until restart; check the disk, then start the node again");
+        }
+    }
+
+    /// The record under a key, from disk; puts into quarantine what cannot be read.
+    pub(super) fn read(&self, place: &Place) -> Result<Option<Bytes>, Fault> {
+        if self.health.is_quarantined(&place.stored) {
+            return Err(Fault::Damaged);
+        }
+        self.storage.get(Keyspace::Objects, &place.stored).map_err(|failed| self.quarantine(place, &failed.to_string()))
+    }
+
+    /// Takes a key out of service: a new tenure of its partition before the next mint, for dots that only this copy
+    /// held are forgotten (I-MINT).
+    pub(super) fn quarantine(&self, place: &Place, why: &str) -> Fault {
+        if self.health.quarantine(place.partition, place.stored.clone()) {
+            self.metrics.replica.quarantines.inc();
+            error!(partition = %place.partition, why, "a stored object cannot be read: quarantined until fetched from the other owners");
+            if let Err(failed) = self.identity.new_tenure(place.partition) {
+                self.fail(&failed);
+            }
+        }
+        Fault::Damaged
+    }
+
+    fn load<'a>(&self, loaded: &'a mut BTreeMap<Bytes, Loaded>, place: &Place) -> Result<&'a mut Loaded, Fault> {
+        use std::collections::btree_map::Entry;
+        match loaded.entry(place.stored.clone()) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let found = match self.read(place)? {
+                    None => Loaded { object: Object::new(), stored: None, dirty: None },
+                    Some(record) => {
+                        let digest = digest_of_record(&record);
+                        let object = decode_object(record).map_err(|bad| self.quarantine(place, &bad.to_string()))?;
+                        let hour = hour_of(object.horizon());
+                        Loaded { object, stored: Some((digest, hour)), dirty: None }
+                    }
+                };
+                Ok(entry.insert(found))
+            }
+        }
+    }
+
+    /// What a quarantined key is mended on: what can be read there after all (a disk that failed once may not the second
+    /// time, and this copy may be the only one of what it acknowledged), else nothing.
+    fn load_to_mend(&self, place: &Place) -> Loaded {
+        if let Ok(Some(record)) = self.storage.get(Keyspace::Objects, &place.stored) {
+            let digest = digest_of_record(&record);
+            if let Ok(object) = decode_object(record) {
+                let stored = Some((digest, hour_of(object.horizon())));
+                return Loaded { object, stored, dirty: None };
+            }
+        }
+        // Its contribution to the Merkle leaf is the index entry's, if that can be read.
+        let entry = self.storage.get(Keyspace::Index, &place.stored).ok().flatten();
+        Loaded { object: Object::new(), stored: entry.and_then(|entry| index_digest(&entry)), dirty: None }
+    }
+
+    fn check_writable(&self) -> Result<(), Fault> {
+        if self.health.is_read_only() {
+            return Err(Fault::ReadOnly("an earlier commit failed".into()));
+        }
+        Ok(())
+    }
+
+    /// Where a state or a context names one of this node's own actors above all this node can know, the directory went
+    /// back or was copied: every partition is unsynced and the incarnation is new before the next mint.
+    fn check_rollback(&self, place: &Place, local: &Object, incoming: &causality::VersionVector) -> Result<(), Fault> {
+        let (actor, floor) = self.identity.actor(place.partition);
+        if rollback_proof(local, floor, actor, incoming).is_none() {
+            return Ok(());
+        }
+        self.metrics.replica.rollback_proofs.inc();
+        self.roll_back().map_err(|failed| {
+            self.fail(&failed);
+            Fault::from_commit(&failed)
+        })
+    }
+
+    /// Acts on a proof that the data directory went back or was copied.
+    pub(super) fn roll_back(&self) -> Result<(), StorageError> {
+        let all: Vec<PartitionId> = (0..self.partitions).map(PartitionId).collect();
+        self.health.mark_unsynced(&*self.storage, &all, Batch::new())?;
+        self.identity.renew(Renewal::RolledBack)
+    }
+
+    fn merge(&self, loaded: &mut BTreeMap<Bytes, Loaded>, request: &MergeRequest) -> Result<(), Fault> {
+        self.check_writable()?;
+        let place = &request.place;
+        let incoming = decode_object(request.record.clone()).map_err(|bad| Fault::Malformed(bad.to_string()))?;
+        if request.mends && !loaded.contains_key(&place.stored) {
+            loaded.insert(place.stored.clone(), self.load_to_mend(place));
+        }
+        let entry = self.load(loaded, place)?;
+        self.check_rollback(place, &entry.object, incoming.context())?;
+        let merged = entry.object.merge(&incoming, &request.rules);
+        if merged.clashes > 0 {
+            self.metrics.replica.dot_clashes.inc_by(merged.clashes as u64);
+            error!(partition = %place.partition, "one dot came with two values: two nodes mint as one actor; nothing is lost, but find out why");
+        }
+        if request.mends && entry.object.is_empty() {
+            let (partition, class, leaf) = (place.partition, request.class, place.leaf);
+            entry.dirty = Some(Dirty { record: None, partition, class, leaf });
+        } else if merged.changed || (request.mends && entry.dirty.is_none()) {
+            let record = if entry.object == incoming { request.record.clone() } else { encode_object(&entry.object) };
+            entry.set_dirty(record, place, request.class);
+        }
+        Ok(())
+    }
+
+    fn mint(&mut self, loaded: &mut BTreeMap<Bytes, Loaded>, request: &MintRequest) -> Result<Coordinated, Fault> {
+        self.check_writable()?;
+        let MintRequest { place, write, rules, class, max_siblings, max_object, deadline, flush: _ } = request;
+        if self.env.clock.now() >= *deadline {
+            return Err(Fault::TooLate);
+        }
+        if !self.health.is_synced(place.partition) {
+            return Err(Fault::Syncing);
+        }
+        if let causality::Supersedes::Covered(context) = &write.supersedes {
+            let entry = self.load(loaded, place)?;
+            self.check_rollback(place, &entry.object, context)?;
+            if !self.health.is_synced(place.partition) {
+                return Err(Fault::Syncing);
+            }
+        }
+        if let Some((id, fingerprint)) = write.request
+            && let Some(replay) = self.replay(loaded, place, id, fingerprint)?
+        {
+            return Ok(replay);
+        }
+        // Refuse before the clock is read: what is minted is committed.
+        let mut minter = self.identity.minter(place.partition).map_err(Fault::Barred)?;
+        if minter.era != self.era {
+            self.era = minter.era;
+            self.clock = NodeClock::starting_after(minter.clock_base);
+        }
+        let wall = self.env.clock.wall();
+        let reading = self.clock.next(wall);
+        if minter.lease.is_short(reading, wall) {
+            minter.lease = self.identity.extend_lease(minter.era, reading, wall).map_err(|failed| {
+                self.fail(&failed);
+                Fault::from_commit(&failed)
+            })?;
+        }
+        if !minter.lease.covers(reading) {
+            // The clock was set right this very moment: the next write finds the new one.
+            return Err(Fault::Barred(Bar::ClockDrift));
+        }
+        let entry = self.load(loaded, place)?;
+        let minted = causality::write(&entry.object, write.clone(), minter.actor, reading, minter.floor, rules);
+        if minted.dot.stamp == Stamp(u64::MAX) {
+            return Err(Fault::EndOfTime);
+        }
+        let siblings = minted.object.siblings().len();
+        if siblings > *max_siblings && siblings > entry.object.siblings().len() {
+            return Err(Fault::TooManySiblings { siblings: entry.object.siblings().len() });
+        }
+        let record = encode_object(&minted.object);
+        if record.len() > *max_object && siblings > 1 {
+            return Err(Fault::ObjectTooLarge { bytes: record.len(), most: *max_object });
+        }
+        entry.object = minted.object.clone();
+        let digest = entry.set_dirty(record.clone(), place, *class);
+        self.metrics.replica.minted.inc();
+        Ok(Coordinated { object: minted.object, record, digest, dot: minted.dot, replayed: false })
+    }
+
+    fn replay(
+        &self,
+        loaded: &mut BTreeMap<Bytes, Loaded>,
+        place: &Place,
+        id: RequestId,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<Coordinated>, Fault> {
+        let object = &self.load(loaded, place)?.object;
+        match object.recent().find(id) {
+            None => Ok(None),
+            Some(recent) if recent.fingerprint != fingerprint => Err(Fault::IdempotencyReused),
+            Some(recent) => {
+                let record = encode_object(object);
+                let digest = digest_of_record(&record);
+                Ok(Some(Coordinated { object: object.clone(), record, digest, dot: recent.dot, replayed: true }))
+            }
+        }
+    }
+
+    /// Object, key index and Merkle delta of every key that changed.
+    fn batch_of(loaded: BTreeMap<Bytes, Loaded>) -> Batch {
+        let mut batch = Batch::new();
+        for (stored, entry) in loaded {
+            let Some(Dirty { record, partition, class, leaf }) = entry.dirty else { continue };
+            let leaf_at = |hour| place::leaf_key(partition, class, hour, leaf);
+            let before = entry.stored.map(|(digest, hour)| (hour, leaf_element(&stored, &digest)));
+            let horizon = entry.object.horizon();
+            let after = record.as_ref().map(|(_, digest)| (hour_of(horizon), leaf_element(&stored, digest)));
+            match (before, after) {
+                (Some((hour, old)), Some((same, new))) if hour == same => {
+                    batch.add(Keyspace::Merkle, leaf_at(hour), new.wrapping_sub(old));
+                }
+                (before, after) => {
+                    if let Some((hour, old)) = before {
+                        batch.add(Keyspace::Merkle, leaf_at(hour), old.wrapping_neg());
+                    }
+                    if let Some((hour, new)) = after {
+                        batch.add(Keyspace::Merkle, leaf_at(hour), new);
+                    }
+                }
+            }
+            match record {
+                Some((record, digest)) => {
+                    let siblings = u32::try_from(entry.object.siblings().len()).unwrap_or(u32::MAX);
+                    batch.put(Keyspace::Index, stored.clone(), index_entry(&digest, siblings, horizon));
+                    batch.put(Keyspace::Objects, stored, record);
+                }
+                None => {
+                    batch.delete(Keyspace::Index, stored.clone());
+                    batch.delete(Keyspace::Objects, stored);
+                }
+            }
+        }
+        batch
+    }
+}
+
+impl Loaded {
+    fn set_dirty(&mut self, record: Bytes, place: &Place, class: u16) -> Digest {
+        let digest = digest_of_record(&record);
+        self.dirty =
+            Some(Dirty { record: Some((record, digest)), partition: place.partition, class, leaf: place.leaf });
+        digest
+    }
+}
+
+/// Acknowledgements that became true.
+pub(super) struct Finished {
+    waiting: Vec<oneshot::Sender<Merged>>,
+    result: Merged,
+}
+
+impl Finished {
+    /// Tells all who wait.
+    pub(super) fn answer(self) {
+        for waiting in self.waiting {
+            // Whoever no longer waits gave up on its deadline; the write is durable all the same.
+            let _ = waiting.send(self.result.clone());
+        }
+    }
+}
+
+impl Fault {
+    fn from_commit(failed: &StorageError) -> Self {
+        Self::ReadOnly(failed.to_string())
+    }
+}
+
+/// The hour of an object's horizon that its Merkle leaf hangs under; `u32::MAX`: the main tree.
+pub(super) fn hour_of(horizon: Horizon) -> u32 {
+    match horizon {
+        Horizon::INFINITE => u32::MAX,
+        Horizon(ms) => u32::try_from(ms / 3_600_000).unwrap_or(u32::MAX),
+    }
+}
+
+/// What one object adds to its leaf.
+pub(super) fn leaf_element(stored: &[u8], digest: &Digest) -> u128 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(stored).update(&digest.0);
+    let mut half = [0; 16];
+    half.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    u128::from_le_bytes(half)
+}
+
+/// An index entry: version (u8) | digest (16) | siblings (u32) | horizon (u64), integers big endian.
+fn index_entry(digest: &Digest, siblings: u32, horizon: Horizon) -> Bytes {
+    let mut entry = BytesMut::with_capacity(29);
+    entry.put_u8(1);
+    entry.put_slice(&digest.0);
+    entry.put_u32(siblings);
+    entry.put_u64(horizon.0);
+    entry.freeze()
+}
+
+/// The digest and horizon hour in an index entry.
+pub(super) fn index_digest(entry: &[u8]) -> Option<(Digest, u32)> {
+    match entry {
+        [1, rest @ ..] if rest.len() == 28 => {
+            let horizon = u64::from_be_bytes(rest[20..].try_into().ok()?);
+            Some((Digest::from_slice(&rest[..16])?, hour_of(Horizon(horizon))))
+        }
+        _ => None,
+    }
+}
