@@ -20,4 +20,8 @@ pub mod transport;
 
 pub mod kv;
 
+pub mod cluster;
+pub mod coordinator;
+pub mod peers;
+pub mod repair;
 pub mod replica;

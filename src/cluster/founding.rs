@@ -1,0 +1,175 @@
+//! The shell around founding: probes seeds, flushes, tells.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tracing::{error, info};
+
+use super::{LayoutKeeper, Standing};
+use crate::env::{BoxFuture, Env};
+use crate::peers::{Peers, Service};
+use crate::ring::founding::{Founding, Heard, Step, Tell as Told, Terms};
+use crate::ring::{Layout, Member};
+use crate::transport::Hello;
+use crate::transport::messages::{Ask, Probe, Probed, Refusal, Reply, Request, Tell};
+
+/// How long one probe may take.
+const PROBE_FOR: Duration = Duration::from_millis(500);
+/// Between two rounds.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// How a node gets into a cluster.
+#[derive(Clone, Debug)]
+pub struct FoundingOptions {
+    /// This node, as a layout would name it.
+    pub me: Member,
+    /// How the cluster would be founded.
+    pub terms: Terms,
+}
+
+/// Founds, or waits to be founded; and answers whoever probes this node.
+#[derive(Clone)]
+pub struct ClusterService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    peers: Peers,
+    keeper: LayoutKeeper,
+    founding: Mutex<Option<Founding>>,
+    options: FoundingOptions,
+}
+
+impl std::fmt::Debug for ClusterService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterService").field("me", &self.inner.options.me.name).finish_non_exhaustive()
+    }
+}
+
+impl ClusterService {
+    /// A service that does nothing until [`ClusterService::found`].
+    #[must_use]
+    pub fn new(env: &Env, peers: Peers, keeper: LayoutKeeper, options: FoundingOptions) -> Self {
+        let founding = Mutex::new(None);
+        Self { inner: Arc::new(Inner { env: env.clone(), peers, keeper, founding, options }) }
+    }
+
+    /// Goes on until this node serves, and returns its layout; or stays out for good, and returns none.
+    pub async fn found(&self) -> Option<Arc<Layout>> {
+        let inner = &self.inner;
+        let directory = match inner.keeper.directory() {
+            Ok(directory) => directory,
+            Err(fault) => return self.out(format!("the data directory cannot be read: {fault}")),
+        };
+        let FoundingOptions { me, terms } = inner.options.clone();
+        let (founding, mut step) = Founding::start(me, terms, directory);
+        self.with(|slot| *slot = Some(founding));
+        loop {
+            step = match step {
+                Step::Serve(layout) => {
+                    let layout = Arc::new(layout);
+                    inner.keeper.publish(Arc::clone(&layout));
+                    let cluster = layout.cluster();
+                    info!(%cluster, version = layout.version(), members = layout.members().len(), "a member of the cluster");
+                    inner.peers.introduce(|hello| hello.cluster = Some(cluster));
+                    return Some(layout);
+                }
+                Step::Found(layout) | Step::Adopt(layout) => match inner.keeper.flush(&layout).await {
+                    Ok(()) => self.decide(Founding::on_flushed),
+                    Err(fault) => return self.out(format!("the layout could not be stored: {fault}")),
+                },
+                Step::Probe { round, seeds } => {
+                    let heard = join_all(seeds.iter().map(|seed| self.probe(seed))).await;
+                    let mut next = Step::Wait { why: "waits for its seeds".into() };
+                    for (seed, heard) in seeds.iter().zip(heard) {
+                        next = self.decide(|founding| founding.on_heard(round, seed, heard));
+                        if !matches!(next, Step::Wait { .. }) {
+                            break;
+                        }
+                    }
+                    next
+                }
+                Step::Wait { why } => {
+                    if inner.keeper.standing() != Standing::Waiting(why.clone()) {
+                        info!(why, "not in a cluster yet");
+                    }
+                    inner.keeper.stand(Standing::Waiting(why));
+                    inner.env.clock.sleep(EVERY).await;
+                    self.decide(Founding::begin_round)
+                }
+                Step::Refuse { why } => return self.out(why),
+            };
+        }
+    }
+
+    fn out(&self, why: String) -> Option<Arc<Layout>> {
+        error!(why, "this node does not serve");
+        self.inner.keeper.stand(Standing::Refused(why));
+        None
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Option<Founding>) -> T) -> T {
+        change(&mut self.inner.founding.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn decide(&self, event: impl FnOnce(&mut Founding) -> Step) -> Step {
+        self.with(|founding| match founding {
+            Some(founding) => event(founding),
+            None => Step::Wait { why: "starting".into() },
+        })
+    }
+
+    async fn probe(&self, seed: &str) -> Heard {
+        match self.inner.peers.ask(seed, Ask::Probe(Probe {}), PROBE_FOR).await {
+            Ok(answer) => match answer.reply.tell {
+                Some(Tell::Probed(probed)) => self.heard(&answer.from, probed),
+                _ => Heard::Busy,
+            },
+            Err(failed) => Heard::Silent(failed.to_string()),
+        }
+    }
+
+    fn heard(&self, from: &Hello, probed: Probed) -> Heard {
+        match probed.layout.map(|layout| Layout::decode(&layout)) {
+            Some(Ok(layout)) => Heard::Layout(layout),
+            Some(Err(bad)) => Heard::Silent(format!("its layout cannot be decoded: {bad}")),
+            None if probed.fresh => {
+                let member = Member {
+                    node: from.node,
+                    store: from.store,
+                    name: from.name.clone(),
+                    region: from.region.clone(),
+                    zone: from.zone.clone(),
+                    weight: probed.weight,
+                    peer_address: from.peer_address.clone(),
+                    client_address: from.client_address.clone(),
+                };
+                Heard::Fresh { member, seeds: probed.seeds }
+            }
+            None => Heard::Busy,
+        }
+    }
+}
+
+impl Service for ClusterService {
+    fn serve(&self, from: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply> {
+        let this = self.clone();
+        Box::pin(async move {
+            let Some(Ask::Probe(_)) = request.ask else {
+                return Reply::refused(Refusal::Unknown, "this node does not know that request");
+            };
+            let weight = this.inner.options.me.weight;
+            let probed =
+                match this.with(|founding| founding.as_mut().map(|founding| founding.on_asked(&from.peer_address))) {
+                    Some(Told::Layout(layout)) => {
+                        Probed { fresh: false, layout: Some(layout.encode()), seeds: Vec::new(), weight }
+                    }
+                    Some(Told::Fresh(seeds)) => Probed { fresh: true, layout: None, seeds, weight },
+                    Some(Told::Busy) | None => Probed { fresh: false, layout: None, seeds: Vec::new(), weight },
+                };
+            Reply::new(Tell::Probed(probed))
+        })
+    }
+}

@@ -1,0 +1,372 @@
+//! The shell around a coordinated read: performs what [`GetCore`] decides, keeps the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::{Coordinator, Located, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
+use crate::causality::{Object, decode_object, digest_of_record, encode_object};
+use crate::env::BoxFuture;
+use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
+use crate::quorum::{
+    Explain, GetAction, GetCore, GetFailure, Level, NoVote, ReadPlan, Recorder, ReplicaReply, Requirement,
+};
+use crate::replica::{Fault, MergeRequest};
+use crate::transport::messages::{Ask, Held, Read, Tell, Write};
+use crate::types::{Digest, Mono, ObjectId, StoreId};
+
+/// Never hedge sooner than this.
+const HEDGE_AT_LEAST: Duration = Duration::from_millis(1);
+/// Repairs that nobody waits for may take this long.
+const REPAIR_FOR: Duration = Duration::from_secs(5);
+
+/// What a read found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The merge of the votes; none if nobody has ever had anything.
+    pub object: Option<Arc<Object>>,
+    /// Its digest, where that is known already.
+    pub digest: Option<Digest>,
+    /// Who said so.
+    pub counted: Counted,
+    /// How, where it was asked for.
+    pub explain: Option<Explain>,
+}
+
+enum Event {
+    Replied(StoreId, ReplicaReply),
+    Repaired(StoreId, bool),
+}
+
+type Pending = FuturesUnordered<BoxFuture<'static, Event>>;
+
+impl Coordinator {
+    /// Reads an object, here or at an owner.
+    pub async fn get(&self, id: &ObjectId, options: &ReadOptions) -> Result<Found, Error> {
+        let _admitted = self.admit()?;
+        let began = self.inner.env.clock.now();
+        let deadline = began + options.timeout;
+        let located = self.locate(id)?;
+        // A level that is wrong is wrong at every node: say so here.
+        let votes = self.require(&located, options.r)?;
+        let up = self.inner.peers.up();
+        if let Err(short) = votes.feasible(|store| up.is_up(store)) {
+            return Err(self.unavailable(&located, &short, votes.members().len()));
+        }
+        if self.is_synced_owner(&located) {
+            self.read_for(located, votes, options, began, deadline).await
+        } else {
+            self.hand_over_read(&located, options, deadline).await
+        }
+    }
+
+    /// Reads as the coordinating owner.
+    pub(super) async fn read_here(
+        &self,
+        located: Located,
+        options: &ReadOptions,
+        began: Mono,
+        deadline: Mono,
+    ) -> Result<Found, Error> {
+        let votes = self.require(&located, options.r)?;
+        self.read_for(located, votes, options, began, deadline).await
+    }
+
+    async fn read_for(
+        &self,
+        located: Located,
+        votes: Requirement,
+        options: &ReadOptions,
+        began: Mono,
+        deadline: Mono,
+    ) -> Result<Found, Error> {
+        let up = self.inner.peers.up();
+        let (mut candidates, down): (Vec<_>, Vec<_>) = located.stores().partition(|store| up.is_up(*store));
+        candidates.extend(down);
+        let repair = options.repair.unwrap_or_else(|| default_repair(&located, &votes));
+        let plan = ReadPlan {
+            hold: votes.clone(),
+            votes,
+            candidates,
+            own: Some(self.inner.me),
+            rules: located.rules,
+            repair,
+            digest: Object::digest,
+        };
+        let core = GetCore::new(plan, options.explain.then(|| Recorder::new(began)));
+        let mut run = Run {
+            coordinator: self.clone(),
+            located: Arc::new(located),
+            core,
+            pending: Pending::new(),
+            deadline,
+            explain: options.explain,
+            answer: None,
+        };
+        run.until_answered(options.hedge.then_some(options.r)).await;
+        let answer = run.answer.take();
+        if !run.pending.is_empty() {
+            // Repairs, and replies that tell whom to repair, go on without the client.
+            self.inner.env.tasks.spawn(async move { run.until_settled().await });
+        }
+        answer.unwrap_or_else(|| {
+            Err(Error::new(ErrorCode::Internal, Outcome::Unknown, "the read ended without an answer; this is a bug"))
+        })
+    }
+}
+
+/// Blocking repair where R overlaps with every other such R (I-MONO), else after the answer.
+fn default_repair(located: &Located, votes: &Requirement) -> RepairMode {
+    let n = located.live.first().map_or(0, crate::quorum::OwnersIn::n);
+    let need: usize = votes.groups().iter().map(|group| group.need).sum();
+    if 2 * need > n { RepairMode::Sync } else { RepairMode::Async }
+}
+
+struct Run {
+    coordinator: Coordinator,
+    located: Arc<Located>,
+    core: GetCore,
+    pending: Pending,
+    deadline: Mono,
+    explain: bool,
+    answer: Option<Result<Found, Error>>,
+}
+
+impl Run {
+    fn now(&self) -> Mono {
+        self.coordinator.inner.env.clock.now()
+    }
+
+    /// Past the slowest asked owner's own p95; none where nobody is left to ask, or the budget is spent.
+    fn hedge_after(&self, level: Level) -> Option<Duration> {
+        let inner = &self.coordinator.inner;
+        let mut hedges = inner.hedges.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        hedges.earn();
+        if matches!(level, Level::All) {
+            return None;
+        }
+        let slowest =
+            self.located.stores().filter(|store| *store != inner.me).filter_map(|store| inner.peers.p95(store)).max();
+        slowest.map(|p95| p95.max(HEDGE_AT_LEAST))
+    }
+
+    /// With a level: hedges reads at that level.
+    async fn until_answered(&mut self, hedged: Option<Level>) {
+        let actions = self.core.start(self.now());
+        self.perform(actions);
+        if self.answer.is_some() {
+            return;
+        }
+        let clock = Arc::clone(&self.coordinator.inner.env.clock);
+        let whole = left(self.deadline, clock.now());
+        // One timer for both: the hedge's first, then the deadline's.
+        let mut hedge = hedged.and_then(|level| self.hedge_after(level)).filter(|after| *after < whole);
+        let mut timer = clock.sleep(hedge.unwrap_or(whole));
+        while self.answer.is_none() {
+            let actions = tokio::select! {
+                biased;
+                Some(event) = self.pending.next() => self.on(event),
+                () = &mut timer => {
+                    let now = self.now();
+                    if hedge.take().is_some() {
+                        timer = clock.sleep(left(self.deadline, now));
+                        self.hedge()
+                    } else {
+                        self.core.on_deadline(now)
+                    }
+                }
+            };
+            self.perform(actions);
+        }
+    }
+
+    fn hedge(&mut self) -> Vec<GetAction> {
+        let now = self.now();
+        let inner = &self.coordinator.inner;
+        if !inner.hedges.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spend() {
+            return Vec::new();
+        }
+        let actions = self.core.on_hedge(now);
+        if !actions.is_empty() {
+            self.coordinator.inner.metrics.quorum.hedges.inc();
+        }
+        actions
+    }
+
+    async fn until_settled(mut self) {
+        let clock = Arc::clone(&self.coordinator.inner.env.clock);
+        let mut enough = clock.sleep(REPAIR_FOR);
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = self.pending.next() => event,
+                () = &mut enough => None,
+            };
+            let Some(event) = event else { return };
+            let actions = self.on(event);
+            self.perform(actions);
+        }
+    }
+
+    fn on(&mut self, event: Event) -> Vec<GetAction> {
+        let now = self.now();
+        match event {
+            Event::Replied(from, reply) => self.core.on_reply(now, from, reply),
+            Event::Repaired(from, ok) => self.core.on_repair_ack(now, from, ok),
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<GetAction>) {
+        for action in actions {
+            match action {
+                GetAction::Ask { to, have } => {
+                    // A record that makes no sense is read again below, and put into quarantine.
+                    if let Some(found) = self.own_at_once(to)
+                        && let whole = found.is_ok()
+                        && let reply = reply_of_read(found)
+                        && !(whole && matches!(reply, ReplicaReply::NoVote(_)))
+                    {
+                        let actions = self.on(Event::Replied(to, reply));
+                        self.perform(actions);
+                        continue;
+                    }
+                    let asked = self.ask(to, have);
+                    self.pending.push(asked);
+                }
+                GetAction::Repair { to, object, awaited } => {
+                    self.coordinator.inner.metrics.quorum.read_repairs.inc();
+                    let repaired = self.repair(to, &object, awaited);
+                    self.pending.push(repaired);
+                }
+                GetAction::Answer(found) => {
+                    if found.divergent {
+                        self.coordinator.inner.metrics.quorum.divergent_reads.inc();
+                    }
+                    let explain = self.explain();
+                    let digest = found.object.as_ref().and_then(|object| self.core.digest_of(object));
+                    self.tell(Ok(Found { object: found.object, digest, counted: found.counted, explain }));
+                }
+                GetAction::Fail { why, counted } => {
+                    let error = self.error(why, counted);
+                    self.tell(Err(error));
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, result: Result<Found, Error>) {
+        self.answer = Some(result);
+    }
+
+    fn explain(&self) -> Option<Explain> {
+        let recorder = self.core.recorder().filter(|_| self.explain)?;
+        Some(recorder.explain(|store| self.located.describe(store)))
+    }
+
+    /// The own replica's copy, where that takes no waiting.
+    fn own_at_once(&self, to: StoreId) -> Option<Result<Option<Bytes>, Fault>> {
+        let inner = &self.coordinator.inner;
+        if to == inner.me { inner.replica.read_at_once(&self.located.place) } else { None }
+    }
+
+    fn ask(&self, to: StoreId, have: Option<Digest>) -> BoxFuture<'static, Event> {
+        let inner = &self.coordinator.inner;
+        if to == inner.me {
+            let (replica, place) = (inner.replica.clone(), self.located.place.clone());
+            return Box::pin(async move {
+                let found = replica.read(place.clone()).await;
+                let whole = found.is_ok();
+                let reply = reply_of_read(found);
+                if whole && matches!(reply, ReplicaReply::NoVote(_)) {
+                    replica.suspect(place).await;
+                }
+                Event::Replied(to, reply)
+            });
+        }
+        let have = have.map(|digest| Bytes::copy_from_slice(&digest.0));
+        let read = Read { target: self.located.target(), have, to_mend: false };
+        let budget = left(self.deadline, self.now());
+        let call = inner.peers.call(to, Ask::Read(read), self.located.layout.version(), budget);
+        Box::pin(async move {
+            let reply = match call.await {
+                Ok(reply) => reply_of_tell(reply.tell),
+                Err(failed) => ReplicaReply::NoVote(no_vote_of(&failed)),
+            };
+            Event::Replied(to, reply)
+        })
+    }
+
+    fn repair(&self, to: StoreId, object: &Arc<Object>, awaited: bool) -> BoxFuture<'static, Event> {
+        let inner = &self.coordinator.inner;
+        let record = encode_object(object);
+        if to == inner.me {
+            let request = MergeRequest {
+                place: self.located.place.clone(),
+                record,
+                rules: self.located.rules,
+                class: self.located.class,
+                flush: false,
+                mends: false,
+            };
+            let replica = inner.replica.clone();
+            return Box::pin(async move { Event::Repaired(to, replica.merge(request).await.is_ok()) });
+        }
+        let write = Write { target: self.located.target(), record, epoch: 0, flush: false };
+        let budget = if awaited { left(self.deadline, self.now()) } else { REPAIR_FOR };
+        let call = inner.peers.call(to, Ask::Write(write), self.located.layout.version(), budget);
+        Box::pin(async move {
+            let ok = call.await.is_ok_and(|reply| matches!(reply.tell, Some(Tell::Written(_))));
+            Event::Repaired(to, ok)
+        })
+    }
+
+    fn error(&self, why: GetFailure, counted: Counted) -> Error {
+        let Counted { answered, needed, n, layout } = counted;
+        let (code, detail) = match why {
+            GetFailure::TooFewVotes => (
+                ErrorCode::ReplicasFailed,
+                format!("{answered} of {needed} replicas could answer, the others failed or refused"),
+            ),
+            GetFailure::DeadlinePassed => {
+                (ErrorCode::ReadTimeout, format!("{answered} of {needed} replicas answered in time"))
+            }
+            GetFailure::NotMended => (
+                ErrorCode::ReadTimeout,
+                format!("the replicas differed, and {needed} of them could not be brought to hold the merge in time"),
+            ),
+        };
+        let mut error = Error::new(code, Outcome::Unknown, detail);
+        (error.required, error.answered, error.n, error.layout) = (Some(needed), Some(answered), Some(n), Some(layout));
+        error.replicas = self.located.reports(self.core.states());
+        if code == ErrorCode::ReplicasFailed { self.coordinator.later(error) } else { error }
+    }
+}
+
+fn reply_of_read(found: Result<Option<Bytes>, Fault>) -> ReplicaReply {
+    match found {
+        Ok(Some(record)) => reply_of_record(record),
+        Ok(None) => ReplicaReply::Nothing,
+        Err(fault) => ReplicaReply::NoVote(no_vote_of_fault(&fault)),
+    }
+}
+
+fn reply_of_record(record: Bytes) -> ReplicaReply {
+    let digest = digest_of_record(&record);
+    decode_object(record).map_or(ReplicaReply::NoVote(NoVote::Failed), |object| ReplicaReply::Record(object, digest))
+}
+
+fn reply_of_tell(tell: Option<Tell>) -> ReplicaReply {
+    match tell {
+        Some(Tell::Copy(copy)) => match (copy.held(), copy.record) {
+            (Held::Same, _) => ReplicaReply::Same,
+            (Held::Object, Some(record)) => reply_of_record(record),
+            (Held::Nothing, _) => ReplicaReply::Nothing,
+            _ => ReplicaReply::NoVote(NoVote::Failed),
+        },
+        Some(Tell::Refused(refused)) => ReplicaReply::NoVote(no_vote_of_refusal(refused.why())),
+        _ => ReplicaReply::NoVote(NoVote::Failed),
+    }
+}

@@ -1,0 +1,312 @@
+//! Coordination: one client operation on the owners of one object.
+//!
+//! A node that is a synced owner coordinates; any other hands the operation over, once, to one that is. The decisions
+//! are made by the pure `quorum::{GetCore, PutCore}`; this room performs them: asks replicas through `peers`, its own
+//! through `replica`, keeps the time, and turns what came of it into an answer or a [`Error`].
+//!
+//! I-HONEST is kept here: whatever is refused before the mint is `not_applied`; after it, what did not reach W in time
+//! is `unknown`, never "failed".
+//!
+//! Bounds: every operation has a deadline; the operations in flight (`Limits::operations`; past it: 503 `overloaded`).
+
+mod get;
+mod handover;
+mod put;
+mod service;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+
+pub use get::Found;
+pub use put::{WritePlan, Wrote};
+pub use service::DataService;
+
+use crate::causality::{MergeRules, RequestId};
+use crate::env::Env;
+use crate::kv::{Error, ErrorCode, Outcome, ReplicaReport};
+use crate::metrics::Metrics;
+use crate::pacing::Budget;
+use crate::peers::Peers;
+use crate::quorum::{Described, Level, NoVote, OwnersIn, RegionOwners, Requirement, Role, Unavailable, requirement};
+use crate::replica::{Fault, Place, Replica};
+use crate::ring::{Layout, MemberIndex, Mode};
+use crate::transport::CallError;
+use crate::transport::messages::{Refusal, Target};
+use crate::types::{Mono, ObjectId, StoreId};
+
+/// What a coordinator takes on.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Most operations coordinated at once.
+    pub operations: usize,
+    /// How long, by an object's own stamps, request ids are remembered; the same on all nodes.
+    pub idempotency_window: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { operations: 10_000, idempotency_window: MergeRules::default().idempotency_window }
+    }
+}
+
+/// Coordinates operations.
+#[derive(Clone)]
+pub struct Coordinator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    replica: Replica,
+    peers: Peers,
+    layout: Arc<ArcSwapOption<Layout>>,
+    me: StoreId,
+    region: String,
+    zone: String,
+    limits: Limits,
+    under_way: AtomicUsize,
+    requests: Mutex<BTreeSet<RequestId>>,
+    hedges: Mutex<Budget>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Coordinator").field("me", &self.inner.me).finish_non_exhaustive()
+    }
+}
+
+/// One object in one layout: all that an operation needs to know of it.
+struct Located {
+    layout: Arc<Layout>,
+    id: ObjectId,
+    generation: u64,
+    place: Place,
+    /// The owners, in the order in which they coordinate.
+    owners: Vec<MemberIndex>,
+    live: Vec<OwnersIn>,
+    rules: MergeRules,
+    class: u16,
+}
+
+impl Located {
+    fn target(&self) -> Target {
+        Target {
+            bucket: self.id.bucket.as_str().to_owned(),
+            generation: self.generation,
+            key: self.id.key.as_bytes().clone(),
+        }
+    }
+
+    fn stores(&self) -> impl Iterator<Item = StoreId> + '_ {
+        self.owners.iter().map(|index| self.layout.member(*index).store)
+    }
+
+    fn name(&self, store: StoreId) -> String {
+        let index = self.layout.member_by_store(store);
+        index.map_or_else(|| store.to_string(), |index| self.layout.member(index).name.clone())
+    }
+
+    fn describe(&self, store: StoreId) -> Described {
+        let zone = self.layout.member_by_store(store).map(|index| self.layout.member(index).zone.clone());
+        Described { node: self.name(store), zone: zone.unwrap_or_default(), role: Role::Owner }
+    }
+
+    fn reports(&self, states: impl Iterator<Item = (StoreId, &'static str)>) -> Vec<ReplicaReport> {
+        states.map(|(store, state)| ReplicaReport { node: self.name(store), state: state.to_owned() }).collect()
+    }
+}
+
+/// Holds one place among the operations under way.
+struct Admitted(Arc<Inner>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Coordinator {
+    /// A coordinator for this node; `layout` is what the layout keeper publishes.
+    #[must_use]
+    pub fn new(
+        env: &Env,
+        replica: Replica,
+        peers: Peers,
+        layout: Arc<ArcSwapOption<Layout>>,
+        metrics: Arc<Metrics>,
+        limits: Limits,
+    ) -> Self {
+        let hello = peers.hello();
+        let (region, zone) = (hello.region.clone(), hello.zone.clone());
+        let inner = Inner {
+            env: env.clone(),
+            me: replica.identity().store(),
+            replica,
+            peers,
+            layout,
+            region,
+            zone,
+            limits,
+            under_way: AtomicUsize::new(0),
+            requests: Mutex::default(),
+            hedges: Mutex::new(Budget::hedging()),
+            metrics,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Operations under way.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.inner.under_way.load(Ordering::Relaxed)
+    }
+
+    fn admit(&self) -> Result<Admitted, Error> {
+        let admitted = Admitted(Arc::clone(&self.inner));
+        if self.inner.under_way.fetch_add(1, Ordering::Relaxed) < self.inner.limits.operations {
+            return Ok(admitted);
+        }
+        self.inner.metrics.quorum.overloaded.inc();
+        let detail = format!("{} operations are under way here, the most there may be", self.inner.limits.operations);
+        Err(self.later(Error::refused(ErrorCode::Overloaded, detail)))
+    }
+
+    /// Adds when to try again, jittered, so that those refused together do not come back together.
+    fn later(&self, mut error: Error) -> Error {
+        error.retry_after = Some(Duration::from_millis(500 + self.inner.env.entropy.below(1000)));
+        error
+    }
+
+    fn locate(&self, id: &ObjectId) -> Result<Located, Error> {
+        let Some(layout) = self.inner.layout.load_full() else {
+            let detail = "this node is not in a cluster yet; `quorate status` says what it waits for";
+            return Err(self.later(Error::refused(ErrorCode::NotServing, detail)));
+        };
+        let settings = layout.settings(&id.bucket);
+        let place = Place::of(layout.grid(), id, settings.generation);
+        let owners = layout.preference_list(&self.inner.region, place.partition, settings);
+        let regions = layout.regions().map(|region| {
+            let n = settings.n_in(region);
+            let owners = layout.owners_in(region, place.partition, n).iter().map(|index| layout.member(*index).store);
+            RegionOwners { region: region.into(), n: usize::from(n), owners: owners.collect() }
+        });
+        let live = vec![OwnersIn { layout: layout.version(), regions: regions.collect() }];
+        let (class, generation) = (u16::from(settings.n), settings.generation);
+        let rules = MergeRules {
+            last_write_wins: settings.mode == Mode::Lww,
+            idempotency_window: self.inner.limits.idempotency_window,
+        };
+        Ok(Located { layout, id: id.clone(), generation, place, owners, live, rules, class })
+    }
+
+    fn require(&self, located: &Located, level: Level) -> Result<Requirement, Error> {
+        if level == Level::Any {
+            let detail = "the level `any` needs hints, which are not built yet; use `one`";
+            return Err(Error::refused(ErrorCode::NotYet, detail));
+        }
+        requirement(level, &located.live, &self.inner.region)
+            .map_err(|wrong| Error::refused(ErrorCode::BadParameter, wrong.to_string()))
+    }
+
+    fn unavailable(&self, located: &Located, short: &Unavailable, n: usize) -> Error {
+        self.inner.metrics.quorum.unavailable.inc();
+        let up = self.inner.peers.up();
+        let states = located.stores().map(|store| (store, if up.is_up(store) { "up" } else { "down" }));
+        let detail =
+            format!("{} of {} replicas are up and {} are needed; nothing was sent", short.live, n, short.required);
+        let mut error = self.later(Error::refused(ErrorCode::QuorumUnavailable, detail));
+        error.required = u32::try_from(short.required).ok();
+        error.answered = Some(0);
+        error.n = u32::try_from(n).ok();
+        error.layout = Some(located.layout.version());
+        error.replicas = located.reports(states);
+        error
+    }
+
+    /// Whether this node coordinates for the object: it owns a copy, completely synced.
+    fn is_synced_owner(&self, located: &Located) -> bool {
+        located.stores().any(|store| store == self.inner.me)
+            && self.inner.replica.health().is_synced(located.place.partition)
+    }
+
+    fn claim(&self, id: RequestId) -> Result<Claim, Error> {
+        let mut requests = self.inner.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if requests.insert(id) {
+            Ok(Claim { inner: Arc::clone(&self.inner), id })
+        } else {
+            let detail = "a request with this Idempotency-Key is under way here; repeat it once that has ended";
+            Err(self.later(Error::refused(ErrorCode::IdempotencyInFlight, detail)))
+        }
+    }
+}
+
+/// Holds an Idempotency-Key while its request is under way.
+struct Claim {
+    inner: Arc<Inner>,
+    id: RequestId,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.inner.requests.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+fn left(deadline: Mono, now: Mono) -> Duration {
+    deadline.since(now)
+}
+
+/// What a call without a reply says of the peer's vote.
+fn no_vote_of(failed: &CallError) -> NoVote {
+    match failed {
+        CallError::TimedOut => NoVote::TimedOut,
+        CallError::NotSent(_) | CallError::Lost(_) => NoVote::Unreachable,
+        CallError::Rejected(_) | CallError::Busy(_) => NoVote::Refused,
+    }
+}
+
+/// What a refusal says of the peer's vote.
+fn no_vote_of_refusal(why: Refusal) -> NoVote {
+    match why {
+        Refusal::Syncing => NoVote::Syncing,
+        Refusal::Damaged | Refusal::ReadOnly => NoVote::Failed,
+        _ => NoVote::Refused,
+    }
+}
+
+/// What this node's own fault says of its vote.
+fn no_vote_of_fault(fault: &Fault) -> NoVote {
+    no_vote_of_refusal(fault.refusal())
+}
+
+/// A refusal before the mint, as the client is told.
+fn refused(fault: &Fault) -> Error {
+    let code = match fault {
+        Fault::Damaged | Fault::Syncing => ErrorCode::ReplicasFailed,
+        Fault::ReadOnly(_) => ErrorCode::ReadOnly,
+        Fault::Overloaded => ErrorCode::Overloaded,
+        Fault::Stopping => ErrorCode::NotServing,
+        Fault::Barred(crate::replica::Bar::ClockDrift) => ErrorCode::ClockDrift,
+        Fault::Barred(crate::replica::Bar::DiskFailed) => ErrorCode::ReadOnly,
+        Fault::Barred(_) => ErrorCode::NotServing,
+        Fault::TooLate => ErrorCode::WriteTimeout,
+        Fault::Malformed(_) => ErrorCode::Internal,
+        Fault::EndOfTime => ErrorCode::BadContext,
+        Fault::IdempotencyReused => ErrorCode::IdempotencyReused,
+        Fault::TooManySiblings { .. } => ErrorCode::TooManySiblings,
+        Fault::ObjectTooLarge { .. } => ErrorCode::ObjectTooLarge,
+    };
+    let detail = match fault {
+        Fault::TooManySiblings { siblings } => format!(
+            "the object has {siblings} siblings, the most it may have, and a blind write would add one; read it, send \
+             the context it gives, and the write replaces what was read"
+        ),
+        other => other.to_string(),
+    };
+    Error::new(code, Outcome::NotApplied, detail)
+}

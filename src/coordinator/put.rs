@@ -1,0 +1,345 @@
+//! The shell around a coordinated write: mints here, sends to all owners at once, counts with [`PutCore`].
+//!
+//! It reads like this: the storage thread reads, merges and mints; what was minted leaves for the other owners while the
+//! commit here is under way; acknowledgements feed the core; the core answers. The whole runs in a task of its own: a
+//! client that goes away stops nothing, and late owners are still waited for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+
+use super::{Claim, Coordinator, Located, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal, refused};
+use crate::causality::{self, Dot, Fingerprint, Object, Payload, RequestId, Supersedes, VersionVector, encode_object};
+use crate::env::BoxFuture;
+use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
+use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Recorder};
+use crate::replica::{Coordinated, Fault, MergeRequest, MintRequest, Minting};
+use crate::transport::messages::{Ask, Tell, Write};
+use crate::types::{Digest, Mono, ObjectId, StoreId};
+
+/// How long owners that are late are still waited for after the answer.
+const LATE_FOR: Duration = Duration::from_secs(5);
+
+/// A write, with everything checked that can be checked without the object.
+#[derive(Clone, Debug)]
+pub struct WritePlan {
+    /// What to store.
+    pub payload: Payload,
+    /// What it supersedes.
+    pub supersedes: Supersedes,
+    /// The request, where it carried an Idempotency-Key.
+    pub request: Option<(RequestId, Fingerprint)>,
+    /// W.
+    pub w: Level,
+    /// How many of the W must have flushed.
+    pub durable: u32,
+    /// How long to try.
+    pub timeout: Duration,
+    /// Whether the answer holds the resulting object.
+    pub return_body: bool,
+    /// Whether to explain.
+    pub explain: bool,
+    /// Most siblings the result may have, where the write adds one.
+    pub max_siblings: u32,
+    /// Most bytes the resulting object may have.
+    pub max_object: u64,
+}
+
+/// What a write did.
+#[derive(Clone, Debug)]
+pub struct Wrote {
+    /// The resulting object, where it was asked for.
+    pub object: Option<Object>,
+    /// The resulting object's context: what a floor is made from, and a context where `alone`, or with the object.
+    pub context: VersionVector,
+    /// The resulting object's digest.
+    pub digest: Digest,
+    /// How many siblings it has.
+    pub siblings: u32,
+    /// Whether the new sibling is alone in it.
+    pub alone: bool,
+    /// Whether it had been done before.
+    pub replayed: bool,
+    /// Who has it.
+    pub counted: Counted,
+    /// How, where it was asked for.
+    pub explain: Option<Explain>,
+}
+
+enum Event {
+    Acked { from: StoreId, flushed: bool },
+    Failed { from: StoreId, why: NoVote },
+}
+
+type Pending = FuturesUnordered<BoxFuture<'static, Event>>;
+
+impl Coordinator {
+    /// Writes an object, here or at an owner.
+    pub async fn put(&self, id: &ObjectId, plan: WritePlan) -> Result<Wrote, Error> {
+        let admitted = self.admit()?;
+        let began = self.inner.env.clock.now();
+        let deadline = began + plan.timeout;
+        let located = self.locate(id)?;
+        self.check(&located, &plan)?;
+        let whole = !self.inner.replica.health().is_quarantined(&located.place.stored);
+        if whole && self.is_synced_owner(&located) && self.inner.replica.identity().barred().is_none() {
+            self.write_here(located, plan, began, deadline, admitted).await
+        } else {
+            self.hand_over_write(&located, &plan, deadline).await
+        }
+    }
+
+    /// Refuses what is wrong at every node, and what too few replicas are up for, before anything is sent.
+    pub(super) fn check(&self, located: &Located, plan: &WritePlan) -> Result<(), Error> {
+        let requirement = self.require(located, plan.w)?;
+        requirement
+            .check_durable(plan.durable as usize)
+            .map_err(|wrong| Error::refused(ErrorCode::BadParameter, wrong.to_string()))?;
+        let up = self.inner.peers.up();
+        let writes = |store| match store == self.inner.me {
+            true => !self.inner.replica.health().is_read_only(),
+            false => up.writes(store),
+        };
+        requirement.feasible(writes).map_err(|short| self.unavailable(located, &short, requirement.members().len()))
+    }
+
+    /// Writes as the coordinating owner; [`Coordinator::check`] has been passed.
+    pub(super) async fn write_here(
+        &self,
+        located: Located,
+        plan: WritePlan,
+        began: Mono,
+        deadline: Mono,
+        admitted: impl Send + 'static,
+    ) -> Result<Wrote, Error> {
+        let claim = match plan.request {
+            Some((id, _)) => {
+                let claim = self.claim(id)?;
+                self.catch_up(&located, plan.w, deadline).await;
+                Some(claim)
+            }
+            None => None,
+        };
+        let write = causality::Write {
+            payload: plan.payload.clone(),
+            supersedes: plan.supersedes.clone(),
+            request: plan.request,
+        };
+        let minting = self
+            .inner
+            .replica
+            .mint(MintRequest {
+                place: located.place.clone(),
+                write,
+                rules: located.rules,
+                class: located.class,
+                max_siblings: plan.max_siblings as usize,
+                max_object: usize::try_from(plan.max_object).unwrap_or(usize::MAX),
+                deadline,
+                flush: plan.durable > 0,
+            })
+            .map_err(|fault| self.refusal(&fault))?;
+        let (answer, answered) = oneshot::channel();
+        let task = Task { coordinator: self.clone(), located, plan, began, deadline, answer: Some(answer), claim };
+        self.inner.env.tasks.spawn(task.run(minting));
+        let answered = answered.await;
+        drop(admitted);
+        answered.unwrap_or_else(|_| {
+            // The node stopped with the write under way.
+            Err(Error::new(ErrorCode::NotServing, Outcome::Unknown, "the node stopped before the write was answered"))
+        })
+    }
+
+    /// Before a write with an Idempotency-Key is minted: what the other owners hold is merged here, so that a repeated
+    /// request finds itself even where another owner coordinated it. Best effort: whoever cannot be reached may hold it.
+    async fn catch_up(&self, located: &Located, w: Level, deadline: Mono) {
+        let half = left(deadline, self.inner.env.clock.now()) / 2;
+        let r = if matches!(w, Level::Count(1) | Level::One | Level::LocalOne) { Level::One } else { Level::Quorum };
+        let options = ReadOptions { r, timeout: half, repair: Some(RepairMode::Off), hedge: false, explain: false };
+        let Ok(again) = self.locate(&located.id) else { return };
+        let now = self.inner.env.clock.now();
+        let Ok(found) = self.read_here(again, &options, now, now + half).await else { return };
+        let Some(object) = found.object else { return };
+        let merge = MergeRequest {
+            place: located.place.clone(),
+            record: encode_object(&object),
+            rules: located.rules,
+            class: located.class,
+            flush: false,
+            mends: false,
+        };
+        // A merge that fails leaves what was here; the mint then fails for the same reason, or goes on without it.
+        let _ = self.inner.replica.merge(merge).await;
+    }
+
+    fn refusal(&self, fault: &Fault) -> Error {
+        let error = refused(fault);
+        if matches!(fault, Fault::Overloaded | Fault::Stopping | Fault::Barred(_) | Fault::Syncing | Fault::Damaged) {
+            self.later(error)
+        } else {
+            error
+        }
+    }
+}
+
+struct Task {
+    coordinator: Coordinator,
+    located: Located,
+    plan: WritePlan,
+    began: Mono,
+    deadline: Mono,
+    answer: Option<oneshot::Sender<Result<Wrote, Error>>>,
+    claim: Option<Claim>,
+}
+
+impl Task {
+    async fn run(mut self, mut minting: Minting) {
+        let env = self.coordinator.inner.env.clone();
+        // Nothing is minted after the deadline, but a storage thread that hangs may not even say so.
+        let patience = left(self.deadline, env.clock.now()) + Duration::from_millis(100);
+        let mut minted = env.timeout(patience, minting.minted()).await;
+        if minted.is_err() {
+            let detail = "the disk did not take the write in time; it may still";
+            self.tell(Err(Error::new(ErrorCode::WriteTimeout, Outcome::Unknown, detail)));
+            // If it is minted after all it belongs to the other owners as well.
+            minted = env.timeout(LATE_FOR, minting.minted()).await;
+        }
+        let coordinated = match minted {
+            Ok(Ok(coordinated)) => coordinated,
+            Ok(Err(fault)) => {
+                let error = self.coordinator.refusal(&fault);
+                return self.tell(Err(error));
+            }
+            Err(_) => return,
+        };
+        let inner = Arc::clone(&self.coordinator.inner);
+        let Ok(requirement) = self.coordinator.require(&self.located, self.plan.w) else { return };
+        let recorder = self.plan.explain.then(|| Recorder::new(self.began));
+        let owners = self.located.stores();
+        let mut core = PutCore::new(requirement, owners, self.plan.durable as usize, Some(inner.me), recorder);
+        let mut pending = Pending::new();
+        for action in core.start(env.clock.now()) {
+            if let PutAction::Send { to, .. } = action {
+                pending.push(self.send(to, &coordinated.record));
+            }
+        }
+        let me = inner.me;
+        pending.push(Box::pin(async move {
+            match minting.durable().await {
+                Ok(flushed) => Event::Acked { from: me, flushed },
+                Err(fault) => Event::Failed { from: me, why: no_vote_of_fault(&fault) },
+            }
+        }));
+        let layouts = [self.located.layout.version()];
+        let mut deadline = env.clock.sleep(left(self.deadline, env.clock.now()));
+        let mut late = None;
+        loop {
+            let action = tokio::select! {
+                biased;
+                event = pending.next() => match event {
+                    None => break,
+                    Some(Event::Acked { from, flushed }) => core.on_ack(env.clock.now(), from, &layouts, flushed),
+                    Some(Event::Failed { from, why }) => core.on_failed(env.clock.now(), from, why),
+                },
+                () = &mut deadline => {
+                    if late.is_some() {
+                        break;
+                    }
+                    core.on_deadline(env.clock.now())
+                }
+            };
+            if let Some(action) = action {
+                late = Some(());
+                deadline = env.clock.sleep(LATE_FOR);
+                self.finish(action, &core, &coordinated);
+            }
+        }
+        inner.metrics.quorum.missed_owners.inc_by(core.missed().count() as u64);
+        self.finish_undecided();
+    }
+
+    fn finish(&mut self, action: PutAction, core: &PutCore, coordinated: &Coordinated) {
+        // From here on a repetition finds the request in the object itself.
+        self.claim = None;
+        let inner = &self.coordinator.inner;
+        let result = match action {
+            PutAction::Answer(counted) => {
+                let siblings = coordinated.object.siblings().len();
+                if coordinated.replayed {
+                    inner.metrics.quorum.replays.inc();
+                }
+                if siblings > 1 {
+                    inner.metrics.quorum.sibling_writes.inc();
+                }
+                let recorder = core.recorder();
+                Ok(Wrote {
+                    object: self.plan.return_body.then(|| coordinated.object.clone()),
+                    context: coordinated.object.context().clone(),
+                    digest: coordinated.digest,
+                    siblings: u32::try_from(siblings).unwrap_or(u32::MAX),
+                    alone: is_alone(&coordinated.object, coordinated.dot),
+                    replayed: coordinated.replayed,
+                    counted,
+                    explain: recorder.map(|recorder| recorder.explain(|store| self.located.describe(store))),
+                })
+            }
+            PutAction::Fail { why, counted } => {
+                inner.metrics.quorum.unknown_writes.inc();
+                let Counted { answered, needed, n, layout } = counted;
+                let waited = match why {
+                    PutFailure::DeadlinePassed => format!("in {:?}", self.plan.timeout),
+                    PutFailure::TooFewAcks => "and too few of the others can".to_owned(),
+                };
+                let detail = format!(
+                    "{answered} of {needed} replicas acknowledged {waited}; the write may be there all the same"
+                );
+                let mut error = Error::new(ErrorCode::WriteTimeout, Outcome::Unknown, detail);
+                (error.required, error.answered, error.n, error.layout) =
+                    (Some(needed), Some(answered), Some(n), Some(layout));
+                error.replicas = self.located.reports(core.states());
+                Err(error)
+            }
+            PutAction::Send { .. } => return,
+        };
+        self.tell(result);
+    }
+
+    /// Every owner answered and nothing was decided: cannot be, for then it is met or hopeless. Whoever waits is told.
+    fn finish_undecided(&mut self) {
+        self.tell(Err(Error::new(ErrorCode::Internal, Outcome::Unknown, "the write ended undecided; this is a bug")));
+    }
+
+    fn tell(&mut self, result: Result<Wrote, Error>) {
+        if let Some(answer) = self.answer.take() {
+            // A client that went away wants no answer.
+            let _ = answer.send(result);
+        }
+    }
+
+    fn send(&self, to: StoreId, record: &Bytes) -> BoxFuture<'static, Event> {
+        let inner = &self.coordinator.inner;
+        let write =
+            Write { target: self.located.target(), record: record.clone(), epoch: 0, flush: self.plan.durable > 1 };
+        let budget = left(self.deadline, inner.env.clock.now()) + LATE_FOR;
+        let call = inner.peers.call(to, Ask::Write(write), self.located.layout.version(), budget);
+        Box::pin(async move {
+            match call.await {
+                Ok(reply) => match reply.tell {
+                    Some(Tell::Written(written)) => Event::Acked { from: to, flushed: written.flushed },
+                    Some(Tell::Refused(refused)) => Event::Failed { from: to, why: no_vote_of_refusal(refused.why()) },
+                    _ => Event::Failed { from: to, why: NoVote::Failed },
+                },
+                Err(failed) => Event::Failed { from: to, why: no_vote_of(&failed) },
+            }
+        })
+    }
+}
+
+/// Whether the answer may carry a context. A replayed request's dot may have been superseded since.
+fn is_alone(object: &Object, dot: Dot) -> bool {
+    object.is_alone(dot)
+}

@@ -1,0 +1,454 @@
+//! The other nodes: links, heartbeats, who is up, and what is done with what they send.
+//!
+//! Down is an opinion: it changes where requests go, never who owns what. It is formed from *direct* heartbeats alone: a
+//! round trip of this node's own (indirect ones hide asymmetric links, scylla#8488). A refused connection makes a peer
+//! suspect at once; after a stall of its own a node judges nobody until it has caught up.
+//!
+//! What others know is published as a snapshot ([`UpSet`]) behind an atomic pointer. Inbound requests are handed to the
+//! services that `node/` registered, so this room names none.
+//!
+//! Bounds: one heartbeat task and one latency window per member; the transport bounds what is in flight.
+
+mod clocks;
+mod heartbeat;
+mod recall;
+mod seen;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::watch;
+
+use crate::env::{BoxFuture, Env};
+use crate::metrics::Metrics;
+use crate::pacing::LatencyWindow;
+use crate::replica::{Bar, Replica};
+use crate::ring::Layout;
+use crate::storage::StorageError;
+use crate::transport::messages::{Ask, Heartbeat, Recalled, Refusal, Reply, Request, Tell};
+use crate::transport::{CallError, Handler, Hello, Transport};
+use crate::types::{Mono, StoreId};
+
+pub use recall::ASK_FOR;
+pub use seen::{Seen, Sight};
+
+/// How often a heartbeat is sent.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
+/// A peer that has not answered for this long is down.
+pub const DOWN_AFTER: Duration = Duration::from_millis(1500);
+
+/// What a peer says of itself with every heartbeat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PeerMood {
+    /// It coordinates no writes.
+    pub mints_not: bool,
+    /// Its disk failed or is full.
+    pub read_only: bool,
+    /// It is stopping: it takes no new work.
+    pub draining: bool,
+}
+
+impl PeerMood {
+    fn bits(self) -> u32 {
+        u32::from(self.mints_not) | u32::from(self.read_only) << 1 | u32::from(self.draining) << 2
+    }
+
+    fn from_bits(bits: u32) -> Self {
+        Self { mints_not: bits & 1 != 0, read_only: bits & 2 != 0, draining: bits & 4 != 0 }
+    }
+}
+
+/// One member, as this node sees it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerStatus {
+    /// Whether requests are sent to it.
+    pub up: bool,
+    /// Since when, by this node's monotonic clock.
+    pub since: Mono,
+    /// What it said of itself.
+    pub mood: PeerMood,
+    /// What it called itself when it last answered.
+    pub hello: Option<Arc<Hello>>,
+    /// Why it is down, for people.
+    pub why: String,
+}
+
+/// Who is up: an immutable snapshot.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct UpSet {
+    peers: BTreeMap<StoreId, PeerStatus>,
+}
+
+impl UpSet {
+    /// Whether requests are sent to this member. A node is always up to itself.
+    #[must_use]
+    pub fn is_up(&self, store: StoreId) -> bool {
+        self.peers.get(&store).is_some_and(|peer| peer.up)
+    }
+
+    /// Whether it is up and takes writes to coordinate.
+    #[must_use]
+    pub fn mints(&self, store: StoreId) -> bool {
+        self.peers.get(&store).is_some_and(|peer| peer.up && !peer.mood.mints_not && !peer.mood.draining)
+    }
+
+    /// Whether it is up and can take a write.
+    #[must_use]
+    pub fn writes(&self, store: StoreId) -> bool {
+        self.peers.get(&store).is_some_and(|peer| peer.up && !peer.mood.read_only)
+    }
+
+    /// What is known of a member.
+    #[must_use]
+    pub fn get(&self, store: StoreId) -> Option<&PeerStatus> {
+        self.peers.get(&store)
+    }
+}
+
+/// Answers what peers ask.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one request.
+    fn serve(&self, from: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply>;
+}
+
+/// The other nodes.
+#[derive(Clone)]
+pub struct Peers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    transport: Arc<dyn Transport>,
+    replica: Replica,
+    hello: ArcSwap<Hello>,
+    layout: ArcSwapOption<Layout>,
+    up: ArcSwap<UpSet>,
+    changes: watch::Sender<u64>,
+    latencies: Mutex<BTreeMap<StoreId, LatencyWindow>>,
+    clocks: Mutex<clocks::Clocks>,
+    seen: Seen,
+    mood: ArcSwap<PeerMood>,
+    /// Members that refuse this node.
+    refusing: Mutex<BTreeSet<StoreId>>,
+    metrics: Arc<Metrics>,
+    services: ArcSwapOption<Services>,
+}
+
+/// Who answers what.
+#[derive(Clone)]
+pub struct Services {
+    /// Probes: founding, and later gossip.
+    pub cluster: Arc<dyn Service>,
+    /// Everything about data.
+    pub data: Arc<dyn Service>,
+}
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peers").field("hello", &self.hello()).finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    /// Peers of a node that calls itself `hello`. Nothing is sent or answered before [`Peers::open`].
+    pub fn new(
+        env: &Env,
+        transport: Arc<dyn Transport>,
+        replica: Replica,
+        hello: Hello,
+        metrics: Arc<Metrics>,
+        max_clock_drift: Duration,
+    ) -> Result<Self, StorageError> {
+        let seen = Seen::load(&replica)?;
+        let inner = Inner {
+            env: env.clone(),
+            transport,
+            replica,
+            hello: ArcSwap::from_pointee(hello),
+            layout: ArcSwapOption::empty(),
+            up: ArcSwap::default(),
+            changes: watch::channel(0).0,
+            latencies: Mutex::default(),
+            clocks: Mutex::new(clocks::Clocks::new(max_clock_drift)),
+            seen,
+            mood: ArcSwap::default(),
+            metrics,
+            refusing: Mutex::default(),
+            services: ArcSwapOption::empty(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Registers who answers, and begins to listen.
+    pub fn open(&self, services: Services) {
+        self.inner.services.store(Some(Arc::new(services)));
+        self.serve();
+    }
+
+    /// Answers nobody any more, and lets go of the services.
+    pub fn close(&self) {
+        self.inner.services.store(None);
+    }
+
+    /// What this node calls itself.
+    #[must_use]
+    pub fn hello(&self) -> Arc<Hello> {
+        self.inner.hello.load_full()
+    }
+
+    /// Changes what this node calls itself: a cluster was founded, an incarnation or generation is new.
+    pub fn introduce(&self, change: impl FnOnce(&mut Hello)) {
+        let mut hello = (*self.hello()).clone();
+        change(&mut hello);
+        self.inner.hello.store(Arc::new(hello));
+        self.serve();
+    }
+
+    fn serve(&self) {
+        self.inner.transport.serve((*self.hello()).clone(), Arc::new(self.clone()));
+    }
+
+    /// Takes the members of a layout for its peers: they can be called from here on.
+    pub fn follow(&self, layout: Arc<Layout>) {
+        self.inner.layout.store(Some(layout));
+    }
+
+    /// Begins to send heartbeats to the members: once this node knows who it is.
+    pub fn watch_members(&self) {
+        let Some(layout) = self.inner.layout.load_full() else { return };
+        let me = self.hello().store;
+        self.change(|up| {
+            for member in layout.members().iter().filter(|member| member.store != me) {
+                up.peers.entry(member.store).or_insert_with(|| PeerStatus {
+                    up: false,
+                    since: self.inner.env.clock.now(),
+                    mood: PeerMood::default(),
+                    hello: None,
+                    why: "not heard from since this node started".into(),
+                });
+            }
+            up.peers.insert(
+                me,
+                PeerStatus {
+                    up: true,
+                    since: self.inner.env.clock.now(),
+                    mood: PeerMood::default(),
+                    hello: Some(self.hello()),
+                    why: String::new(),
+                },
+            );
+        });
+        for member in layout.members().iter().filter(|member| member.store != me) {
+            heartbeat::start(self, member.store, member.peer_address.clone());
+        }
+        clocks::start(self);
+    }
+
+    /// Who is up.
+    #[must_use]
+    pub fn up(&self) -> Arc<UpSet> {
+        self.inner.up.load_full()
+    }
+
+    /// Told whenever somebody comes or goes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    /// What was seen of other stores.
+    #[must_use]
+    pub fn seen(&self) -> &Seen {
+        &self.inner.seen
+    }
+
+    /// What heartbeats say of this node.
+    pub fn set_mood(&self, mood: PeerMood) {
+        self.inner.mood.store(Arc::new(mood));
+    }
+
+    /// How far this node's clock is from the members' median, and whether that is too far.
+    #[must_use]
+    pub fn clock_offset(&self) -> Option<(i64, bool)> {
+        self.inner.clocks.lock().unwrap_or_else(PoisonError::into_inner).verdict()
+    }
+
+    /// The 95th percentile of a member's recent answers.
+    #[must_use]
+    pub fn p95(&self, store: StoreId) -> Option<Duration> {
+        let latencies = self.inner.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        latencies.get(&store).and_then(LatencyWindow::p95)
+    }
+
+    /// The median of a member's recent answers.
+    #[must_use]
+    pub fn median(&self, store: StoreId) -> Option<Duration> {
+        let latencies = self.inner.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        latencies.get(&store).and_then(LatencyWindow::median)
+    }
+
+    /// Asks whoever listens at `address`: before there is a cluster, or to check on a member.
+    pub fn ask(
+        &self,
+        address: &str,
+        ask: Ask,
+        budget: Duration,
+    ) -> BoxFuture<'static, Result<crate::transport::Answer, CallError>> {
+        let request = Request::new(ask);
+        self.inner.transport.call(address, None, request, budget)
+    }
+
+    /// Asks a member, within a quorum that is counted in layout `counted`.
+    ///
+    /// The future sends once it is first polled; whoever must not stop half way spawns it.
+    pub fn call(
+        &self,
+        store: StoreId,
+        ask: Ask,
+        counted: u64,
+        budget: Duration,
+    ) -> impl Future<Output = Result<Reply, CallError>> + Send + use<> {
+        let this = self.clone();
+        async move {
+            let Some(layout) = this.inner.layout.load_full() else {
+                return Err(CallError::NotSent("this node is in no cluster yet".into()));
+            };
+            let Some(index) = layout.member_by_store(store) else {
+                return Err(CallError::NotSent("it is not a member".into()));
+            };
+            let address = &layout.member(index).peer_address;
+            let budget_us = u64::try_from(budget.as_micros()).unwrap_or(u64::MAX);
+            let request = Request { head: layout.version(), counted, budget_us, ask: Some(ask) };
+            let sent = this.inner.env.clock.now();
+            let answer = this.inner.transport.call(address, Some(store), request, budget).await;
+            let now = this.inner.env.clock.now();
+            answer.map(|answer| {
+                this.note_latency(store, now.since(sent));
+                answer.reply
+            })
+        }
+    }
+
+    fn note_latency(&self, store: StoreId, took: Duration) {
+        let mut latencies = self.inner.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        latencies.entry(store).or_default().record(took);
+    }
+
+    /// Changes the snapshot of who is up.
+    fn change(&self, change: impl Fn(&mut UpSet)) {
+        self.inner.up.rcu(|up| {
+            let mut up = (**up).clone();
+            change(&mut up);
+            up
+        });
+        let up = self.up().peers.values().filter(|peer| peer.up).count();
+        self.inner.metrics.peers.up.set(i64::try_from(up).unwrap_or(i64::MAX));
+        self.inner.changes.send_modify(|count| *count += 1);
+    }
+}
+
+impl Handler for Peers {
+    fn admit(&self, peer: &Hello) -> Result<(), String> {
+        let me = self.hello();
+        if peer.store == me.store {
+            return Err(format!(
+                "store {} is this node's own ({}): the data directory of {} is a copy of it; empty that directory and \
+                 start again, then it enters as a new node",
+                peer.store, me.peer_address, peer.peer_address
+            ));
+        }
+        let Some(layout) = self.inner.layout.load_full() else { return Ok(()) };
+        let Some(index) = layout.member_by_store(peer.store) else { return Ok(()) };
+        let member = layout.member(index);
+        if member.peer_address != peer.peer_address {
+            return Err(format!(
+                "store {} is the member {} at {}, and the process that calls advertises {}: a copied data directory is \
+                 to be emptied before it is started; a moved node is to advertise its old address",
+                peer.store, member.name, member.peer_address, peer.peer_address
+            ));
+        }
+        if let Some(status) = self.up().get(peer.store)
+            && let Some(known) = &status.hello
+            && status.up
+            && known.boot != peer.boot
+            && self.inner.seen.answered_lately(peer.store, known.boot, self.inner.env.clock.now())
+        {
+            return Err(format!("another process answers under the store id {} of {}", peer.store, member.name));
+        }
+        Ok(())
+    }
+
+    fn handle(&self, from: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply> {
+        let head = self.inner.layout.load().as_ref().map_or(0, |layout| layout.version());
+        let Some(services) = self.inner.services.load_full() else {
+            return Box::pin(async { Reply::refused(Refusal::Stopping, "this node is stopping") });
+        };
+        let reply: BoxFuture<'static, Reply> = match &request.ask {
+            Some(Ask::Heartbeat(theirs)) => {
+                let (this, progress) = (self.clone(), theirs.progress);
+                let beat = self.beat();
+                if this.inner.seen.is_news(&from, progress) {
+                    // Beside the answer: a slow disk here must not make this node look dead.
+                    let tasks = this.inner.env.tasks.clone();
+                    tasks.spawn(async move {
+                        // A disk that fails says so elsewhere; the next heartbeat tells it again.
+                        let _ = this.inner.seen.note_progress(&this.inner.replica, &from, progress).await;
+                    });
+                }
+                Box::pin(async move { Reply::new(Tell::Alive(beat)) })
+            }
+            Some(Ask::Recall(recall)) => {
+                let (this, remember) = (self.clone(), recall.remember);
+                Box::pin(async move { this.recall(&from, remember).await })
+            }
+            Some(Ask::Probe(_)) => services.cluster.serve(from, request),
+            Some(_) => services.data.serve(from, request),
+            None => Box::pin(async { Reply::refused(Refusal::Unknown, "this node does not know that request") }),
+        };
+        Box::pin(async move {
+            let mut reply = reply.await;
+            reply.head = head;
+            reply
+        })
+    }
+}
+
+impl Peers {
+    fn beat(&self) -> Heartbeat {
+        Heartbeat {
+            wall_ms: self.inner.env.clock.wall().0,
+            state: self.inner.mood.load().bits(),
+            progress: self.inner.replica.identity().progress(),
+        }
+    }
+
+    /// Notes whether a member refuses this node. Refused by one and taken in by nobody, it neither votes nor mints.
+    fn note_refusal(&self, store: StoreId, refuses: bool) {
+        let mut refusing = self.inner.refusing.lock().unwrap_or_else(PoisonError::into_inner);
+        if refuses {
+            refusing.insert(store);
+        } else {
+            refusing.clear();
+        }
+        let me = self.hello().store;
+        let alone = !self.up().peers.iter().any(|(other, peer)| peer.up && *other != me);
+        let identity = self.inner.replica.identity();
+        if !refusing.is_empty() && alone {
+            identity.bar(Bar::Impostor);
+        } else {
+            identity.lift(Bar::Impostor);
+        }
+    }
+
+    /// Tells a node what was seen of its store, and remembers what it is now where it asks for that.
+    async fn recall(&self, from: &Hello, remember: bool) -> Reply {
+        let before = self.inner.seen.get(from.store);
+        let kept = remember && self.inner.seen.note(&self.inner.replica, from).await.is_ok();
+        let known = before.is_some_and(|sight| sight.generation > 0);
+        let Sight { generation, boot, progress } = before.unwrap_or_default();
+        Reply::new(Tell::Recalled(Recalled { known, generation, boot, progress, kept }))
+    }
+}

@@ -1,0 +1,266 @@
+//! Mending: a key that could not be read, or a partition whose state is in doubt, is merged from every other owner.
+//!
+//! Only *every* other owner will do: what this copy acknowledged together with one of them may be unknown to the rest.
+//! While one cannot be asked, the key answers *error* and the partition `syncing`: neither is a vote for "not found"
+//! (I-ACK, I-OVERLAP). An owner that cannot read its own copy has nothing to give and has been asked; but where another
+//! copy is damaged and nobody holds one, nothing is released: that takes an operator.
+//!
+//! A source that was copied is not copied again in this incarnation: what is acknowledged later reaches this node by the
+//! write path.
+//!
+//! Bounds: one worker; one page of 1 MiB and 64 merges under way per source; tries again every 250 ms to 5 s.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use tracing::{info, warn};
+
+use crate::causality::{MergeRules, Object, decode_object, encode_object};
+use crate::env::Env;
+use crate::peers::Peers;
+use crate::replica::{Fault, MergeRequest, Place, Replica, name_of};
+use crate::ring::{Layout, Mode};
+use crate::transport::messages::{Ask, Fetch, Held, Read, Refusal, Target, Tell};
+use crate::types::{Bucket, Incarnation, Key, ObjectId, PartitionId, StoreId};
+
+const CALL_FOR: Duration = Duration::from_secs(5);
+const PAGE: u32 = 1 << 20;
+/// Merges under way at once, per source.
+const MERGES: usize = 64;
+const GIVE_WAY: Duration = Duration::from_millis(20);
+const AGAIN_AT_LEAST: Duration = Duration::from_millis(250);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(5);
+
+/// What the mending worker has done.
+#[derive(Debug, Default)]
+pub struct Mending {
+    /// Keys released from quarantine.
+    pub keys: AtomicU64,
+    /// Partitions completely synced.
+    pub partitions: AtomicU64,
+}
+
+struct Mender {
+    env: Env,
+    replica: Replica,
+    peers: Peers,
+    layout: Arc<Layout>,
+    window: Duration,
+    done: Arc<Mending>,
+    copied: Mutex<(Incarnation, BTreeSet<(PartitionId, StoreId)>)>,
+}
+
+/// What one other owner says of a key.
+enum Theirs {
+    Object(Object),
+    Nothing,
+    /// It cannot read its own copy.
+    Damaged,
+    /// It could not be asked.
+    Unknown,
+}
+
+/// Begins to mend, in a task of the node.
+pub fn start(env: &Env, replica: Replica, peers: Peers, layout: Arc<Layout>, window: Duration) -> Arc<Mending> {
+    let done = Arc::new(Mending::default());
+    let copied = Mutex::new((replica.identity().incarnation(), BTreeSet::new()));
+    let mender = Mender { env: env.clone(), replica, peers, layout, window, done: Arc::clone(&done), copied };
+    env.tasks.spawn(mender.run());
+    done
+}
+
+impl Mender {
+    async fn run(self) {
+        let mut changes = self.replica.health().watch();
+        let mut again = AGAIN_AT_LEAST;
+        loop {
+            changes.mark_unchanged();
+            let before = (self.done.keys.load(Ordering::Relaxed), self.done.partitions.load(Ordering::Relaxed));
+            self.round().await;
+            let after = (self.done.keys.load(Ordering::Relaxed), self.done.partitions.load(Ordering::Relaxed));
+            if self.replica.health().is_well() {
+                again = AGAIN_AT_LEAST;
+                // The replica outlives this task, so the sender is never gone while it waits.
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            } else {
+                again = if before == after { (again * 2).min(AGAIN_AT_MOST) } else { AGAIN_AT_LEAST };
+                self.env.clock.sleep(again).await;
+            }
+        }
+    }
+
+    async fn round(&self) {
+        for partition in self.replica.health().unsynced() {
+            if let Err(why) = self.sync(partition).await {
+                warn!(%partition, why, "a partition cannot be synced yet");
+            }
+        }
+        for (partition, stored) in self.replica.health().quarantined() {
+            if let Err(why) = self.mend(partition, stored).await {
+                warn!(%partition, why, "a quarantined key cannot be mended yet");
+            }
+        }
+    }
+
+    /// The other owners of what this node owns in a partition, over all buckets; empty where it owns nothing.
+    fn others(&self, partition: PartitionId) -> Vec<StoreId> {
+        let me = self.replica.identity().store();
+        let spec = self.layout.spec();
+        let mut others = Vec::new();
+        for settings in spec.buckets.values().chain([&spec.default_bucket]) {
+            let owners: Vec<StoreId> = self
+                .layout
+                .owners(partition, settings)
+                .flat_map(|(_, owners)| owners)
+                .map(|index| self.layout.member(*index).store)
+                .collect();
+            if owners.contains(&me) {
+                others.extend(owners.into_iter().filter(|store| *store != me));
+            }
+        }
+        others.sort_unstable();
+        others.dedup();
+        others
+    }
+
+    async fn sync(&self, partition: PartitionId) -> Result<(), String> {
+        let others = self.others(partition);
+        let missing: Vec<StoreId> = {
+            let mut copied = self.copied();
+            let incarnation = self.replica.identity().incarnation();
+            if copied.0 != incarnation {
+                *copied = (incarnation, BTreeSet::new());
+            }
+            others.iter().copied().filter(|store| !copied.1.contains(&(partition, *store))).collect()
+        };
+        let results = join_all(missing.iter().map(|store| self.copy(partition, *store))).await;
+        let mut failed = None;
+        for (result, store) in results.into_iter().zip(missing) {
+            match result {
+                Ok(()) => drop(self.copied().1.insert((partition, store))),
+                Err(why) => failed = Some(why),
+            }
+        }
+        if let Some(why) = failed {
+            return Err(why);
+        }
+        self.replica.mark_synced(partition).await.map_err(|fault| fault.to_string())?;
+        self.done.partitions.fetch_add(1, Ordering::Relaxed);
+        if !others.is_empty() {
+            info!(%partition, sources = others.len(), "a partition is synced");
+        }
+        Ok(())
+    }
+
+    fn copied(&self) -> MutexGuard<'_, (Incarnation, BTreeSet<(PartitionId, StoreId)>)> {
+        self.copied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Merges everything that one other owner holds of a partition, whatever its own state.
+    async fn copy(&self, partition: PartitionId, from: StoreId) -> Result<(), String> {
+        let mut after = Bytes::new();
+        loop {
+            let fetch = Fetch { partition: partition.0, after, max_bytes: PAGE };
+            let reply = self.peers.call(from, Ask::Fetch(fetch), self.layout.version(), CALL_FOR).await;
+            let page = match reply.map(|reply| reply.tell) {
+                Ok(Some(Tell::Page(page))) => page,
+                Ok(Some(Tell::Refused(refused))) => return Err(format!("{from} refuses: {}", refused.detail)),
+                Ok(_) => return Err(format!("{from} answers something else")),
+                Err(failed) => return Err(format!("{from}: {failed}")),
+            };
+            if !page.unreadable.is_empty() {
+                // What it cannot read it may have acknowledged: it has to be mended first.
+                return Err(format!("{from} cannot read {} keys of it", page.unreadable.len()));
+            }
+            let merges = page.entries.into_iter().map(|entry| self.merge_patiently(entry.target, entry.record));
+            let mut merging = futures_util::stream::iter(merges).buffer_unordered(MERGES);
+            while let Some(merged) = merging.next().await {
+                // A key that is quarantined here is mended by itself.
+                if let Err(fault) = merged
+                    && fault != Fault::Damaged
+                {
+                    return Err(fault.to_string());
+                }
+            }
+            drop(merging);
+            match page.next {
+                Some(next) => after = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Gives way to clients where the storage threads have enough to do.
+    async fn merge_patiently(&self, target: Target, record: Bytes) -> Result<(), Fault> {
+        loop {
+            match self.merge(target.clone(), record.clone(), false).await {
+                Err(Fault::Overloaded) => self.env.clock.sleep(GIVE_WAY).await,
+                merged => return merged,
+            }
+        }
+    }
+
+    async fn merge(&self, target: Target, record: Bytes, mends: bool) -> Result<(), Fault> {
+        let bad = |what: String| Fault::Malformed(what);
+        let bucket = Bucket::new(&target.bucket).map_err(|wrong| bad(wrong.to_string()))?;
+        let key = Key::new(target.key).map_err(|wrong| bad(wrong.to_string()))?;
+        let id = ObjectId::new(bucket, key);
+        let settings = self.layout.settings(&id.bucket);
+        let place = Place::of(self.layout.grid(), &id, target.generation);
+        let rules = MergeRules { last_write_wins: settings.mode == Mode::Lww, idempotency_window: self.window };
+        let class = u16::from(settings.n);
+        self.replica.merge(MergeRequest { place, record, rules, class, flush: false, mends }).await.map(|_| ())
+    }
+
+    async fn mend(&self, partition: PartitionId, stored: Bytes) -> Result<(), String> {
+        let Some((id, generation)) = name_of(&stored) else { return Err("it is no object".into()) };
+        let others = self.others(partition);
+        if others.is_empty() {
+            return Err("there is no other owner: what it held can only be given up".into());
+        }
+        let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
+        let said = join_all(others.iter().map(|store| self.ask(*store, target.clone()))).await;
+        let settings = self.layout.settings(&id.bucket);
+        let rules = MergeRules { last_write_wins: settings.mode == Mode::Lww, idempotency_window: self.window };
+        let mut merged = Object::new();
+        let (mut found, mut damaged) = (false, false);
+        for (theirs, from) in said.into_iter().zip(&others) {
+            match theirs {
+                Theirs::Object(object) => {
+                    merged.merge(&object, &rules);
+                    found = true;
+                }
+                Theirs::Nothing => {}
+                Theirs::Damaged => damaged = true,
+                Theirs::Unknown => return Err(format!("{from} cannot be asked")),
+            }
+        }
+        if damaged && !found {
+            return Err("another owner's copy is damaged as well, and nobody holds one".into());
+        }
+        self.merge(target, encode_object(&merged), true).await.map_err(|fault| fault.to_string())?;
+        self.done.keys.fetch_add(1, Ordering::Relaxed);
+        info!(%partition, "a quarantined key is whole again");
+        Ok(())
+    }
+
+    async fn ask(&self, store: StoreId, target: Target) -> Theirs {
+        let read = Read { target, have: None, to_mend: true };
+        match self.peers.call(store, Ask::Read(read), self.layout.version(), CALL_FOR).await.map(|reply| reply.tell) {
+            Ok(Some(Tell::Copy(copy))) => match (copy.held(), copy.record.map(decode_object)) {
+                (Held::Object, Some(Ok(object))) => Theirs::Object(object),
+                (Held::Nothing, _) => Theirs::Nothing,
+                _ => Theirs::Unknown,
+            },
+            Ok(Some(Tell::Refused(refused))) if refused.why() == Refusal::Damaged => Theirs::Damaged,
+            _ => Theirs::Unknown,
+        }
+    }
+}
