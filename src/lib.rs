@@ -22,6 +22,7 @@ pub mod kv;
 
 pub mod cluster;
 pub mod coordinator;
+pub mod node;
 pub mod peers;
 pub mod repair;
 pub mod replica;

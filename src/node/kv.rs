@@ -1,0 +1,172 @@
+//! The embedding API: [`Kv`] on a node. Checks what a client may not do, opens and signs its tokens, and shows objects as
+//! clients see them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Node;
+use crate::causality::{Supersedes, TokenKeys, TokenKind, VersionVector};
+use crate::cluster::Standing;
+use crate::coordinator::{Found, WritePlan, Wrote};
+use crate::env::BoxFuture;
+use crate::kv::{
+    ContextToken, ETag, Error, ErrorCode, FloorToken, Kv, Outcome, ReadAnswer, ReadOptions, Value, WriteAnswer,
+    WriteOptions, expired, open_context, payload_of, request_of, views,
+};
+use crate::metrics::Ended;
+use crate::types::ObjectId;
+
+/// Most bytes of user metadata, names and values.
+const META_MOST: usize = 2048;
+
+impl Kv for Node {
+    fn get(&self, id: ObjectId, options: ReadOptions) -> BoxFuture<'_, Result<ReadAnswer, Error>> {
+        Box::pin(async move {
+            let began = self.inner.env.clock.now();
+            let result = self.read(&id, &options).await;
+            let ended = match &result {
+                Ok(answer) if answer.siblings.is_empty() => Ended::NotFound,
+                Ok(_) => Ended::Ok,
+                Err(error) => ended(error),
+            };
+            self.inner.metrics.reads.record(options.r, ended, self.inner.env.clock.now().since(began));
+            result
+        })
+    }
+
+    fn put(&self, id: ObjectId, value: Value, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
+        Box::pin(self.counted_write(id, Some(value), options))
+    }
+
+    fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
+        Box::pin(self.counted_write(id, None, options))
+    }
+}
+
+impl Node {
+    async fn read(&self, id: &ObjectId, options: &ReadOptions) -> Result<ReadAnswer, Error> {
+        let keys = self.serving()?;
+        let Found { object, digest, counted, explain } = self.inner.coordinator.get(id, options).await?;
+        let now = self.inner.env.clock.wall();
+        let nothing = VersionVector::new();
+        let context = object.as_ref().map_or(&nothing, |object| object.context());
+        let siblings = object.as_ref().map_or_else(Vec::new, |object| views(object, now));
+        if !siblings.is_empty() {
+            self.inner.metrics.quorum.siblings.observe(siblings.len() as f64);
+        }
+        Ok(ReadAnswer {
+            siblings,
+            context: ContextToken(keys.sign(TokenKind::Context, id, context)),
+            floor: FloorToken(keys.sign(TokenKind::Floor, id, context)),
+            etag: object.as_ref().map(|object| ETag {
+                digest: digest.unwrap_or_else(|| object.digest()),
+                expired: expired(object, now),
+            }),
+            counted,
+            explain,
+        })
+    }
+
+    async fn counted_write(
+        &self,
+        id: ObjectId,
+        value: Option<Value>,
+        options: WriteOptions,
+    ) -> Result<WriteAnswer, Error> {
+        let (began, level) = (self.inner.env.clock.now(), options.w);
+        let result = self.write(&id, value, options).await;
+        let ended = result.as_ref().map_or_else(ended, |_| Ended::Ok);
+        self.inner.metrics.writes.record(level, ended, self.inner.env.clock.now().since(began));
+        result
+    }
+
+    async fn write(&self, id: &ObjectId, value: Option<Value>, options: WriteOptions) -> Result<WriteAnswer, Error> {
+        let keys = self.serving()?;
+        let node = &self.inner.config.node;
+        if let Some(value) = &value {
+            check_value(value, node.max_value)?;
+        }
+        if let Some(key) = &options.idempotency_key
+            && !(1..=255).contains(&key.len())
+        {
+            let detail = format!("an Idempotency-Key has 1 to 255 bytes, got {}", key.len());
+            return Err(Error::refused(ErrorCode::BadParameter, detail));
+        }
+        let context = options.context.as_ref().map(|token| open_context(&keys, id, token)).transpose()?;
+        let request = options.idempotency_key.as_ref().map(|key| request_of(key, id, value.as_ref(), context.as_ref()));
+        let deletes = value.is_none();
+        let plan = WritePlan {
+            payload: payload_of(value, self.inner.env.clock.wall()),
+            supersedes: match context {
+                Some(context) => Supersedes::Covered(context),
+                None if deletes => Supersedes::Seen,
+                None => Supersedes::Tombstones,
+            },
+            request,
+            w: options.w,
+            durable: options.durable,
+            timeout: options.timeout,
+            return_body: options.return_body,
+            explain: options.explain,
+            max_siblings: node.max_siblings,
+            max_object: node.max_object as u64,
+        };
+        let wrote = self.inner.coordinator.put(id, plan).await?;
+        Ok(self.answer(&keys, id, wrote))
+    }
+
+    fn answer(&self, keys: &TokenKeys, id: &ObjectId, wrote: Wrote) -> WriteAnswer {
+        let now = self.inner.env.clock.wall();
+        // A context names only what its holder was shown.
+        let shown = wrote.alone || wrote.object.is_some();
+        WriteAnswer {
+            context: shown.then(|| ContextToken(keys.sign(TokenKind::Context, id, &wrote.context))),
+            floor: FloorToken(keys.sign(TokenKind::Floor, id, &wrote.context)),
+            etag: ETag {
+                digest: wrote.digest,
+                expired: wrote.object.as_ref().map_or(0, |object| expired(object, now)),
+            },
+            sibling_count: wrote.siblings,
+            siblings: wrote.object.as_ref().map(|object| views(object, now)),
+            replayed: wrote.replayed,
+            counted: wrote.counted,
+            explain: wrote.explain,
+        }
+    }
+
+    /// The keys for this cluster's tokens, if this node serves.
+    fn serving(&self) -> Result<Arc<TokenKeys>, Error> {
+        let why = match self.standing() {
+            _ if self.inner.draining.load(Ordering::Acquire) => "it is stopping".to_owned(),
+            Standing::Serving => match self.token_keys() {
+                Some(keys) => return Ok(keys),
+                None => "it is starting".to_owned(),
+            },
+            Standing::Starting => "it is starting".to_owned(),
+            Standing::Waiting(why) | Standing::Refused(why) => why,
+        };
+        let mut error = Error::refused(ErrorCode::NotServing, format!("this node does not serve: {why}"));
+        error.retry_after = Some(std::time::Duration::from_millis(500 + self.inner.env.entropy.below(1000)));
+        Err(error)
+    }
+}
+
+fn ended(error: &Error) -> Ended {
+    match error.outcome {
+        Outcome::NotApplied => Ended::NotApplied,
+        Outcome::Unknown | Outcome::Applied => Ended::Unknown,
+    }
+}
+
+fn check_value(value: &Value, most: usize) -> Result<(), Error> {
+    if value.bytes.len() > most {
+        let detail = format!("a value has at most {most} bytes, got {}", value.bytes.len());
+        return Err(Error::refused(ErrorCode::ValueTooLarge, detail));
+    }
+    let meta: usize = value.meta.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if meta > META_MOST {
+        let detail = format!("user metadata has at most {META_MOST} bytes, got {meta}");
+        return Err(Error::refused(ErrorCode::BadParameter, detail));
+    }
+    Ok(())
+}

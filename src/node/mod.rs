@@ -1,0 +1,331 @@
+//! A node: the rooms put together, started, stopped; and the embedding API.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use quorate::kv::{Kv, ReadOptions, WriteOptions};
+//! use quorate::node::Node;
+//! use quorate::types::{Bucket, Key, ObjectId};
+//!
+//! let node = Node::builder().data_dir("./quorate-data").start().await?;
+//! let id = ObjectId::new(Bucket::new("greetings")?, Key::new("hello")?);
+//! node.put(id.clone(), "world".into(), WriteOptions::default()).await?;
+//! let found = node.get(id, ReadOptions::default()).await?;
+//! assert_eq!(found.siblings.len(), 1);
+//! node.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod builder;
+mod config;
+mod kv;
+mod view;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+use tracing::{error, info};
+
+pub use builder::Builder;
+pub use config::{ClusterConfig, Config, ConfigError, NodeConfig};
+
+use crate::causality::TokenKeys;
+use crate::cluster::{ClusterService, FoundingOptions, LayoutKeeper, Standing};
+use crate::coordinator::{Coordinator, DataService, Limits};
+use crate::env::Env;
+use crate::metrics::Metrics;
+use crate::peers::{PeerMood, Peers, Services};
+use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
+use crate::ring::founding::{Directory, Terms};
+use crate::ring::{BucketSettings, Grid, Layout, Member};
+use crate::storage::{Storage, StorageError};
+use crate::transport::{Hello, Transport};
+use crate::types::StoreId;
+
+/// The protocol versions this build speaks: oldest, newest.
+const PROTOCOL: (u16, u16) = (1, 1);
+/// How often the node looks after itself: its mood, what it refuses.
+const TEND_EVERY: Duration = Duration::from_millis(250);
+
+/// Why a node did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error("the configuration is wrong: {0}")]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used.
+    #[error("the data directory cannot be used: {0}")]
+    Storage(#[from] StorageError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {problem}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system said.
+        problem: String,
+    },
+}
+
+/// A running node. Cheap to clone; all clones are one node.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    config: Config,
+    metrics: Arc<Metrics>,
+    replica: Replica,
+    peers: Peers,
+    keeper: LayoutKeeper,
+    coordinator: Coordinator,
+    transport: Arc<dyn Transport>,
+    keys: Mutex<Option<Arc<TokenKeys>>>,
+    draining: AtomicBool,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("name", &self.inner.config.node.name).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// A node to be configured and started.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Starts a node on these adapters. Returns at once: founding, and the peers' word on who it was, come in the
+    /// background ([`Node::wait_until_serving`]).
+    pub async fn start_on(
+        env: Env,
+        config: Config,
+        storage: Arc<dyn Storage>,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self, StartError> {
+        config.check()?;
+        let metrics = Arc::new(Metrics::new());
+        let Config { cluster, node } = &config;
+        let identity = Arc::new(Identity::open(Arc::clone(&storage), &env)?);
+        let options = ReplicaOptions {
+            durability: node.durability,
+            threads: node.storage_threads,
+            partitions: cluster.partitions,
+            machine_boot: node.machine_boot.clone(),
+        };
+        let replica = Replica::start(&env, storage, Arc::clone(&identity), &metrics, &options)?;
+        let hello = Hello {
+            node: identity.node(),
+            store: identity.store(),
+            cluster: None,
+            incarnation: identity.incarnation(),
+            generation: identity.generation(),
+            boot: identity.boot(),
+            name: node.name.clone(),
+            region: node.region.clone(),
+            zone: node.zone.clone(),
+            peer_address: node.peer_address.clone(),
+            client_address: node.client_address.clone(),
+            protocol: PROTOCOL,
+            settings: config.cluster_settings(),
+        };
+        let drift = cluster.max_clock_drift;
+        let peers = Peers::new(&env, Arc::clone(&transport), replica.clone(), hello, Arc::clone(&metrics), drift)?;
+        let keeper = LayoutKeeper::new(replica.clone());
+        check_grid(&keeper, cluster.partitions)?;
+        let limits = Limits { operations: node.max_operations, idempotency_window: cluster.idempotency_window };
+        let layout = Arc::clone(keeper.layout());
+        let coordinator = Coordinator::new(&env, replica.clone(), peers.clone(), layout, Arc::clone(&metrics), limits);
+        let founding = ClusterService::new(&env, peers.clone(), keeper.clone(), founding_options(&config, &identity));
+        let data = Arc::new(DataService::new(coordinator.clone()));
+        peers.open(Services { cluster: Arc::new(founding.clone()), data });
+        let (keys, draining) = (Mutex::new(None), AtomicBool::new(false));
+        let inner = Inner { env, config, metrics, replica, peers, keeper, coordinator, transport, keys, draining };
+        let this = Self { inner: Arc::new(inner) };
+        let tasks = this.inner.env.tasks.clone();
+        tasks.spawn(this.clone().begin(founding));
+        tasks.spawn(this.clone().tend());
+        Ok(this)
+    }
+
+    /// Founds or finds the cluster, asks the members who this node was, then serves.
+    async fn begin(self, founding: ClusterService) {
+        let Some(layout) = founding.found().await else { return };
+        let inner = &self.inner;
+        let me = inner.replica.identity().store();
+        self.make_keys(&layout);
+        inner.peers.follow(Arc::clone(&layout));
+        let others: Vec<StoreId> =
+            layout.members().iter().map(|member| member.store).filter(|store| *store != me).collect();
+        loop {
+            match inner.peers.settle(&others).await {
+                Ok(None) => break,
+                Ok(Some(why)) => {
+                    // The one that answers may be this node's own last life, not yet given up by its peers.
+                    inner.replica.identity().bar(Bar::Impostor);
+                    inner.keeper.stand(Standing::Waiting(format!("a member refuses this node: {why}")));
+                    inner.env.clock.sleep(TEND_EVERY).await;
+                }
+                Err(Fault::Overloaded) => inner.env.clock.sleep(TEND_EVERY).await,
+                Err(fault) => {
+                    error!(%fault, "this node does not serve");
+                    return inner.keeper.stand(Standing::Refused(fault.to_string()));
+                }
+            }
+        }
+        inner.replica.identity().lift(Bar::Impostor);
+        inner.peers.watch_members();
+        let window = inner.config.cluster.idempotency_window;
+        crate::repair::start(&inner.env, inner.replica.clone(), inner.peers.clone(), layout, window);
+        self.tell_mood();
+        inner.keeper.stand(Standing::Serving);
+        info!(name = inner.config.node.name, "serving");
+    }
+
+    /// Without a cluster secret the cluster id signs: it tells the tokens of one cluster from another's, no more.
+    fn make_keys(&self, layout: &Layout) {
+        let cluster = layout.cluster();
+        let secrets: Vec<&[u8]> = match &self.inner.config.cluster.secrets[..] {
+            [] => vec![&cluster.as_bytes()[..]],
+            some => some.iter().map(|secret| &secret[..]).collect(),
+        };
+        let keys = Arc::new(TokenKeys::new(&secrets));
+        *self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner) = Some(keys);
+    }
+
+    /// Tells the peers how this node is.
+    async fn tend(self) {
+        loop {
+            self.tell_mood();
+            self.inner.env.clock.sleep(TEND_EVERY).await;
+        }
+    }
+
+    fn tell_mood(&self) {
+        let inner = &self.inner;
+        let read_only = inner.replica.health().is_read_only();
+        let draining = inner.draining.load(Ordering::Acquire);
+        let mints_not = inner.replica.identity().barred().is_some();
+        inner.peers.set_mood(PeerMood { mints_not, read_only, draining });
+    }
+
+    /// Waits until this node serves, or stays out for good; then says which.
+    pub async fn wait_until_serving(&self) -> Standing {
+        let mut standing = self.inner.keeper.watch();
+        loop {
+            let now = standing.borrow_and_update().clone();
+            if matches!(now, Standing::Serving | Standing::Refused(_)) || standing.changed().await.is_err() {
+                return now;
+            }
+        }
+    }
+
+    /// Where this node stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.inner.keeper.standing()
+    }
+
+    /// What this node counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.inner.metrics
+    }
+
+    /// What this node was told.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The seams it runs on.
+    #[must_use]
+    pub fn env(&self) -> &Env {
+        &self.inner.env
+    }
+
+    /// This node's copy of the data.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.inner.replica
+    }
+
+    /// The keys that tokens are signed with; none before the node is in a cluster.
+    #[must_use]
+    pub fn token_keys(&self) -> Option<Arc<TokenKeys>> {
+        self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes no new operations; those under way go on.
+    pub fn drain(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+        self.tell_mood();
+    }
+
+    /// Stops: takes no new operations, finishes those under way for at most `patience`, flushes, leaves the clean mark.
+    pub async fn shutdown_within(&self, patience: Duration) -> Result<(), StorageError> {
+        let inner = &self.inner;
+        self.drain();
+        let clock = Arc::clone(&inner.env.clock);
+        let give_up = clock.now() + patience;
+        while inner.coordinator.under_way() > 0 && clock.now() < give_up {
+            clock.sleep(Duration::from_millis(5)).await;
+        }
+        inner.transport.shutdown().await;
+        inner.peers.close();
+        let flushed = inner.replica.shutdown(true).await;
+        inner.env.tasks.shutdown().await;
+        flushed
+    }
+
+    /// Stops, with the default patience of 30 s.
+    pub async fn shutdown(&self) -> Result<(), StorageError> {
+        self.shutdown_within(Duration::from_secs(30)).await
+    }
+}
+
+/// Partitions are fixed when a cluster is founded: a directory of another grid cannot be served under this one.
+fn check_grid(keeper: &LayoutKeeper, partitions: u32) -> Result<(), ConfigError> {
+    match keeper.directory() {
+        Ok(Directory::Ring(layout)) if layout.grid().q() != partitions => Err(ConfigError {
+            entry: "cluster.partitions",
+            problem: format!(
+                "is {partitions}, but the cluster of this data directory was founded with {}",
+                layout.grid().q()
+            ),
+        }),
+        // What cannot be read is told by founding, which says how to go on.
+        _ => Ok(()),
+    }
+}
+
+fn founding_options(config: &Config, identity: &Identity) -> FoundingOptions {
+    let Config { cluster, node } = config;
+    let me = Member {
+        node: identity.node(),
+        store: identity.store(),
+        name: node.name.clone(),
+        region: node.region.clone(),
+        zone: node.zone.clone(),
+        weight: node.weight,
+        peer_address: node.peer_address.clone(),
+        client_address: node.client_address.clone(),
+    };
+    // `Config::check` has refused what is no grid.
+    let grid = Grid::new(cluster.partitions).unwrap_or_default();
+    let default_bucket = BucketSettings { n: cluster.n, ..BucketSettings::default() };
+    let terms = Terms {
+        cluster_name: cluster.name.clone(),
+        grid,
+        replicas_max: cluster.replicas_max,
+        default_bucket,
+        seeds: node.seeds.clone(),
+        bootstrap_expect: node.bootstrap_expect,
+    };
+    FoundingOptions { me, terms }
+}

@@ -1,0 +1,198 @@
+//! What a node says of itself and its cluster: owners, status, ring, health.
+
+use crate::cluster::Standing;
+use crate::kv::{
+    Addresses, Attention, Error, ErrorCode, MemberView, NodeView, OwnerView, Owners, PartitionView, RingView, Status,
+    date,
+};
+use crate::ring::{Layout, Member};
+use crate::types::{ObjectId, Wall};
+
+use super::Node;
+
+impl NodeView for Node {
+    fn owners(&self, id: &ObjectId) -> Result<Owners, Error> {
+        let Some(layout) = self.inner.keeper.layout().load_full() else {
+            return Err(Error::refused(ErrorCode::NotServing, "this node is not in a cluster yet"));
+        };
+        let settings = layout.settings(&id.bucket);
+        let partition = layout.partition(id.token());
+        let region = &self.inner.config.node.region;
+        let view = |index| {
+            let member: &Member = layout.member(index);
+            OwnerView {
+                node: member.name.clone(),
+                zone: member.zone.clone(),
+                region: member.region.clone(),
+                state: self.state_of(member, Some(partition)),
+            }
+        };
+        Ok(Owners {
+            token: id.token().to_string(),
+            partition: partition.0,
+            layout: layout.version(),
+            owners: layout.preference_list(region, partition, settings).into_iter().map(view).collect(),
+            fallbacks: layout.fallbacks(region, partition, settings.n_in(region)).into_iter().map(view).collect(),
+        })
+    }
+
+    fn status(&self) -> Status {
+        let layout = self.inner.keeper.layout().load_full();
+        let members = layout.as_ref().map_or_else(Vec::new, |layout| {
+            layout.members().iter().map(|member| self.member_view(layout, member)).collect()
+        });
+        let attention = self.attention(layout.as_deref());
+        let health = match self.standing() {
+            Standing::Serving if attention.is_empty() => "ok",
+            Standing::Serving => "degraded",
+            _ => "not_serving",
+        };
+        Status {
+            node: self.inner.config.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            cluster: layout.as_ref().map(|layout| layout.cluster().to_string()),
+            layout: layout.as_ref().map_or(0, |layout| layout.version()),
+            health: health.into(),
+            members,
+            attention,
+        }
+    }
+
+    fn ring(&self) -> RingView {
+        let Some(layout) = self.inner.keeper.layout().load_full() else { return RingView::default() };
+        let settings = &layout.spec().default_bucket;
+        let region = &self.inner.config.node.region;
+        let partitions = layout.grid().partitions().map(|partition| PartitionView {
+            id: partition.0,
+            owners: layout
+                .preference_list(region, partition, settings)
+                .into_iter()
+                .map(|index| layout.member(index).name.clone())
+                .collect(),
+        });
+        RingView {
+            version: layout.version(),
+            hash: layout.hash().to_string(),
+            live: vec![layout.version()],
+            q: layout.grid().q(),
+            members: layout.members().iter().map(|member| member.name.clone()).collect(),
+            partitions: partitions.collect(),
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match self.standing() {
+            _ if self.inner.draining.load(std::sync::atomic::Ordering::Acquire) => Err("stopping".into()),
+            Standing::Serving => Ok(()),
+            Standing::Starting => Err("starting".into()),
+            Standing::Waiting(why) | Standing::Refused(why) => Err(why),
+        }
+    }
+
+    fn metrics_text(&self) -> String {
+        let metrics = &self.inner.metrics;
+        let health = self.inner.replica.health();
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        metrics.replica.quarantined.set(count(health.quarantined().len()));
+        metrics.replica.unsynced.set(count(health.unsynced().len()));
+        let layout = self.inner.keeper.layout().load_full();
+        metrics.peers.members.set(count(layout.as_ref().map_or(0, |layout| layout.members().len())));
+        let version = layout.as_ref().map_or(0, |layout| layout.version());
+        metrics.peers.layout.set(i64::try_from(version).unwrap_or(i64::MAX));
+        metrics.text()
+    }
+}
+
+impl Node {
+    fn state_of(&self, member: &Member, partition: Option<crate::types::PartitionId>) -> String {
+        let me = self.inner.replica.identity().store();
+        let health = self.inner.replica.health();
+        if member.store == me {
+            let syncing = match partition {
+                Some(partition) => !health.is_synced(partition),
+                None => !health.unsynced().is_empty(),
+            };
+            return if syncing { "syncing" } else { "up" }.into();
+        }
+        if self.inner.peers.up().is_up(member.store) { "up" } else { "down" }.into()
+    }
+
+    fn member_view(&self, layout: &Layout, member: &Member) -> MemberView {
+        let up = self.inner.peers.up();
+        let status = up.get(member.store);
+        let clock = &self.inner.env.clock;
+        let since = status.map(|status| {
+            let ago = clock.now().since(status.since);
+            let ago = u64::try_from(ago.as_millis()).unwrap_or(0);
+            date::rfc3339(Wall(clock.wall().0.saturating_sub(ago)))
+        });
+        let hello = status.and_then(|status| status.hello.as_ref());
+        let incarnation = if member.store == self.inner.replica.identity().store() {
+            Some(self.inner.replica.identity().incarnation())
+        } else {
+            hello.map(|hello| hello.incarnation)
+        };
+        MemberView {
+            id: member.node.to_string(),
+            name: member.name.clone(),
+            incarnation: incarnation.map(|incarnation| format!("{:032x}", incarnation.0)),
+            addresses: Addresses { client: member.client_address.clone(), peer: member.peer_address.clone() },
+            region: member.region.clone(),
+            zone: member.zone.clone(),
+            weight: member.weight,
+            state: self.state_of(member, None),
+            phi: None,
+            since,
+            layout: layout.version(),
+        }
+    }
+
+    fn attention(&self, layout: Option<&Layout>) -> Vec<Attention> {
+        let inner = &self.inner;
+        let mut list = Vec::new();
+        let mut add = |code: &str, text: String, command: &str| {
+            list.push(Attention { code: code.into(), text, command: command.into() });
+        };
+        match self.standing() {
+            Standing::Serving => {}
+            Standing::Starting => add("starting", "this node is starting".into(), ""),
+            Standing::Waiting(why) => add("waiting", format!("this node is not serving yet: {why}"), ""),
+            Standing::Refused(why) => add("stays_out", format!("this node does not serve: {why}"), ""),
+        }
+        let health = inner.replica.health();
+        if health.is_read_only() {
+            add("read_only", "a commit failed: this node is read-only; check its disk, then start it again".into(), "");
+        }
+        if let Some(bar) = inner.replica.identity().barred() {
+            add("coordinates_nothing", format!("this node coordinates no writes: {bar}"), "");
+        }
+        let unsynced = health.unsynced().len();
+        if unsynced > 0 {
+            let text = format!("{unsynced} partitions have no vote here until merged with every other owner");
+            add("syncing", text, "");
+        }
+        let quarantined = health.quarantined().len();
+        if quarantined > 0 {
+            let text = format!("{quarantined} keys could not be read and are being fetched from the other owners");
+            add("quarantined", text, "");
+        }
+        let Some(layout) = layout else { return list };
+        let up = inner.peers.up();
+        let me = inner.replica.identity().store();
+        for member in layout.members().iter().filter(|member| member.store != me && !up.is_up(member.store)) {
+            let why = up.get(member.store).map_or_else(String::new, |status| status.why.clone());
+            let text = format!("{} at {} is down: {why}", member.name, member.peer_address);
+            add("member_down", text, "quorate status");
+        }
+        let n = layout.spec().default_bucket.n;
+        let members = layout.members().len();
+        if members < usize::from(n) {
+            let text = format!("buckets want {n} replicas and the cluster has {members} members: that many are kept");
+            add("fewer_than_n", text, "");
+        }
+        if let Some(why) = crate::ring::founding::lonely(layout, &inner.config.node.seeds) {
+            add("alone", why.into(), "");
+        }
+        list
+    }
+}

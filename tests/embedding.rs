@@ -1,0 +1,155 @@
+//! Nodes embedded in this process, over real TCP on loopback, their data in memory: the embedding API, and what a client
+//! is shown.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::net::TcpListener;
+
+use quorate::causality::TokenKind;
+use quorate::cluster::Standing;
+use quorate::kv::{ErrorCode, Kv, NodeView, Outcome, ReadOptions, WriteOptions};
+use quorate::node::{Config, Node};
+use quorate::quorum::Level;
+use quorate::types::{Bucket, Key, ObjectId};
+
+/// Addresses nobody listens on: taken and given back.
+fn free_addresses(count: usize) -> Vec<String> {
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+}
+
+async fn cluster(size: usize) -> Vec<Node> {
+    let addresses = free_addresses(size);
+    let mut nodes = Vec::new();
+    for (index, address) in addresses.iter().enumerate() {
+        let mut config = Config::default();
+        config.cluster.partitions = 64;
+        config.node.name = format!("n{}", index + 1);
+        config.node.peer_address = address.clone();
+        config.node.client_address = format!("127.0.0.1:{}", 1000 + index);
+        config.node.seeds = if size == 1 { Vec::new() } else { addresses.clone() };
+        nodes.push(Node::builder().config(config).start().await.unwrap());
+    }
+    for node in &nodes {
+        assert_eq!(node.wait_until_serving().await, Standing::Serving);
+    }
+    // Serving needs no quorum; these tests do.
+    for node in &nodes {
+        while node.status().members.iter().any(|member| member.state != "up") {
+            tokio::task::yield_now().await;
+        }
+    }
+    nodes
+}
+
+async fn stop(nodes: Vec<Node>) {
+    for node in nodes {
+        node.shutdown().await.unwrap();
+        assert_eq!(node.env().tasks.len(), 0, "tasks left");
+    }
+}
+
+fn id(key: &str) -> ObjectId {
+    ObjectId::new(Bucket::new("b").unwrap(), Key::new(key.to_owned()).unwrap())
+}
+
+fn values(answer: &quorate::kv::ReadAnswer) -> Vec<String> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let mut values: Vec<String> =
+        answer.siblings.iter().filter_map(|s| s.value.as_ref().map(|value| text(&value.bytes))).collect();
+    values.sort();
+    values
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_answer_each_other() {
+    let nodes = cluster(3).await;
+    for (index, node) in nodes.iter().enumerate() {
+        let written =
+            node.put(id(&format!("k{index}")), format!("v{index}").into(), WriteOptions::default()).await.unwrap();
+        assert!(written.context.is_some());
+        assert!(written.counted.answered >= 2 && written.counted.n == 3);
+    }
+    for r in [Level::One, Level::Two, Level::Three, Level::Quorum, Level::All] {
+        for node in &nodes {
+            for index in 0..3 {
+                if r == Level::One {
+                    continue;
+                }
+                let options = ReadOptions { r, explain: true, ..ReadOptions::default() };
+                let found = node.get(id(&format!("k{index}")), options).await.unwrap();
+                assert_eq!(values(&found), [format!("v{index}")]);
+                assert_eq!(found.explain.unwrap().replicas.len(), 3);
+            }
+        }
+    }
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_writers_with_one_context_leave_two_siblings_and_one_context() {
+    let nodes = cluster(3).await;
+    let first =
+        nodes[0].put(id("k"), "first".into(), WriteOptions { w: Level::All, ..WriteOptions::default() }).await.unwrap();
+    let with = |context: &Option<quorate::kv::ContextToken>| WriteOptions {
+        w: Level::All,
+        context: context.clone(),
+        ..WriteOptions::default()
+    };
+    let a = nodes[1].put(id("k"), "a".into(), with(&first.context)).await.unwrap();
+    assert!(a.context.is_some(), "alone in the object");
+    let b = nodes[2].put(id("k"), "b".into(), with(&first.context)).await.unwrap();
+    assert_eq!((b.sibling_count, b.context), (2, None), "a context names only what its holder was shown");
+    let found = nodes[0].get(id("k"), ReadOptions::default()).await.unwrap();
+    assert_eq!(values(&found), ["a", "b"]);
+    let both = Some(found.context.clone());
+    let resolved = nodes[0].put(id("k"), "ab".into(), with(&both)).await.unwrap();
+    assert_eq!(resolved.sibling_count, 1);
+    for node in &nodes {
+        let found = node.get(id("k"), ReadOptions { r: Level::One, ..ReadOptions::default() }).await.unwrap();
+        assert_eq!(values(&found), ["ab"]);
+    }
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_refused_and_not_applied() {
+    let nodes = cluster(1).await;
+    let node = &nodes[0];
+    let put = |options: WriteOptions| node.put(id("k"), "v".into(), options);
+    let nine = put(WriteOptions { w: Level::Count(9), ..WriteOptions::default() }).await.unwrap_err();
+    assert_eq!((nine.code, nine.outcome), (ErrorCode::BadParameter, Outcome::NotApplied));
+    let any = put(WriteOptions { w: Level::Any, ..WriteOptions::default() }).await.unwrap_err();
+    assert_eq!((any.code, any.outcome), (ErrorCode::NotYet, Outcome::NotApplied));
+    let other = node.put(id("other"), "v".into(), WriteOptions::default()).await.unwrap();
+    let foreign = put(WriteOptions { context: other.context, ..WriteOptions::default() }).await.unwrap_err();
+    assert_eq!((foreign.code, foreign.outcome), (ErrorCode::BadContext, Outcome::NotApplied));
+    let floor = quorate::kv::ContextToken(other.floor.0);
+    let floor =
+        node.put(id("other"), "v".into(), WriteOptions { context: Some(floor), ..WriteOptions::default() }).await;
+    assert_eq!(floor.unwrap_err().code, ErrorCode::BadContext);
+    let long = node.put(id("k"), vec![0; (1 << 20) + 1].into(), WriteOptions::default()).await.unwrap_err();
+    assert_eq!((long.code, long.outcome), (ErrorCode::ValueTooLarge, Outcome::NotApplied));
+    let nothing = node.get(id("k"), ReadOptions::default()).await.unwrap();
+    assert!(nothing.siblings.is_empty() && nothing.etag.is_none());
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_idempotency_key_is_one_version_through_any_node() {
+    let nodes = cluster(3).await;
+    let options = || WriteOptions { idempotency_key: Some("once".into()), ..WriteOptions::default() };
+    let first = nodes[0].put(id("k"), "v".into(), options()).await.unwrap();
+    assert!(!first.replayed);
+    for node in &nodes {
+        let again = node.put(id("k"), "v".into(), options()).await.unwrap();
+        assert!(again.replayed);
+        assert_eq!((again.etag, again.context.is_some()), (first.etag, true));
+    }
+    let other = nodes[1].put(id("k"), "w".into(), options()).await.unwrap_err();
+    assert_eq!((other.code, other.outcome), (ErrorCode::IdempotencyReused, Outcome::NotApplied));
+    let found = nodes[2].get(id("k"), ReadOptions { r: Level::All, ..ReadOptions::default() }).await.unwrap();
+    let keys = nodes[0].token_keys().unwrap();
+    let context = keys.verify(TokenKind::Context, &id("k"), &found.context.0, 1 << 15).unwrap();
+    assert_eq!((found.siblings.len(), context.len()), (1, 1), "one dot was minted");
+    stop(nodes).await;
+}
