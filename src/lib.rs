@@ -26,3 +26,6 @@ pub mod node;
 pub mod peers;
 pub mod repair;
 pub mod replica;
+
+#[cfg(feature = "sim")]
+pub mod sim;

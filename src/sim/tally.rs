@@ -1,0 +1,132 @@
+//! What happened in a run. A run in which nothing went wrong proves little: whoever sums tallies over many seeds can
+//! say that no rare path was never taken.
+
+use std::fmt;
+
+use crate::metrics::Metrics;
+
+/// Counts of rare things, summed over all lives of all nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Operations that clients began.
+    pub operations: u64,
+    /// Of those, answered.
+    pub answered: u64,
+    /// Of those, of unknown outcome.
+    pub unknown: u64,
+    /// Processes that ended.
+    pub lives: u64,
+    /// Processes that mint as somebody else than the one before.
+    pub incarnations: u64,
+    /// Writes that left siblings.
+    pub siblings: u64,
+    /// Replicas mended by reads.
+    pub read_repairs: u64,
+    /// Reads sent to one more replica.
+    pub hedges: u64,
+    /// Operations handed over to an owner.
+    pub handovers: u64,
+    /// Keys put into quarantine.
+    pub quarantines: u64,
+    /// Proofs that a directory went back.
+    pub rollbacks: u64,
+    /// Writes answered as the first time.
+    pub replays: u64,
+    /// Commits that failed.
+    pub commit_failures: u64,
+    /// Dots met with two values.
+    pub clashes: u64,
+}
+
+impl Tally {
+    /// Adds what one process counted.
+    pub fn add_life(&mut self, metrics: &Metrics) {
+        let Metrics { quorum, replica, .. } = metrics;
+        self.add(&Self {
+            lives: 1,
+            siblings: quorum.sibling_writes.get(),
+            read_repairs: quorum.read_repairs.get(),
+            hedges: quorum.hedges.get(),
+            handovers: quorum.handovers.get(),
+            replays: quorum.replays.get(),
+            quarantines: replica.quarantines.get(),
+            rollbacks: replica.rollback_proofs.get(),
+            commit_failures: replica.commit_failures.get(),
+            clashes: replica.dot_clashes.get(),
+            ..Self::default()
+        });
+    }
+
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.operations += other.operations;
+        self.answered += other.answered;
+        self.unknown += other.unknown;
+        self.lives += other.lives;
+        self.incarnations += other.incarnations;
+        self.siblings += other.siblings;
+        self.read_repairs += other.read_repairs;
+        self.hedges += other.hedges;
+        self.handovers += other.handovers;
+        self.quarantines += other.quarantines;
+        self.rollbacks += other.rollbacks;
+        self.replays += other.replays;
+        self.commit_failures += other.commit_failures;
+        self.clashes += other.clashes;
+    }
+
+    /// What should sometimes happen and never did.
+    #[must_use]
+    pub fn never(&self) -> Vec<&'static str> {
+        let counted = [
+            ("siblings", self.siblings),
+            ("read repairs", self.read_repairs),
+            ("hedges", self.hedges),
+            ("hand-overs", self.handovers),
+            ("quarantines", self.quarantines),
+            ("incarnation changes", self.incarnations),
+            ("rollback proofs", self.rollbacks),
+            ("replays", self.replays),
+            ("failed commits", self.commit_failures),
+            ("unknown outcomes", self.unknown),
+        ];
+        counted.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} operations ({} answered, {} unknown), {} lives, {} new incarnations, {} sibling writes, {} read \
+             repairs, {} hedges, {} hand-overs, {} quarantines, {} rollback proofs, {} replays, {} failed commits, {} \
+             dot clashes",
+            self.operations,
+            self.answered,
+            self.unknown,
+            self.lives,
+            self.incarnations,
+            self.siblings,
+            self.read_repairs,
+            self.hedges,
+            self.handovers,
+            self.quarantines,
+            self.rollbacks,
+            self.replays,
+            self.commit_failures,
+            self.clashes
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_happened_is_named() {
+        let mut all = Tally { siblings: 1, read_repairs: 1, hedges: 1, handovers: 1, ..Tally::default() };
+        all.add(&Tally { quarantines: 1, incarnations: 1, rollbacks: 1, unknown: 2, ..Tally::default() });
+        assert_eq!(all.never(), ["replays", "failed commits"]);
+    }
+}

@@ -1,0 +1,9 @@
+//! Whole clusters of the real node code in the deterministic simulation: random faults, scenarios, planted bugs.
+//!
+//! `QUORATE_SEEDS=300` runs more seeds; `QUORATE_SEED=n` chooses the first; a failure prints the line that replays it.
+#![cfg(feature = "sim")]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod plants;
+mod scenarios;
+mod seeds;

@@ -1,0 +1,94 @@
+//! Random runs: the same seed is the same run, and no run breaks a promise.
+
+use std::time::Duration;
+
+use quorate::sim::drive::{Options, Report, run};
+use quorate::sim::history;
+use quorate::sim::tally::Tally;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+fn length() -> Duration {
+    Duration::from_secs(number("QUORATE_SECONDS").unwrap_or(60))
+}
+
+/// Fresh seeds for each commit, the same for everybody who has it.
+fn first_seed() -> u64 {
+    let head = || {
+        let git = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output().ok()?;
+        u64::from_str_radix(std::str::from_utf8(&git.stdout).ok()?.get(..12)?, 16).ok()
+    };
+    number("QUORATE_SEED").or_else(head).unwrap_or(20_260_101)
+}
+
+fn one(seed: u64, length: Duration) -> Report {
+    run(&Options::of(seed, length)).unwrap()
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_byte_for_byte() {
+    for seed in [11, 12] {
+        let length = Duration::from_secs(20);
+        let (first, second) = (one(seed, length), one(seed, length));
+        assert_eq!(history::write(&first.history), history::write(&second.history), "seed {seed}");
+        assert_eq!(first.trace, second.trace, "seed {seed}: the network");
+        assert_eq!(first.tally, second.tally, "seed {seed}");
+    }
+    let other = one(13, Duration::from_secs(20));
+    assert_ne!(other.trace, one(11, Duration::from_secs(20)).trace);
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    let (first, count) = (first_seed(), number("QUORATE_SEEDS").unwrap_or(40));
+    eprintln!("{count} seeds from {first}, {:?} each", length());
+    let mut total = Tally::default();
+    let mut failed = Vec::new();
+    for seed in (0..count).map(|offset| first.wrapping_add(offset)) {
+        let report = one(seed, length());
+        total.add(&report.tally);
+        if !report.violations.is_empty() {
+            eprintln!("{report}");
+            failed.push(seed);
+        }
+    }
+    eprintln!("{count} seeds: {total}");
+    assert!(failed.is_empty(), "{} of {count} seeds broke a promise: {failed:?}", failed.len());
+    assert_eq!(total.clashes, 0, "one dot with two values");
+    if count >= 40 {
+        assert_eq!(total.never(), [""; 0], "rare paths that no seed took");
+    }
+}
+
+/// Seeds that found something, and what.
+#[test]
+fn what_seeds_found_once_stays_fixed() {
+    let found = [
+        (1, "a write handed over in a frame that came twice was minted twice: a connection delivers it once"),
+        (
+            4,
+            "a node that had just started was well by its own account while its peers still thought that it minted not",
+        ),
+        (34, "a directory that went back within one life voted \"not found\": nothing is lost, reads may miss it"),
+        (58, "the same, where the only peer that had seen the later life was cut off"),
+    ];
+    for (seed, what) in found {
+        let report = one(seed, Duration::from_secs(60));
+        assert!(report.violations.is_empty(), "{what}\n{report}");
+    }
+}
+
+/// Replays one seed, and writes its history where `QUORATE_HISTORY` says.
+#[test]
+fn replay() {
+    let Some(seed) = number("QUORATE_SEED") else { return };
+    let report = one(seed, length());
+    eprintln!("{report}");
+    if let Ok(path) = std::env::var("QUORATE_HISTORY") {
+        report.faults.events.iter().for_each(|event| eprintln!("{:?} {:?}", event.at, event.fault));
+        std::fs::write(path, history::write(&report.history)).unwrap();
+    }
+    assert!(report.violations.is_empty());
+}
