@@ -29,3 +29,6 @@ pub mod replica;
 
 #[cfg(feature = "sim")]
 pub mod sim;
+
+#[cfg(feature = "http")]
+pub mod http;

@@ -1,0 +1,115 @@
+//! The admin listener: health, metrics, and documents on how things are.
+//!
+//! Health is open to everybody who reaches the listener, so that orchestrators need no secret; all else asks for the
+//! bearer token where one is set.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::routing::any;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use serde_json::json;
+
+use super::Api;
+use super::owners::json;
+use super::problem::Problem;
+
+/// A secret that admin requests must carry. Kept as a hash, compared in constant time.
+#[derive(Clone)]
+pub struct AdminToken(blake3::Hash);
+
+impl AdminToken {
+    /// Requests must say `Authorization: Bearer` and this text.
+    #[must_use]
+    pub fn new(secret: &str) -> Self {
+        Self(blake3::hash(secret.as_bytes()))
+    }
+
+    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+        let given = given.and_then(|value| value.split_at_checked(7));
+        match given {
+            Some((scheme, secret)) if scheme.eq_ignore_ascii_case(b"bearer ") && blake3::hash(secret) == self.0 => {
+                Ok(())
+            }
+            _ => {
+                let detail = "this listener wants the admin token: Authorization: Bearer …";
+                let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Not authorised", detail);
+                Err(problem.header(header::WWW_AUTHENTICATE, "Bearer realm=\"quorate admin\""))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdminToken(…)")
+    }
+}
+
+/// Paths that are written down and not built yet.
+const NOT_YET: [&str; 11] = [
+    "/admin/layout",
+    "/admin/hints",
+    "/admin/repairs",
+    "/admin/tombstones",
+    "/admin/workers",
+    "/admin/drain",
+    "/admin/snapshots",
+    "/admin/staleness",
+    "/admin/regions",
+    "/admin/faults",
+    "/admin/operations",
+];
+
+#[derive(Debug)]
+struct Admin {
+    api: Arc<Api>,
+    token: Option<AdminToken>,
+}
+
+/// The admin API.
+pub fn admin_router(api: Arc<Api>, token: Option<AdminToken>) -> Router {
+    Router::new().fallback(any(route)).with_state(Arc::new(Admin { api, token }))
+}
+
+async fn route(State(admin): State<Arc<Admin>>, request: Request) -> Response<Body> {
+    let started = admin.api.env.clock.now();
+    let answer = answer(&admin, &request);
+    admin.api.finish(request.method(), started, answer)
+}
+
+fn answer(admin: &Admin, request: &Request) -> Result<Response<Body>, Problem> {
+    let api = &admin.api;
+    api.check_headers(request.headers())?;
+    let path = request.uri().path();
+    let health = matches!(path, "/livez" | "/readyz");
+    if let (Some(token), false) = (&admin.token, health) {
+        token.check(request.headers())?;
+    }
+    if !(health || matches!(path, "/metrics" | "/admin/status" | "/admin/members" | "/admin/ring")) {
+        return Err(Problem::unrouted(path, &NOT_YET));
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Problem::method("GET, HEAD"));
+    }
+    match path {
+        "/livez" => Ok(text("ok\n".to_owned(), "text/plain; charset=utf-8")),
+        "/readyz" => match api.node.ready() {
+            Ok(()) => Ok(text("ok\n".to_owned(), "text/plain; charset=utf-8")),
+            Err(why) => Err(crate::kv::Error::refused(crate::kv::ErrorCode::NotServing, why).into()),
+        },
+        "/metrics" => Ok(text(api.node.metrics_text(), "application/openmetrics-text; version=1.0.0; charset=utf-8")),
+        "/admin/members" => json(&json!({ "members": api.node.status().members })),
+        "/admin/ring" => json(&api.node.ring()),
+        _ => json(&api.node.status()),
+    }
+}
+
+fn text(body: String, media_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}

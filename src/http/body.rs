@@ -1,0 +1,93 @@
+//! Request bodies: bounded before they are buffered, in size and in time.
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::BodyExt;
+
+use super::Api;
+use super::problem::Problem;
+use crate::kv::{Error, ErrorCode};
+
+/// Most bytes of a refused body that are read and thrown away, so that a client which sends before it listens hears
+/// why it was refused instead of a reset connection.
+const DRAIN: usize = 4 << 20;
+
+/// Reads a whole body of at most `max_value` bytes.
+pub(super) async fn read(api: &Api, headers: &HeaderMap, mut body: Body) -> Result<Bytes, Problem> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > api.limits.max_value)) {
+        if !headers.contains_key(header::EXPECT) {
+            drain(api, body);
+        }
+        return Err(too_large(api));
+    }
+    // Lazy: a body that is already here costs no timer.
+    let deadline = async { api.env.clock.sleep(api.limits.body_time).await };
+    let late = tokio::select! {
+        biased;
+        whole = collect(api.limits.max_value, &mut body) => match whole {
+            Ok(Some(bytes)) => return Ok(bytes),
+            Ok(None) => false,
+            Err(problem) => return Err(problem),
+        },
+        () = deadline => true,
+    };
+    if late {
+        let detail = format!("the body did not come within {:?}", api.limits.body_time);
+        return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body came too slowly", detail));
+    }
+    drain(api, body);
+    Err(too_large(api))
+}
+
+fn too_large(api: &Api) -> Problem {
+    Error::refused(ErrorCode::ValueTooLarge, format!("a value has at most {} bytes", api.limits.max_value)).into()
+}
+
+/// The body; none where it is longer than `limit`.
+async fn collect(limit: usize, body: &mut Body) -> Result<Option<Bytes>, Problem> {
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let cut = |_| Problem::new(StatusCode::BAD_REQUEST, "bad_body", "The body is broken", "the body ended early");
+        let Ok(data) = frame.map_err(cut)?.into_data() else {
+            continue;
+        };
+        if first.len() + more.len() + data.len() > limit {
+            return Ok(None);
+        }
+        if first.is_empty() && more.is_empty() {
+            first = data;
+        } else {
+            if more.is_empty() {
+                more.extend_from_slice(&std::mem::take(&mut first));
+            }
+            more.extend_from_slice(&data);
+        }
+    }
+    Ok(Some(if more.is_empty() { first } else { more.freeze() }))
+}
+
+/// Throws a refused body away beside the answer: at most [`DRAIN`] bytes, for at most the time of a body. One task a
+/// connection at most, since the connection takes no further request before.
+fn drain(api: &Api, mut body: Body) {
+    let deadline = api.env.clock.sleep(api.limits.body_time);
+    api.env.tasks.spawn(async move {
+        let discard = async {
+            let mut left = DRAIN;
+            while let Some(Ok(frame)) = body.frame().await {
+                let size = frame.data_ref().map_or(0, Bytes::len);
+                match left.checked_sub(size) {
+                    Some(rest) => left = rest,
+                    None => break,
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = discard => {}
+            () = deadline => {}
+        }
+    });
+}

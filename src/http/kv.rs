@@ -1,0 +1,286 @@
+//! Objects: `/v1/kv/{bucket}/{key}`.
+//!
+//! **A context names only what its holder was shown**: an answer that shows one of several siblings (`resolve=latest`)
+//! or none of them (HEAD) carries no context; the problem of a 409 shows all of them and carries theirs.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+
+use super::params::{self, Query};
+use super::problem::Problem;
+use super::uri::object_id;
+use super::{Api, body};
+use crate::kv::wire::{self, Envelope};
+use crate::kv::{Counted, ETag, FloorToken, ReadAnswer, SiblingView, WriteAnswer, date};
+use crate::quorum::Explain;
+use crate::types::{Mono, ObjectId};
+
+const METHODS: &str = "GET, HEAD, PUT, DELETE";
+const OPAQUE: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+pub(super) async fn route(State(api): State<Arc<Api>>, request: Request) -> Response<Body> {
+    let started = api.env.clock.now();
+    let method = request.method().clone();
+    let answer = object(&api, request, started).await;
+    api.finish(&method, started, answer)
+}
+
+async fn object(api: &Api, request: Request, started: Mono) -> Result<Response<Body>, Problem> {
+    let (parts, body) = request.into_parts();
+    api.check_headers(&parts.headers)?;
+    let writes = match parts.method {
+        Method::GET | Method::HEAD => false,
+        Method::PUT | Method::DELETE => true,
+        _ => return Err(Problem::method(METHODS)),
+    };
+    let query = Query::parse(parts.uri.query())?;
+    let id = object_id(parts.uri.path(), "/v1/kv", &query)?;
+    let wants_envelope = accepts_envelope(&parts.headers);
+    if parts.headers.contains_key(wire::FLOOR) {
+        return Err(Problem::not_yet("a request's Quorate-Floor"));
+    }
+    if !writes {
+        let (options, latest) = (query.read_options(&api.limits)?, query.resolve_latest()?);
+        let answer = api.kv.get(id.clone(), options).await?;
+        let time = api.env.clock.now().since(started);
+        let show = Show { head: parts.method == Method::HEAD, latest, envelope: wants_envelope };
+        return read_response(&id, answer, show, &parts.headers, time);
+    }
+    refuse_preconditions(&parts.headers)?;
+    let options = query.write_options(&parts.headers, &api.limits)?;
+    let answer = if parts.method == Method::PUT {
+        refuse_encodings(&parts.headers)?;
+        let value = params::value(&parts.headers, body::read(api, &parts.headers, body).await?)?;
+        api.kv.put(id.clone(), value, options).await?
+    } else {
+        api.kv.delete(id.clone(), options).await?
+    };
+    let time = api.env.clock.now().since(started);
+    write_response(&id, answer, wants_envelope, time)
+}
+
+/// A check that looks atomic and is not would be worse than none (anchor: riak_kv#1849).
+fn refuse_preconditions(headers: &HeaderMap) -> Result<(), Problem> {
+    let conditions = [
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_UNMODIFIED_SINCE,
+        header::IF_RANGE,
+    ];
+    match conditions.iter().find(|name| headers.contains_key(*name)) {
+        None => Ok(()),
+        Some(name) => {
+            let detail =
+                format!("{name} on a write needs a bucket with mode = \"cas\": send a Quorate-Context instead");
+            let title = "Conditional writes need compare-and-set";
+            Err(Problem::new(StatusCode::BAD_REQUEST, "precondition_needs_cas", title, detail))
+        }
+    }
+}
+
+/// A stored value has no place for an encoding, so the reader would take the encoded bytes for the value.
+fn refuse_encodings(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(header::CONTENT_RANGE) {
+        return Err(Problem::bad_parameter("Content-Range: a PUT stores whole values"));
+    }
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            let detail = "Content-Encoding is not kept: send the plain bytes, or name the encoding in the Content-Type";
+            let title = "The encoding is not kept";
+            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", title, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn accepts_envelope(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').any(|item| {
+            item.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wire::ENVELOPE_TYPE))
+        })
+    })
+}
+
+/// How a read is to be shown.
+struct Show {
+    head: bool,
+    latest: bool,
+    envelope: bool,
+}
+
+fn read_response(
+    id: &ObjectId,
+    answer: ReadAnswer,
+    show: Show,
+    request: &HeaderMap,
+    time: std::time::Duration,
+) -> Result<Response<Body>, Problem> {
+    let ReadAnswer { siblings, context, floor, etag, counted, explain } = answer;
+    let mut headers = common_headers(&floor, etag, counted);
+    if siblings.len() > 1 {
+        insert(&mut headers, wire::SIBLINGS, &siblings.len().to_string());
+    }
+    timing(&mut headers, explain.as_ref(), time);
+    let shows_all = siblings.len() <= 1 || !(show.head || (show.latest && !show.envelope));
+    if shows_all {
+        insert(&mut headers, wire::CONTEXT, &context.0);
+    }
+    let envelope = |explain| Envelope {
+        context: shows_all.then(|| context.clone()),
+        read: Some(counted),
+        explain,
+        ..Envelope::new(id, etag, &siblings)
+    };
+    let chosen = match siblings.as_slice() {
+        _ if show.envelope => None,
+        [] => {
+            insert_explain(&mut headers, explain.as_ref());
+            let title = "No such object";
+            return Err(
+                Problem::new(StatusCode::NOT_FOUND, "not_found", title, format!("{id} has no value")).headers(headers)
+            );
+        }
+        // A delete has nothing to give: the greatest stamp among the values. `Quorate-Siblings` tells of the others.
+        all if all.len() == 1 || show.latest => all.iter().find(|sibling| sibling.value.is_some()),
+        all => {
+            let detail = format!(
+                "{id} has {} siblings: write with this context to settle them, or read with ?resolve=latest to take the \
+                 latest value",
+                all.len()
+            );
+            let problem = Problem::new(StatusCode::CONFLICT, "siblings", "The object has siblings", detail);
+            return Err(problem.headers(headers).envelope(envelope(explain)));
+        }
+    };
+    if etag.is_some_and(|etag| matches_etag(request, etag)) {
+        return Ok(with_headers(StatusCode::NOT_MODIFIED, headers, Body::empty()));
+    }
+    match chosen.and_then(|sibling| Some((sibling, sibling.value.as_ref()?))) {
+        Some((sibling, value)) => {
+            insert_explain(&mut headers, explain.as_ref());
+            describe(&mut headers, sibling);
+            Ok(with_headers(StatusCode::OK, headers, Body::from(value.bytes.clone())))
+        }
+        None => envelope_response(headers, &siblings, &envelope(explain)),
+    }
+}
+
+fn write_response(
+    id: &ObjectId,
+    answer: WriteAnswer,
+    wants_envelope: bool,
+    time: std::time::Duration,
+) -> Result<Response<Body>, Problem> {
+    let WriteAnswer { context, floor, etag, sibling_count, siblings, replayed, counted, explain } = answer;
+    let mut headers = common_headers(&floor, Some(etag), counted);
+    if let Some(context) = &context {
+        insert(&mut headers, wire::CONTEXT, &context.0);
+    }
+    if context.is_none() || sibling_count > 1 {
+        insert(&mut headers, wire::SIBLINGS, &sibling_count.to_string());
+    }
+    if replayed {
+        headers.insert(HeaderName::from_static(wire::REPLAYED), HeaderValue::from_static("true"));
+    }
+    timing(&mut headers, explain.as_ref(), time);
+    let Some(siblings) = siblings else {
+        insert_explain(&mut headers, explain.as_ref());
+        return Ok(with_headers(StatusCode::NO_CONTENT, headers, Body::empty()));
+    };
+    if let ([only @ SiblingView { value: Some(value), .. }], false) = (siblings.as_slice(), wants_envelope) {
+        insert_explain(&mut headers, explain.as_ref());
+        describe(&mut headers, only);
+        return Ok(with_headers(StatusCode::OK, headers, Body::from(value.bytes.clone())));
+    }
+    let envelope = Envelope { context, write: Some(counted), explain, ..Envelope::new(id, Some(etag), &siblings) };
+    envelope_response(headers, &siblings, &envelope)
+}
+
+fn envelope_response(
+    mut headers: HeaderMap,
+    siblings: &[SiblingView],
+    envelope: &Envelope,
+) -> Result<Response<Body>, Problem> {
+    if let Some(last) = siblings.iter().map(|sibling| sibling.written_at).max() {
+        insert(&mut headers, header::LAST_MODIFIED.as_str(), &date::http_date(last));
+    }
+    let mut response = super::owners::json(envelope)?;
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(wire::ENVELOPE_TYPE));
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+fn with_headers(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Sets a header whose name is known to be one. A value that no header can carry is left out: the envelope has it.
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+/// What every answer about an object carries.
+fn common_headers(floor: &FloorToken, etag: Option<ETag>, counted: Counted) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(16);
+    insert(&mut headers, wire::FLOOR, &floor.0);
+    if let Some(etag) = etag {
+        insert(&mut headers, header::ETAG.as_str(), &format!("\"{etag}\""));
+    }
+    let Counted { answered, needed, n, layout } = counted;
+    insert(&mut headers, wire::REPLICAS, &format!("{answered}/{needed}/{n}"));
+    headers.insert(HeaderName::from_static(wire::LAYOUT), HeaderValue::from(layout));
+    headers
+}
+
+/// How long it took, for those who asked for an explanation.
+fn timing(headers: &mut HeaderMap, explain: Option<&Explain>, time: std::time::Duration) {
+    if explain.is_some() {
+        let micros = time.as_micros();
+        insert(headers, "server-timing", &format!("total;dur={}.{:03}", micros / 1_000, micros % 1_000));
+    }
+}
+
+/// The explanation as a header, where the body is not an envelope.
+fn insert_explain(headers: &mut HeaderMap, explain: Option<&Explain>) {
+    if let Some(json) = explain.and_then(|explain| serde_json::to_vec(explain).ok()) {
+        insert(headers, wire::EXPLAIN, &wire::to_base64(&json));
+    }
+}
+
+/// The headers that describe a value served raw.
+fn describe(headers: &mut HeaderMap, sibling: &SiblingView) {
+    insert(headers, header::LAST_MODIFIED.as_str(), &date::http_date(sibling.written_at));
+    if let Some(at) = sibling.expires_at {
+        insert(headers, wire::EXPIRES_AT, &date::rfc3339(at));
+    }
+    headers.insert(header::CONTENT_TYPE, OPAQUE);
+    let Some(value) = &sibling.value else {
+        return;
+    };
+    if let Some(media_type) = &value.content_type {
+        insert(headers, header::CONTENT_TYPE.as_str(), media_type);
+    }
+    for (name, content) in &value.meta {
+        let name = HeaderName::try_from(format!("{}{name}", wire::META_PREFIX));
+        if let (Ok(name), Ok(content)) = (name, HeaderValue::from_str(content)) {
+            headers.insert(name, content);
+        }
+    }
+}
+
+/// Whether the client has this state of the object already (weak comparison, RFC 9110 section 13.1.2).
+fn matches_etag(request: &HeaderMap, etag: ETag) -> bool {
+    let own = format!("\"{etag}\"");
+    request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == own)
+    })
+}

@@ -1,0 +1,357 @@
+//! Query parameters and request headers -> options. Parsed by hand: an unknown parameter is refused, so that a typo in
+//! `w` cannot weaken a write, and so is one that means nothing for the verb.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header};
+
+use super::RequestLimits;
+use super::problem::Problem;
+use super::uri::percent_decode;
+use crate::kv::{ContextToken, ReadOptions, RepairMode, Value, WriteOptions, wire};
+use crate::quorum::Level;
+
+/// The longest timeout a request may ask for.
+const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most bytes in a media type.
+const MAX_CONTENT_TYPE: usize = 255;
+
+/// What a parameter is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    Read,
+    Write,
+    Both,
+}
+
+/// Every parameter there is.
+const KNOWN: [(&str, Use); 13] = [
+    ("consistency", Use::Both),
+    ("durable", Use::Write),
+    ("explain", Use::Both),
+    ("hedge", Use::Read),
+    ("key_b64", Use::Both),
+    ("r", Use::Read),
+    ("repair", Use::Read),
+    ("resolve", Use::Read),
+    ("return", Use::Write),
+    ("sloppy", Use::Both),
+    ("timeout", Use::Both),
+    ("ttl", Use::Write),
+    ("w", Use::Write),
+];
+
+/// The parameters of one request, decoded.
+pub(super) struct Query<'a>(Vec<(&'static str, Use, Cow<'a, str>)>);
+
+impl<'a> Query<'a> {
+    /// Takes a raw query apart.
+    pub(super) fn parse(raw: Option<&'a str>) -> Result<Self, Problem> {
+        let mut found: Vec<(&'static str, Use, Cow<'a, str>)> = Vec::new();
+        for pair in raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, raw_value) = pair.split_once('=').unwrap_or((pair, ""));
+            let known = KNOWN.iter().find(|(known, _)| *known == name);
+            let Some((name, used)) = known else {
+                return Err(unknown(name));
+            };
+            if found.iter().any(|(earlier, ..)| earlier == name) {
+                return Err(Problem::bad_parameter(format!("the parameter {name} is given twice")));
+            }
+            found.push((*name, *used, decode(name, raw_value)?));
+        }
+        Ok(Self(found))
+    }
+
+    /// The value of a parameter.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, ..)| *known == name).map(|(.., value)| &**value)
+    }
+
+    /// Refuses parameters that mean nothing here.
+    pub(super) fn only(&self, used: Use) -> Result<(), Problem> {
+        match self.0.iter().find(|(_, theirs, _)| *theirs != Use::Both && *theirs != used) {
+            None => Ok(()),
+            Some((name, Use::Read, _)) => Err(Problem::bad_parameter(format!("the parameter {name} is for reads"))),
+            Some((name, ..)) => Err(Problem::bad_parameter(format!("the parameter {name} is for writes"))),
+        }
+    }
+
+    /// Refuses every parameter but `key_b64`.
+    pub(super) fn only_key(&self) -> Result<(), Problem> {
+        match self.0.iter().find(|(name, ..)| *name != "key_b64") {
+            None => Ok(()),
+            Some((name, ..)) => Err(Problem::bad_parameter(format!("the parameter {name} means nothing here"))),
+        }
+    }
+
+    /// One of the words a parameter may be.
+    fn word<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, Problem> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match words.iter().find(|(word, _)| *word == value) {
+            Some((_, meaning)) => Ok(Some(*meaning)),
+            None => {
+                let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+                Err(Problem::bad_parameter(format!("{name} is one of {}, got {value:?}", words.join(", "))))
+            }
+        }
+    }
+
+    fn level(&self, own: &str, unsaid: Level) -> Result<Level, Problem> {
+        let mut level = unsaid;
+        for name in ["consistency", own] {
+            let Some(text) = self.get(name) else {
+                continue;
+            };
+            level = wire::parse_level(text).ok_or_else(|| {
+                Problem::bad_parameter(format!(
+                    "{name} is a number from 1 to N or one of one, two, three, quorum, all, local_one, local_quorum, \
+                     each_quorum, any, got {text:?}"
+                ))
+            })?;
+        }
+        if level == Level::Any {
+            return Err(Problem::not_yet("the level any"));
+        }
+        Ok(level)
+    }
+
+    fn duration(&self, name: &str) -> Result<Option<Duration>, Problem> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        let (number, unit) = match text.strip_suffix("ms") {
+            Some(number) => (number, 1),
+            None => (text.strip_suffix('s').unwrap_or_default(), 1_000),
+        };
+        let plain = number.bytes().all(|byte| byte.is_ascii_digit());
+        let ms = number.parse::<u64>().ok().filter(|ms| plain && *ms > 0).and_then(|ms| ms.checked_mul(unit));
+        match ms {
+            Some(ms) => Ok(Some(Duration::from_millis(ms))),
+            None => Err(Problem::bad_parameter(format!("{name} is a time such as 250ms or 2s, got {text:?}"))),
+        }
+    }
+
+    fn timeout(&self, unsaid: Duration) -> Result<Duration, Problem> {
+        match self.duration("timeout")? {
+            None => Ok(unsaid),
+            Some(time) if time <= MAX_TIMEOUT => Ok(time),
+            Some(_) => Err(Problem::bad_parameter(format!("timeout is at most {}s", MAX_TIMEOUT.as_secs()))),
+        }
+    }
+
+    fn strict(&self) -> Result<(), Problem> {
+        match self.word("sloppy", &[("on", true), ("off", false)])? {
+            Some(true) => Err(Problem::not_yet("sloppy=on")),
+            _ => Ok(()),
+        }
+    }
+
+    fn explain(&self) -> Result<bool, Problem> {
+        Ok(self.word("explain", &[("1", true), ("0", false)])?.unwrap_or(false))
+    }
+
+    /// How to read.
+    pub(super) fn read_options(&self, unsaid: &RequestLimits) -> Result<ReadOptions, Problem> {
+        self.only(Use::Read)?;
+        self.strict()?;
+        let modes = [("sync", RepairMode::Sync), ("async", RepairMode::Async), ("off", RepairMode::Off)];
+        Ok(ReadOptions {
+            r: self.level("r", unsaid.r)?,
+            timeout: self.timeout(unsaid.timeout)?,
+            repair: self.word("repair", &modes)?,
+            hedge: self.word("hedge", &[("on", true), ("off", false)])?.unwrap_or(true),
+            explain: self.explain()?,
+        })
+    }
+
+    /// Whether the greatest stamp settles siblings.
+    pub(super) fn resolve_latest(&self) -> Result<bool, Problem> {
+        Ok(self.word("resolve", &[("latest", true)])?.unwrap_or(false))
+    }
+
+    /// How to write.
+    pub(super) fn write_options(&self, headers: &HeaderMap, unsaid: &RequestLimits) -> Result<WriteOptions, Problem> {
+        self.only(Use::Write)?;
+        self.strict()?;
+        if self.duration("ttl")?.is_some() {
+            return Err(Problem::not_yet("ttl"));
+        }
+        let durable = match self.get("durable") {
+            None => 0,
+            Some(text) => text
+                .parse::<u8>()
+                .ok()
+                .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+                .ok_or_else(|| Problem::bad_parameter(format!("durable is a number of replicas, got {text:?}")))?,
+        };
+        Ok(WriteOptions {
+            w: self.level("w", unsaid.w)?,
+            durable: durable.into(),
+            timeout: self.timeout(unsaid.timeout)?,
+            context: context(headers)?,
+            idempotency_key: idempotency_key(headers)?,
+            return_body: self.word("return", &[("body", true)])?.unwrap_or(false),
+            explain: self.explain()?,
+        })
+    }
+}
+
+fn decode<'a>(name: &str, raw: &'a str) -> Result<Cow<'a, str>, Problem> {
+    if !raw.contains('%') {
+        return Ok(Cow::Borrowed(raw));
+    }
+    percent_decode(raw)
+        .and_then(|bytes| String::from_utf8(bytes.into()).ok())
+        .map(Cow::Owned)
+        .ok_or_else(|| Problem::bad_parameter(format!("the value of {name} is badly encoded")))
+}
+
+fn unknown(name: &str) -> Problem {
+    let nearest = KNOWN.iter().map(|(known, _)| *known).min_by_key(|known| distance(name, known));
+    let shown: String = name.chars().take(64).collect();
+    Problem::bad_parameter(format!("unknown parameter {shown:?}: did you mean {}?", nearest.unwrap_or_default()))
+}
+
+/// Edits from one word to the other (Levenshtein). Long names are cut: they are near nothing.
+fn distance(from: &str, to: &str) -> usize {
+    let from: Vec<char> = from.chars().take(32).collect();
+    let mut row: Vec<usize> = (0..=from.len()).collect();
+    for (i, goal) in to.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, have) in from.iter().enumerate() {
+            let change = diagonal + usize::from(*have != goal);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[from.len()]
+}
+
+/// The one value of a header, as text.
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(Problem::bad_parameter(format!("the header {name} is given twice"))),
+        (Some(value), None) => match std::str::from_utf8(value.as_bytes()) {
+            Ok(text) => Ok(Some(text)),
+            Err(_) => Err(Problem::bad_parameter(format!("the header {name} is not UTF-8"))),
+        },
+    }
+}
+
+fn context(headers: &HeaderMap) -> Result<Option<ContextToken>, Problem> {
+    Ok(text(headers, wire::CONTEXT)?.map(|token| ContextToken(token.to_owned())))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<Bytes>, Problem> {
+    let mut values = headers.get_all(wire::IDEMPOTENCY_KEY).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(key), None) if (1..=wire::MAX_IDEMPOTENCY_KEY).contains(&key.len()) => {
+            Ok(Some(Bytes::copy_from_slice(key.as_bytes())))
+        }
+        _ => Err(Problem::bad_parameter(format!("one Idempotency-Key of 1 to {} bytes", wire::MAX_IDEMPOTENCY_KEY))),
+    }
+}
+
+/// The value with what describes it. The limit on metadata is the one of the interface, not of this edge.
+pub(super) fn value(headers: &HeaderMap, bytes: Bytes) -> Result<Value, Problem> {
+    let mut value = Value::from(bytes);
+    if let Some(media_type) = text(headers, header::CONTENT_TYPE.as_str())? {
+        if media_type.len() > MAX_CONTENT_TYPE {
+            return Err(Problem::headers_too_large(format!("a Content-Type has at most {MAX_CONTENT_TYPE} bytes")));
+        }
+        value.content_type = Some(media_type.to_owned());
+    }
+    let mut size = 0;
+    for name in headers.keys().map(HeaderName::as_str) {
+        let Some(short) = name.strip_prefix(wire::META_PREFIX) else {
+            continue;
+        };
+        if short.is_empty() {
+            return Err(Problem::bad_parameter("a Quorate-Meta- header has a name after the dash"));
+        }
+        let Some(content) = text(headers, name)? else {
+            continue;
+        };
+        size += short.len() + content.len();
+        value.meta.insert(short.to_owned(), content.to_owned());
+    }
+    if size > wire::MAX_META {
+        let detail = format!("Quorate-Meta-* headers have at most {} bytes in all, got {size}", wire::MAX_META);
+        return Err(Problem::headers_too_large(detail));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<ReadOptions, String> {
+        Query::parse(Some(query))
+            .and_then(|query| query.read_options(&RequestLimits::default()))
+            .map_err(|problem| problem.detail().to_owned())
+    }
+
+    fn write(query: &str) -> Result<WriteOptions, String> {
+        let parsed = Query::parse(Some(query))
+            .and_then(|query| query.write_options(&HeaderMap::new(), &RequestLimits::default()));
+        parsed.map_err(|problem| problem.detail().to_owned())
+    }
+
+    #[test]
+    fn own_levels_override_the_common_one() {
+        assert_eq!(read("consistency=all&r=1").unwrap().r, Level::Count(1));
+        assert_eq!(write("w=two&consistency=all").unwrap().w, Level::Two);
+        assert_eq!(read("").unwrap(), ReadOptions::default());
+        assert_eq!(write("").unwrap(), WriteOptions::default());
+    }
+
+    #[test]
+    fn times_have_a_unit_and_a_bound() {
+        assert_eq!(read("timeout=250ms").unwrap().timeout, Duration::from_millis(250));
+        assert_eq!(read("timeout=30s").unwrap().timeout, MAX_TIMEOUT);
+        for bad in ["", "1", "0s", "-1s", "+1s", "31s", "30001ms", "1.5s", "1m", "99999999999999999999s", "ms"] {
+            assert!(read(&format!("timeout={bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_typo_names_the_nearest_known_parameter() {
+        assert!(write("ww=3").unwrap_err().contains("did you mean w?"));
+        assert!(write("consistancy=all").unwrap_err().contains("did you mean consistency?"));
+        assert!(read("W=1").is_err() && read("n=1").is_err() && read("r=1&r=2").is_err());
+    }
+
+    #[test]
+    fn parameters_of_the_other_verb_are_refused() {
+        assert!(read("w=1").unwrap_err().contains("for writes"));
+        assert!(write("r=1").unwrap_err().contains("for reads"));
+    }
+
+    #[test]
+    fn words_are_checked() {
+        for bad in ["repair=maybe", "hedge=1", "explain=yes", "r=0", "r=256", "r=most"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        for bad in ["return=all", "durable=-1", "durable=x", "ttl=soon"] {
+            assert!(write(bad).is_err(), "{bad}");
+        }
+        for later in ["w=any", "consistency=any", "sloppy=on", "ttl=60s"] {
+            assert!(write(later).unwrap_err().contains("not built yet"), "{later}");
+        }
+        assert!(write("sloppy=off&durable=2").is_ok());
+    }
+
+    #[test]
+    fn edits_are_counted() {
+        assert_eq!((distance("timeout", "timeout"), distance("timout", "timeout"), distance("", "abc")), (0, 1, 3));
+    }
+}

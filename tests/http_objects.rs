@@ -1,0 +1,577 @@
+//! The HTTP edge for objects, spoken to over raw sockets where a URL library would tidy up what is sent. What is stored
+//! is checked in the store behind the edge, not only in the answers.
+#![cfg(feature = "http")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate::env::Env;
+use quorate::http::{AdminToken, Api, RequestLimits, ServeLimits, TcpSocket, admin_router, client_router, serve};
+use quorate::kv::mock::{MockKv, MockNode, MockRules, write_timeout};
+use quorate::kv::wire::{from_base64, to_base64};
+use quorate::kv::{Error, ErrorCode, Outcome};
+use quorate::metrics::Metrics;
+use quorate::types::{Bucket, Key, ObjectId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+const MAX_VALUE: usize = 4096;
+
+struct Server {
+    address: std::net::SocketAddr,
+    admin: std::net::SocketAddr,
+    kv: Arc<MockKv>,
+    metrics: Arc<Metrics>,
+    env: Env,
+    stop: CancellationToken,
+}
+
+async fn server_with(limits: ServeLimits, node: MockNode, token: Option<AdminToken>) -> Server {
+    let kv = Arc::new(MockKv::new(MockRules { max_value: MAX_VALUE, ..MockRules::default() }));
+    let (metrics, env, stop) = (Arc::new(Metrics::new()), Env::real(), CancellationToken::new());
+    let body_time = Duration::from_millis(200);
+    let requests = RequestLimits { max_value: MAX_VALUE, body_time, ..RequestLimits::default() };
+    let api = Arc::new(Api::new(kv.clone(), Arc::new(node), metrics.clone(), env.clone(), requests));
+    let mut addresses = Vec::new();
+    for router in [client_router(api.clone()), admin_router(api, token)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push(listener.local_addr().unwrap());
+        let socket = TcpSocket::new(listener, env.clone());
+        env.tasks.spawn(serve(socket, router, limits, env.clone(), metrics.clone(), stop.clone()));
+    }
+    Server { address: addresses[0], admin: addresses[1], kv, metrics, env, stop }
+}
+
+async fn server() -> Server {
+    server_with(ServeLimits::default(), MockNode::default(), None).await
+}
+
+#[derive(Debug)]
+struct Response {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Response {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("a JSON body")
+    }
+
+    /// The code of a problem, after a check of what every problem carries.
+    fn problem(&self) -> String {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status);
+        assert!(["applied", "not_applied", "unknown"].contains(&problem["outcome"].as_str().unwrap()));
+        assert_eq!(problem["request_id"].as_str(), self.header("quorate-request-id"));
+        let code = problem["code"].as_str().unwrap();
+        assert_eq!(problem["type"], format!("urn:quorate:problem:{}", code.replace('_', "-")));
+        assert!(!problem["title"].as_str().unwrap().is_empty() && !problem["detail"].as_str().unwrap().is_empty());
+        code.to_owned()
+    }
+}
+
+/// Reads one response. `head`: it has no body, whatever its Content-Length says.
+async fn receive(stream: &mut TcpStream, head: bool) -> Option<Response> {
+    let mut bytes = Vec::new();
+    let mut byte = [0];
+    while !bytes.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte).await.ok()? == 0 {
+            return None;
+        }
+        bytes.push(byte[0]);
+    }
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let mut lines = text.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+        .collect();
+    let length =
+        headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, value)| value.parse().unwrap());
+    let mut body = vec![0; if head || status == 204 || status == 304 { 0 } else { length }];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(Response { status, headers, body })
+}
+
+impl Server {
+    async fn raw_at(&self, address: std::net::SocketAddr, request: &[u8]) -> Response {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        receive(&mut stream, request.starts_with(b"HEAD")).await.expect("an answer")
+    }
+
+    async fn send(&self, verb: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        self.raw_at(self.address, &request(verb, target.as_bytes(), headers, body)).await
+    }
+
+    async fn put(&self, target: &str, value: &str) -> Response {
+        self.send("PUT", target, &[], value.as_bytes()).await
+    }
+
+    async fn get(&self, target: &str) -> Response {
+        self.send("GET", target, &[], b"").await
+    }
+
+    async fn admin(&self, target: &str, headers: &[(&str, &str)]) -> Response {
+        self.raw_at(self.admin, &request("GET", target.as_bytes(), headers, b"")).await
+    }
+
+    fn stored(&self, key: &[u8]) -> usize {
+        let id = ObjectId::new(Bucket::new("b").unwrap(), Key::new(key.to_vec()).unwrap());
+        self.kv.object(&id).siblings().len()
+    }
+}
+
+fn request(verb: &str, target: &[u8], headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut bytes = [verb.as_bytes(), b" ", target, b" HTTP/1.1\r\nhost: x\r\n"].concat();
+    for (name, value) in headers {
+        bytes.extend(format!("{name}: {value}\r\n").bytes());
+    }
+    if !body.is_empty() || verb == "PUT" {
+        bytes.extend(format!("content-length: {}\r\n", body.len()).bytes());
+    }
+    bytes.extend(b"\r\n");
+    bytes.extend(body);
+    bytes
+}
+
+#[tokio::test]
+async fn every_key_can_be_named_and_none_is_normalised() {
+    let server = server().await;
+    let all: Vec<u8> = (0..=255).collect();
+    let escaped: String = all.iter().map(|byte| format!("%{byte:02X}")).collect();
+    let long = "k".repeat(1024);
+    let longest = "%FF".repeat(1024);
+    let named: Vec<(&str, Vec<u8>)> = vec![
+        ("plain", b"plain".to_vec()),
+        ("a/b", b"a/b".to_vec()),
+        ("a%2Fc", b"a/c".to_vec()),
+        ("a%252Fd", b"a%2Fd".to_vec()),
+        ("/leading", b"/leading".to_vec()),
+        ("a//b/", b"a//b/".to_vec()),
+        (".", b".".to_vec()),
+        ("..", b"..".to_vec()),
+        ("../x/./y", b"../x/./y".to_vec()),
+        ("%2e%2e", b"..".to_vec()),
+        ("two%20words", b"two words".to_vec()),
+        ("a+b", b"a+b".to_vec()),
+        ("%C3%A9t%C3%A9", "été".as_bytes().to_vec()),
+        (&escaped, all.clone()),
+        (&long, vec![b'k'; 1024]),
+        (&longest, vec![0xff; 1024]),
+    ];
+    for (path, key) in named {
+        let value = format!("value of {path}");
+        let put = server.send("PUT", &format!("/v1/kv/b/{path}?w=2"), &[], value.as_bytes()).await;
+        assert!(put.status == 204, "{path}: {put:?}");
+        assert!(server.stored(&key) > 0, "{path} is stored under another key");
+        let by_b64 = server.get(&format!("/v1/kv/b?key_b64={}&resolve=latest", to_base64(&key))).await;
+        assert_eq!((by_b64.status, by_b64.body), (200, value.clone().into_bytes()), "{path}");
+        let got = server.get(&format!("/v1/kv/b/{path}?resolve=latest")).await;
+        assert_eq!((got.status, got.body), (200, value.into_bytes()), "{path}");
+    }
+    // UTF-8 unescaped, as careless clients send it.
+    let raw = server.raw_at(server.address, &request("PUT", "/v1/kv/b/naïve".as_bytes(), &[], b"v")).await;
+    assert_eq!((raw.status, server.stored("naïve".as_bytes())), (204, 1));
+}
+
+#[tokio::test]
+async fn what_names_nothing_is_refused_and_stores_nothing() {
+    let server = server().await;
+    let too_long = format!("/v1/kv/b/{}", "k".repeat(1025));
+    let too_long_b64 = format!("/v1/kv/b?key_b64={}", to_base64(&[0; 1025]));
+    let long_bucket = format!("/v1/kv/{}/k", "b".repeat(129));
+    let cases = [
+        ("/v1/kv/b/", "bad_key"),
+        ("/v1/kv/b", "bad_key"),
+        (&*too_long, "bad_key"),
+        (&*too_long_b64, "bad_key"),
+        ("/v1/kv/b?key_b64=", "bad_key"),
+        ("/v1/kv/b?key_b64=a", "bad_key"),
+        ("/v1/kv/b?key_b64=aw==", "bad_key"),
+        ("/v1/kv/b?key_b64=+/8", "bad_key"),
+        ("/v1/kv/b/k?key_b64=aw", "bad_key"),
+        ("/v1/kv/b/%", "bad_key"),
+        ("/v1/kv/b/a%4", "bad_key"),
+        ("/v1/kv/b/%zz", "bad_key"),
+        ("/v1/kv/b%zz/k", "bad_key"),
+        ("/v1/kv", "bad_bucket"),
+        ("/v1/kv/", "bad_bucket"),
+        ("/v1/kv//k", "bad_bucket"),
+        ("/v1/kv/a%20b/k", "bad_bucket"),
+        ("/v1/kv/a%2Fb/k", "bad_bucket"),
+        ("/v1/kv/%C3%A9/k", "bad_bucket"),
+        (&*long_bucket, "bad_bucket"),
+        ("/v1/kv/b/k?w=0", "bad_parameter"),
+        ("/v1/kv/b/k?w=9", "bad_parameter"),
+        ("/v1/kv/b/k?w=-1", "bad_parameter"),
+        ("/v1/kv/b/k?w=most", "bad_parameter"),
+        ("/v1/kv/b/k?consistency=strong", "bad_parameter"),
+        ("/v1/kv/b/k?w=2&w=3", "bad_parameter"),
+        ("/v1/kv/b/k?timeout=1", "bad_parameter"),
+        ("/v1/kv/b/k?timeout=31s", "bad_parameter"),
+        ("/v1/kv/b/k?timeout=%zz", "bad_parameter"),
+        ("/v1/kv/b/k?return=yes", "bad_parameter"),
+        ("/v1/kv/b/k?r=2", "bad_parameter"),
+    ];
+    for (target, code) in cases {
+        let answer = server.put(target, "v").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (400, code), "{target}");
+        assert_eq!(answer.json()["outcome"], "not_applied");
+    }
+    let typo = server.put("/v1/kv/b/k?consistancy=all", "v").await;
+    assert!(typo.json()["detail"].as_str().unwrap().contains("did you mean consistency?"));
+    for later in ["sloppy=on", "w=any", "ttl=60s"] {
+        let answer = server.put(&format!("/v1/kv/b/k?{later}"), "v").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (501, "not_yet"), "{later}");
+    }
+    assert!(server.kv.is_empty(), "a refused request stored something");
+    let floor = server.send("GET", "/v1/kv/b/k", &[("Quorate-Floor", "x")], b"").await;
+    assert_eq!((floor.status, floor.problem().as_str()), (501, "not_yet"));
+}
+
+#[tokio::test]
+async fn contexts_are_checked() {
+    let server = server().await;
+    let first = server.put("/v1/kv/b/k", "1").await;
+    let context = first.header("quorate-context").unwrap().to_owned();
+    let mut forged = from_base64(&context).unwrap().to_vec();
+    forged[9] ^= 1;
+    let floor = first.header("quorate-floor").unwrap();
+    for (target, token) in [
+        ("/v1/kv/b/k", to_base64(&forged).as_str()),
+        ("/v1/kv/b/k", "not a token"),
+        ("/v1/kv/b/k", ""),
+        ("/v1/kv/b/k", floor),
+        ("/v1/kv/b/other", &context),
+    ] {
+        let answer = server.send("PUT", target, &[("Quorate-Context", token)], b"2").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (400, "bad_context"), "{target} {token}");
+    }
+    let large = server.send("PUT", "/v1/kv/b/k", &[("Quorate-Context", &"a".repeat(32 * 1024 + 1))], b"2").await;
+    assert_eq!((large.status, large.problem().as_str()), (409, "context_too_large"));
+    assert_eq!((server.stored(b"k"), server.stored(b"other")), (1, 0));
+    assert_eq!(server.get("/v1/kv/b/k").await.body, b"1");
+}
+
+#[tokio::test]
+async fn siblings_are_shown_and_settled() {
+    let server = server().await;
+    let first = server.put("/v1/kv/b/k", "1").await;
+    let context = first.header("quorate-context").unwrap().to_owned();
+    for value in ["2", "3"] {
+        server.send("PUT", "/v1/kv/b/k", &[("Quorate-Context", &context)], value.as_bytes()).await;
+    }
+    let conflict = server.get("/v1/kv/b/k").await;
+    assert_eq!((conflict.status, conflict.problem().as_str()), (409, "siblings"));
+    let body = conflict.json();
+    let values: Vec<&str> = body["siblings"].as_array().unwrap().iter().map(|s| s["value"].as_str().unwrap()).collect();
+    assert_eq!(values, ["3", "2"], "greatest stamp first");
+    assert_eq!(body["context"].as_str(), conflict.header("quorate-context"));
+    assert_eq!((conflict.header("quorate-siblings"), body["key_b64"].as_str()), (Some("2"), Some("aw")));
+
+    // What shows less than all carries no context.
+    let latest = server.get("/v1/kv/b/k?resolve=latest").await;
+    assert_eq!((latest.status, latest.body.as_slice()), (200, &b"3"[..]));
+    assert_eq!((latest.header("quorate-siblings"), latest.header("quorate-context")), (Some("2"), None));
+    let head = server.send("HEAD", "/v1/kv/b/k", &[], b"").await;
+    assert_eq!((head.status, head.header("quorate-context")), (409, None));
+    let envelope = server.send("GET", "/v1/kv/b/k", &[("Accept", "application/vnd.quorate.object+json")], b"").await;
+    assert_eq!((envelope.status, envelope.json()["siblings"].as_array().unwrap().len()), (200, 2));
+
+    // A blind PUT's answer never lets its client supersede what it was not shown.
+    let blind = server.put("/v1/kv/b/k", "4").await;
+    assert_eq!(
+        (blind.status, blind.header("quorate-siblings"), blind.header("quorate-context")),
+        (204, Some("3"), None)
+    );
+    let shown = server.put("/v1/kv/b/k?return=body", "5").await;
+    assert_eq!((shown.status, shown.header("content-type")), (200, Some("application/vnd.quorate.object+json")));
+    let all = shown.header("quorate-context").unwrap();
+    assert_eq!(shown.json()["siblings"].as_array().unwrap().len(), 4);
+    let settled = server.send("PUT", "/v1/kv/b/k?return=body", &[("Quorate-Context", all)], b"6").await;
+    assert_eq!((settled.status, settled.body.as_slice(), settled.header("quorate-siblings")), (200, &b"6"[..], None));
+    assert_eq!(server.stored(b"k"), 1);
+}
+
+#[tokio::test]
+async fn a_value_comes_back_with_what_describes_it() {
+    let server = server().await;
+    let headers =
+        [("Content-Type", "text/x-test; a=\"b\""), ("Quorate-Meta-Colour", "bleu de minuit"), ("X-Other", "no")];
+    let put = server.send("PUT", "/v1/kv/b/k", &headers, b"v").await;
+    let got = server.get("/v1/kv/b/k").await;
+    assert_eq!(got.header("content-type"), Some(headers[0].1));
+    assert_eq!((got.header("quorate-meta-colour"), got.header("x-other")), (Some("bleu de minuit"), None));
+    assert_eq!(got.header("etag"), put.header("etag"));
+    assert_eq!((got.header("quorate-replicas"), got.header("quorate-layout")), (Some("2/2/3"), Some("1")));
+    assert_eq!((got.header("cache-control"), got.header("quorate-siblings")), (Some("no-store"), None));
+    assert_eq!(got.header("last-modified"), Some("Thu, 01 Jan 2026 00:00:00 GMT"));
+    assert_eq!(got.header("quorate-context"), put.header("quorate-context"));
+    assert_eq!((got.header("server-timing"), got.header("quorate-explain")), (None, None));
+
+    let head = server.send("HEAD", "/v1/kv/b/k", &[], b"").await;
+    assert_eq!((head.status, head.header("content-length"), head.header("etag")), (200, Some("1"), put.header("etag")));
+    let tag = put.header("etag").unwrap();
+    for condition in [tag.to_owned(), format!("\"x\", W/{tag}"), "*".to_owned()] {
+        let same = server.send("GET", "/v1/kv/b/k", &[("If-None-Match", &condition)], b"").await;
+        assert_eq!((same.status, same.header("etag")), (304, Some(tag)), "{condition}");
+    }
+    assert_eq!(server.send("GET", "/v1/kv/b/k", &[("If-None-Match", "\"x\"")], b"").await.status, 200);
+
+    let explained = server.get("/v1/kv/b/k?explain=1").await;
+    let explain = from_base64(explained.header("quorate-explain").unwrap()).unwrap();
+    assert!(serde_json::from_slice::<serde_json::Value>(&explain).unwrap().is_object());
+    assert!(explained.header("server-timing").unwrap().starts_with("total;dur="));
+
+    let too_much = "m".repeat(2046);
+    let refused = server.send("PUT", "/v1/kv/b/m", &[("Quorate-Meta-abc", &too_much)], b"v").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (431, "headers_too_large"));
+    assert_eq!(server.send("PUT", "/v1/kv/b/m", &[("Quorate-Meta-ab", &too_much)], b"v").await.status, 204);
+}
+
+#[tokio::test]
+async fn not_found_deleted_and_written_again() {
+    let server = server().await;
+    let nothing = server.get("/v1/kv/b/k").await;
+    assert_eq!((nothing.status, nothing.problem().as_str()), (404, "not_found"));
+    assert!(nothing.header("quorate-context").is_some() && nothing.header("quorate-floor").is_some());
+    assert_eq!(nothing.header("etag"), None);
+    let created = server
+        .send("PUT", "/v1/kv/b/k", &[("Quorate-Context", nothing.header("quorate-context").unwrap())], b"1")
+        .await;
+    assert_eq!(created.status, 204);
+    let deleted = server
+        .send("DELETE", "/v1/kv/b/k", &[("Quorate-Context", created.header("quorate-context").unwrap())], b"")
+        .await;
+    assert_eq!((deleted.status, deleted.header("quorate-context").is_some()), (204, true));
+    assert_eq!(server.get("/v1/kv/b/k").await.problem(), "not_found");
+    assert_eq!(server.send("HEAD", "/v1/kv/b/k", &[], b"").await.status, 404);
+    let envelope = server
+        .send("GET", "/v1/kv/b/k", &[("Accept", "text/html, application/vnd.quorate.object+json;q=1")], b"")
+        .await;
+    assert_eq!((envelope.status, envelope.json()["siblings"].as_array().unwrap().len()), (200, 0));
+    // A delete that raced a write is a sibling.
+    server.send("PUT", "/v1/kv/b/k", &[("Quorate-Context", created.header("quorate-context").unwrap())], b"2").await;
+    let race = server.get("/v1/kv/b/k").await;
+    assert_eq!(race.problem(), "siblings");
+    let flags: Vec<bool> = race.json()["siblings"].as_array().unwrap().iter().map(|s| s["deleted"] == true).collect();
+    assert_eq!(flags, [false, true]);
+}
+
+#[tokio::test]
+async fn the_same_put_twice_is_one_version() {
+    let server = server().await;
+    let key = [("Idempotency-Key", "once")];
+    let first = server.send("PUT", "/v1/kv/b/k", &key, b"v").await;
+    let again = server.send("PUT", "/v1/kv/b/k", &key, b"v").await;
+    assert_eq!((first.status, again.status, server.stored(b"k")), (204, 204, 1));
+    assert_eq!((first.header("quorate-replayed"), again.header("quorate-replayed")), (None, Some("true")));
+    assert_eq!(first.header("etag"), again.header("etag"));
+    let other = server.send("PUT", "/v1/kv/b/k", &key, b"w").await;
+    assert_eq!((other.status, other.problem().as_str(), server.stored(b"k")), (422, "idempotency_reused", 1));
+    for bad in ["", &*"k".repeat(256)] {
+        assert_eq!(
+            server.send("PUT", "/v1/kv/b/k", &[("Idempotency-Key", bad)], b"v").await.problem(),
+            "bad_parameter"
+        );
+    }
+    assert_eq!(server.send("PUT", "/v1/kv/b/j", &[("Idempotency-Key", &"k".repeat(255))], b"v").await.status, 204);
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_before_they_are_buffered() {
+    let server = server().await;
+    let full = server.send("PUT", "/v1/kv/b/full", &[], &[7; MAX_VALUE]).await;
+    assert_eq!((full.status, server.get("/v1/kv/b/full").await.body), (204, vec![7; MAX_VALUE]));
+    // Announced too large: refused though not a byte of it came.
+    let announced = b"PUT /v1/kv/b/k HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n";
+    let refused = server.raw_at(server.address, announced).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (413, "value_too_large"));
+    // Sent too large, length unsaid, and all of it before listening.
+    let mut chunked = b"PUT /v1/kv/b/k HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..64 {
+        chunked.extend(b"400\r\n");
+        chunked.extend([b'x'; 1024]);
+        chunked.extend(b"\r\n");
+    }
+    chunked.extend(b"0\r\n\r\n");
+    assert_eq!(server.raw_at(server.address, &chunked).await.problem(), "value_too_large");
+    // A length that lies: more is announced than comes.
+    let lying = b"PUT /v1/kv/b/k HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nshort";
+    let late = server.raw_at(server.address, lying).await;
+    assert_eq!((late.status, late.problem().as_str()), (408, "body_timeout"));
+    assert_eq!(server.stored(b"k"), 0);
+    let encoded = server.send("PUT", "/v1/kv/b/k", &[("Content-Encoding", "gzip")], b"v").await;
+    assert_eq!((encoded.status, encoded.problem().as_str()), (415, "unsupported_encoding"));
+}
+
+#[tokio::test]
+async fn conditional_writes_are_refused_rather_than_faked() {
+    let server = server().await;
+    for (verb, name) in [("PUT", "If-Match"), ("PUT", "If-None-Match"), ("DELETE", "If-Match")] {
+        let answer = server.send(verb, "/v1/kv/b/k", &[(name, "*")], b"").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (400, "precondition_needs_cas"));
+    }
+    assert!(server.kv.is_empty());
+}
+
+#[tokio::test]
+async fn every_error_is_a_problem_with_its_outcome() {
+    let server = server().await;
+    let expected = |code: ErrorCode| match code {
+        ErrorCode::BadParameter | ErrorCode::BadContext => 400,
+        ErrorCode::ContextTooLarge | ErrorCode::TooManySiblings | ErrorCode::IdempotencyInFlight => 409,
+        ErrorCode::ContextRequired => 428,
+        ErrorCode::ValueTooLarge | ErrorCode::ObjectTooLarge => 413,
+        ErrorCode::IdempotencyReused => 422,
+        ErrorCode::NotYet => 501,
+        ErrorCode::WriteTimeout | ErrorCode::ReadTimeout => 504,
+        ErrorCode::DiskFull => 507,
+        ErrorCode::Internal => 500,
+        _ => 503,
+    };
+    for code in ErrorCode::ALL {
+        server.kv.fail_next(Error::new(code, Outcome::Unknown, "scripted"));
+        let answer = server.put("/v1/kv/b/k", "v").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (expected(code), code.as_str()));
+        assert_eq!(answer.json()["outcome"], "unknown");
+        let retry_after = answer.header("retry-after").map(|seconds| seconds.parse::<u64>().unwrap());
+        assert_eq!(retry_after.is_some(), answer.status == 503);
+        assert!(retry_after.is_none_or(|seconds| (1..=3).contains(&seconds)));
+    }
+    server.kv.fail_next(write_timeout());
+    let timeout = server.put("/v1/kv/b/k", "v").await.json();
+    assert_eq!(
+        (timeout["required"].as_u64(), timeout["answered"].as_u64(), timeout["n"].as_u64()),
+        (Some(2), Some(1), Some(3))
+    );
+    assert_eq!(timeout["retry"], "same-idempotency-key");
+    let failed = ErrorCode::ALL.into_iter().filter(|code| expected(*code) >= 500).count() as u64;
+    assert_eq!(server.metrics.http.count("PUT", 500), failed + 1);
+}
+
+#[tokio::test]
+async fn routes_that_are_not_there_say_so() {
+    let server = server().await;
+    let wrong = server.send("PATCH", "/v1/kv/b/k", &[], b"").await;
+    assert_eq!((wrong.status, wrong.problem().as_str()), (405, "method_not_allowed"));
+    assert_eq!(wrong.header("allow"), Some("GET, HEAD, PUT, DELETE"));
+    for later in ["/v1/batch", "/v1/buckets", "/v1/buckets/b/keys", "/v1/openapi.json"] {
+        assert_eq!(server.get(later).await.problem(), "not_yet", "{later}");
+    }
+    for nowhere in ["/", "/v2/kv/b/k", "/v1/kvx", "/v1/bucketsx"] {
+        assert_eq!(
+            (server.get(nowhere).await.status, server.get(nowhere).await.problem().as_str()),
+            (404, "no_such_route")
+        );
+    }
+    let owners = server.get("/v1/owners/b/a%2Fb").await.json();
+    let id = ObjectId::new(Bucket::new("b").unwrap(), Key::new("a/b").unwrap());
+    assert_eq!(owners["token"], id.token().to_string());
+    assert_eq!(owners["owners"].as_array().unwrap().len(), 3);
+    assert_eq!(server.get("/v1/owners/b/k?w=1").await.problem(), "bad_parameter");
+}
+
+#[tokio::test]
+async fn the_admin_listener_guards_all_but_health() {
+    let node = MockNode { metrics: "m 1\n".to_owned(), not_ready: Some("starting".to_owned()), ..MockNode::default() };
+    let server = server_with(ServeLimits::default(), node, Some(AdminToken::new("secret"))).await;
+    assert_eq!(server.admin("/livez", &[]).await.status, 200);
+    let ready = server.admin("/readyz", &[]).await;
+    assert_eq!((ready.status, ready.problem().as_str()), (503, "not_serving"));
+    for path in ["/metrics", "/admin/status", "/admin/members", "/admin/ring", "/admin/hints", "/nowhere"] {
+        for headers in [&[][..], &[("Authorization", "Bearer wrong")], &[("Authorization", "Basic secret")]] {
+            let refused = server.admin(path, headers).await;
+            assert_eq!((refused.status, refused.problem().as_str()), (401, "unauthorized"), "{path}");
+        }
+    }
+    let token = [("Authorization", "bearer secret")];
+    assert_eq!(server.admin("/metrics", &token).await.body, b"m 1\n");
+    assert!(server.admin("/admin/members", &token).await.json()["members"].is_array());
+    assert_eq!(server.admin("/admin/ring", &token).await.json()["version"], 1);
+    assert_eq!(server.admin("/admin/status", &token).await.status, 200);
+    assert_eq!(server.admin("/admin/layout/plans", &token).await.problem(), "not_yet");
+    assert_eq!(server.admin("/nowhere", &token).await.problem(), "no_such_route");
+}
+
+#[tokio::test]
+async fn headers_are_bounded() {
+    let server = server().await;
+    let many: String = (0..97).map(|i| format!("x-{i}: y\r\n")).collect();
+    let large = format!("x-large: {}\r\n", "y".repeat(70 * 1024));
+    for bomb in [many, large] {
+        let answer =
+            server.raw_at(server.address, format!("GET /v1/kv/b/k HTTP/1.1\r\nhost: x\r\n{bomb}\r\n").as_bytes()).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (431, "headers_too_large"));
+    }
+    // Past the connection's buffer or hyper's own count: a bare 431, and the connection is gone.
+    let bomb: String = (0..300).map(|i| format!("x-{i}: y\r\n")).collect();
+    let bare = server.raw_at(server.address, format!("GET / HTTP/1.1\r\nhost: x\r\n{bomb}\r\n").as_bytes()).await;
+    assert_eq!((bare.status, bare.body.len()), (431, 0));
+}
+
+#[tokio::test]
+async fn slow_sockets_keep_nobody_out() {
+    let limits = ServeLimits { max_connections: 32, ..ServeLimits::default() };
+    let server = server_with(limits, MockNode::default(), None).await;
+    let mut slow = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"GET /v1/kv/b/k HTTP/1.1\r\nx-slow").await.unwrap();
+        slow.push(stream);
+        if slow.len() % 50 == 0 {
+            assert_eq!(server.put("/v1/kv/b/k", "v").await.status, 204);
+        }
+    }
+    assert_eq!(server.get("/v1/kv/b/k?resolve=latest").await.status, 200);
+    // The first of them was closed to make room; without that the bound would have kept the clients out.
+    assert_eq!(slow[0].read(&mut [0; 16]).await.unwrap_or(0), 0);
+    assert_eq!(server.metrics.http.connections_refused.get(), 0);
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_ends_the_connection() {
+    let limits = ServeLimits { head_time: Duration::from_millis(50), ..ServeLimits::default() };
+    let server = server_with(limits, MockNode::default(), None).await;
+    for sent in [&b""[..], b"GET /v1/kv/b/k HT"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap_or_default();
+    }
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(&request("GET", b"/livez", &[], b"")).await.unwrap();
+    assert_eq!(receive(&mut stream, false).await.unwrap().status, 404);
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0, "an idle connection stays open");
+}
+
+#[tokio::test]
+async fn shutdown_drains_and_leaves_nothing() {
+    let server = server().await;
+    let mut busy = TcpStream::connect(server.address).await.unwrap();
+    busy.write_all(b"PUT /v1/kv/b/k HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(receive(&mut busy, false).await.unwrap().status, 100);
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    idle.write_all(&request("GET", b"/v1/kv/b/none", &[], b"")).await.unwrap();
+    assert_eq!(receive(&mut idle, false).await.unwrap().status, 404);
+    server.stop.cancel();
+    assert_eq!(idle.read(&mut [0; 16]).await.unwrap_or(0), 0, "an idle connection outlives the shutdown");
+    busy.write_all(b"v").await.unwrap();
+    assert_eq!(receive(&mut busy, false).await.unwrap().status, 204, "a request under way is cut off");
+    assert_eq!(busy.read(&mut [0; 16]).await.unwrap_or(0), 0);
+    server.env.tasks.shutdown().await;
+    assert!(server.env.tasks.is_empty());
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
