@@ -27,6 +27,8 @@ pub mod peers;
 pub mod repair;
 pub mod replica;
 
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "sim")]
 pub mod sim;
 
