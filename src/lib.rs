@@ -32,5 +32,7 @@ pub mod client;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "http")]
 pub mod http;

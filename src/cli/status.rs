@@ -1,0 +1,101 @@
+//! `status`: one screen on how the cluster is.
+
+use comfy_table::Cell;
+
+use super::args::{Format, StatusArgs};
+use super::config::host_port;
+use super::objects::client;
+use super::output::{Exit, Failure, Paint, json, print, state_cell, table};
+use crate::kv::Status;
+
+pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
+    let admin = if args.admin.is_empty() {
+        args.reach.endpoints.iter().filter_map(|url| admin_of(url)).collect()
+    } else {
+        args.admin.iter().map(|url| url.trim_end_matches('/').to_owned()).collect()
+    };
+    let token = match &args.admin_token_file {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Failure::new(Exit::Usage, format!("the admin token {} cannot be read: {error}", path.display()), "")
+            })?;
+            Some(text.trim().to_owned())
+        }
+    };
+    let client = client(&args.reach, |config| (config.admin_endpoints, config.admin_token) = (admin, token))?;
+    let status = client.status().await.map_err(|error| Failure::of_read(&error))?;
+    match args.reach.output {
+        Some(Format::Json) => print(&json(&status)?),
+        other => print(screen(&status, other == Some(Format::Wide), Paint::stdout()).as_bytes()),
+    }
+}
+
+/// By convention the admin port is one above the client port.
+fn admin_of(endpoint: &str) -> Option<String> {
+    let (host, port) = host_port(endpoint.strip_prefix("http://")?.trim_end_matches('/')).ok()?;
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    Some(format!("http://{host}:{}", port.checked_add(1)?))
+}
+
+pub(super) fn screen(status: &Status, wide: bool, paint: Paint) -> String {
+    let health = if status.health == "ok" { paint.green(&status.health) } else { paint.red(&status.health) };
+    let cluster = status.cluster.as_deref().unwrap_or("none yet");
+    let mut text = format!(
+        "{health}  as {} sees it  layout {}  cluster {cluster}  version {}\n\n",
+        status.node, status.layout, status.version
+    );
+    let mut members: Vec<_> = status.members.iter().collect();
+    members.sort_by(|one, other| one.name.cmp(&other.name));
+    let rows = members.into_iter().map(|member| {
+        let mut row = vec![
+            Cell::new(&member.name),
+            state_cell(&member.state),
+            Cell::new(member.since.as_deref().unwrap_or("-")),
+            Cell::new(&member.zone),
+            Cell::new(&member.addresses.client),
+            Cell::new(&member.addresses.peer),
+        ];
+        if wide {
+            row.extend([
+                Cell::new(&member.region),
+                Cell::new(member.weight),
+                Cell::new(&member.id),
+                Cell::new(member.incarnation.as_deref().unwrap_or("-")),
+            ]);
+        }
+        row
+    });
+    let mut header = vec!["MEMBER", "STATE", "SINCE", "ZONE", "CLIENTS", "PEERS"];
+    if wide {
+        header.extend(["REGION", "WEIGHT", "ID", "INCARNATION"]);
+    }
+    if !status.members.is_empty() {
+        text += &table(&header, rows.collect(), paint);
+        text.push('\n');
+    }
+    if status.attention.is_empty() {
+        return text + "Nothing needs attention.\n";
+    }
+    text += &format!("{}\n", paint.bold("Needs attention"));
+    for item in &status.attention {
+        text += &format!("  {}: {}\n", paint.red(&item.code), item.text);
+        // The command that shows this screen is no next step.
+        if !item.command.is_empty() && item.command != "quorate status" {
+            text += &format!("    {}\n", paint.dim(&item.command));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_port_is_one_above() {
+        assert_eq!(admin_of("http://127.0.0.1:7410/").as_deref(), Some("http://127.0.0.1:7411"));
+        assert_eq!(admin_of("http://[::1]:7410").as_deref(), Some("http://[::1]:7411"));
+        assert_eq!(admin_of("127.0.0.1:7410"), None);
+    }
+}

@@ -1,0 +1,189 @@
+//! The commands against a cluster by `quorate dev`: what they print, where, and with which exit code.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod cluster;
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+use std::sync::LazyLock;
+
+use cluster::{Process, quorate, stderr, stdout};
+use serde_json::Value;
+
+/// One cluster for all tests of this file; each uses buckets of its own. It ends with the test process: `dev` is told
+/// to by the watcher below, since statics are not dropped.
+static DEV: LazyLock<u16> = LazyLock::new(|| {
+    let (dev, base) = Process::dev();
+    watch(dev);
+    base
+});
+
+/// Ends the cluster when this process is gone: a shell that waits for the end of its stdin, which this process holds.
+fn watch(dev: Process) {
+    let script = format!("cat >/dev/null; kill -TERM {}", dev.0.id());
+    let shell = std::process::Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    // Held until the process ends, and with it the shell's stdin.
+    std::mem::forget((dev, shell));
+}
+
+fn run(args: &[&str]) -> Output {
+    quorate(args).env("QUORATE_ENDPOINTS", format!("http://127.0.0.1:{}", *DEV)).output().unwrap()
+}
+
+/// Runs a command that must end with this code.
+fn ends(code: i32, args: &[&str]) -> Output {
+    let output = run(args);
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{}\n{}", stdout(&output), stderr(&output));
+    output
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", stdout(output)))
+}
+
+#[test]
+fn a_value_comes_back_as_it_went_in() {
+    let put = ends(0, &["put", "plain", "a/b c", "one\ttwo"]);
+    assert_eq!(stdout(&put), "", "data on stdout alone, and a put has none");
+    let get = ends(0, &["get", "plain", "a/b c"]);
+    assert_eq!(stdout(&get), "one\ttwo");
+    assert_eq!(stderr(&get), "");
+    ends(0, &["put", "plain", "a/b c", "three"]);
+    assert_eq!(stdout(&ends(0, &["get", "plain", "a/b c"])), "three", "a put supersedes what it read");
+}
+
+#[test]
+fn bytes_from_stdin_are_kept_as_they_are() {
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    let mut put = quorate(["put", "binary", "k", "-", "--content-type", "application/x-test", "--endpoint"]);
+    let mut child = put.arg(format!("http://127.0.0.1:{}", *DEV)).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&bytes).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(ends(0, &["get", "binary", "k"]).stdout, bytes);
+    let envelope = json(&ends(0, &["get", "binary", "k", "-o", "json"]));
+    assert_eq!(envelope["siblings"][0]["content_type"], "application/x-test");
+}
+
+#[test]
+fn what_is_not_there_is_3() {
+    let missing = ends(3, &["get", "none", "k"]);
+    assert_eq!(stdout(&missing), "");
+    assert!(stderr(&missing).contains("quorate where none k"), "{}", stderr(&missing));
+    ends(3, &["delete", "none", "k"]);
+    ends(0, &["put", "none", "gone", "x"]);
+    ends(0, &["delete", "none", "gone"]);
+    ends(3, &["get", "none", "gone", "-r", "all"]);
+}
+
+#[test]
+fn siblings_are_5_and_are_settled_with_the_context() {
+    ends(0, &["put", "siblings", "k", "tea", "-w", "all"]);
+    let blind = ends(0, &["put", "siblings", "k", "coffee", "--blind", "-w", "all"]);
+    assert!(stderr(&blind).contains("has 2 siblings now"), "{}", stderr(&blind));
+    let get = ends(5, &["get", "siblings", "k"]);
+    assert_eq!(stdout(&get), "", "no value is printed where there is not one");
+    assert!(stderr(&get).contains("tea") && stderr(&get).contains("coffee"), "{}", stderr(&get));
+    let put = ends(5, &["put", "siblings", "k", "both"]);
+    let said = stderr(&put);
+    assert!(said.contains("nothing was written"), "{said}");
+    ends(5, &["delete", "siblings", "k"]);
+    let latest = ends(0, &["get", "siblings", "k", "--latest"]);
+    assert_eq!(stdout(&latest), "coffee");
+    let envelope = json(&ends(5, &["get", "siblings", "k", "-o", "json"]));
+    assert_eq!(envelope["siblings"].as_array().unwrap().len(), 2);
+    // The command that the error names does it.
+    let command = said.lines().find(|line| line.contains("--context")).unwrap().trim();
+    let words: Vec<&str> = command.split(' ').skip(1).map(|word| if word == "VALUE" { "both" } else { word }).collect();
+    ends(0, &words);
+    assert_eq!(stdout(&ends(0, &["get", "siblings", "k"])), "both");
+}
+
+#[test]
+fn a_context_supersedes_what_it_covers_and_no_more() {
+    ends(0, &["put", "context", "k", "one", "-w", "all"]);
+    let envelope = json(&ends(0, &["get", "context", "k", "-o", "json"]));
+    let context = envelope["context"].as_str().unwrap();
+    ends(0, &["put", "context", "k", "two", "-w", "all"]);
+    ends(0, &["put", "context", "k", "late", "--context", context, "-w", "all"]);
+    ends(5, &["get", "context", "k"]);
+    let other = ends(2, &["put", "context", "other", "x", "--context", context]);
+    assert!(stderr(&other).contains("bad_context"), "{}", stderr(&other));
+    ends(2, &["put", "context", "k", "x", "--context", context, "--blind"]);
+}
+
+#[test]
+fn usage_is_2() {
+    for args in [
+        &["put", "b", "k"][..],
+        &["get", "b"],
+        &["nonsense"],
+        &["get", "b", "k", "-r", "most"],
+        &["get", "b", "k", "--timeout", "1"],
+        &["get", "b", "k", "-o", "yaml"],
+        &["get", "b/c", "k"],
+        &["get", "b", "k", "--endpoint", "ftp://x"],
+        &["put", "b", "k", "v", "-w", "9"],
+        &["dev", "--nodes", "0"],
+        &["dev", "--nodes", "16", "--base-port", "65000", "--nonsense"],
+    ] {
+        let output = ends(2, args);
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn where_no_node_is_the_error_says_how_to_start_one() {
+    let port = cluster::free_base(1).to_string();
+    let nobody = quorate(["get", "b", "k", "--endpoint", &format!("http://127.0.0.1:{port}")]).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(1), "{}", stderr(&nobody));
+    assert!(stderr(&nobody).contains("quorate dev"), "{}", stderr(&nobody));
+}
+
+#[test]
+fn where_shows_what_each_replica_holds() {
+    ends(0, &["put", "where", "k", "x", "-w", "all"]);
+    let shown = stdout(&ends(0, &["where", "where", "k"]));
+    let rows: Vec<&str> = shown.lines().skip(2).collect();
+    assert!(shown.starts_with("where/k  partition "), "{shown}");
+    assert_eq!(rows.len(), 3, "{shown}");
+    let version = |row: &str| row.split_whitespace().find(|word| word.contains('@')).unwrap_or_default().to_owned();
+    assert!(rows.iter().all(|row| !version(row).is_empty() && version(row) == version(rows[0])), "{shown}");
+    let document = json(&ends(0, &["where", "where", "k", "-o", "json"]));
+    assert_eq!(document["owners"]["owners"].as_array().unwrap().len(), 3);
+    assert_eq!(document["explain"]["replicas"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn status_is_one_screen() {
+    let shown = stdout(&ends(0, &["status"]));
+    assert!(shown.starts_with("ok  as n1 sees it  layout 1"), "{shown}");
+    assert!(shown.ends_with("Nothing needs attention.\n"), "{shown}");
+    for name in ["n1", "n2", "n3"] {
+        let up = |line: &str| line.starts_with(name) && line.split_whitespace().nth(1) == Some("up");
+        assert!(shown.lines().any(up), "{shown}");
+    }
+    let document = json(&ends(0, &["status", "-o", "json"]));
+    assert_eq!(document["health"], "ok");
+    let wide = stdout(&ends(0, &["status", "-o", "wide"]));
+    assert!(wide.contains("INCARNATION"), "{wide}");
+}
+
+#[test]
+fn explanations_are_notes() {
+    let put = ends(0, &["put", "explain", "k", "x", "-w", "all", "--explain"]);
+    let said = stderr(&put);
+    assert!(said.contains("decided after") && said.contains("flushed") && said.contains("n3"), "{said}");
+    let get = ends(0, &["get", "explain", "k", "-r", "2", "--explain"]);
+    assert_eq!(stdout(&get), "x");
+    assert!(stderr(&get).contains("counted"), "{}", stderr(&get));
+    assert!(!stderr(&get).contains('\x1b'), "no colours where there is no terminal");
+}
+
+#[test]
+fn help_is_on_stdout_and_has_examples() {
+    for command in ["server", "dev", "demo", "put", "get", "delete", "status", "where"] {
+        let help = stdout(&ends(0, &[command, "--help"]));
+        assert!(help.contains("Examples:") && help.contains(&format!("quorate {command}")), "{help}");
+    }
+}
