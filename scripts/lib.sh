@@ -139,12 +139,24 @@ announce_build() {
   fi
 }
 
+# Cargo knows this package's sources by their times, not by where they lie: what another checkout built could pass for
+# this one's. Only this package is built again; RocksDB and the other crates stay.
+take_over_target() {
+  local owner="$CARGO_TARGET_DIR/checkout"
+  if [ "$(cat "$owner" 2>/dev/null || true)" = "$ROOT" ]; then return; fi
+  if [ -d "$CARGO_TARGET_DIR/release" ]; then
+    cargo clean --release --package quorate >&2 || say "note: what another checkout built could not be removed"
+  fi
+  printf '%s\n' "$ROOT" >"$owner"
+}
+
 # What all scripts that compile call first.
 prepare() {
   need_rust
   keep_rustflags
   need_native
   mkdir -p "$CARGO_TARGET_DIR" || die "cannot write to $CARGO_TARGET_DIR; set QUORATE_TARGET_DIR to a place that can be written"
+  take_over_target
 }
 
 # In CI the lock file is law; at a desk a changed Cargo.toml may update it.
