@@ -187,18 +187,17 @@ impl GetCore {
         let ReadPlan { votes, hold, candidates, own, rules, repair, digest } = plan;
         let voters = votes.members();
         let own = own.filter(|own| voters.contains(own));
-        let mut order = Vec::with_capacity(voters.len());
-        let candidates = candidates.into_iter().filter(|id| voters.contains(id));
-        for id in own.into_iter().chain(candidates).chain(voters.iter().copied()).chain(hold.members()) {
-            if !order.contains(&id) {
-                order.push(id);
+        let mut members: Vec<Member> = Vec::with_capacity(voters.len());
+        let candidates = candidates.iter().filter(|id| voters.contains(id));
+        for &id in own.iter().chain(candidates).chain(voters).chain(hold.members()) {
+            if members.iter().all(|member| member.id != id) {
+                members.push(Member { id, copy: Copy::Unasked, sent: None, repairs: 0 });
             }
         }
         let mut recorder = recorder.map(Box::new);
         if let Some(recorder) = &mut recorder {
-            recorder.expect(order.iter().copied());
+            recorder.expect(members.iter().map(|member| member.id));
         }
-        let member = |id| Member { id, copy: Copy::Unasked, sent: None, repairs: 0 };
         Self {
             tally: Tally::new(votes),
             hold,
@@ -206,7 +205,7 @@ impl GetCore {
             rules,
             repair,
             digest,
-            members: order.into_iter().map(member).collect(),
+            members,
             base: None,
             known: None,
             phase: Phase::Asking,

@@ -82,7 +82,7 @@ impl PutCore {
         own: Option<StoreId>,
         recorder: Option<Recorder>,
     ) -> Self {
-        let mut everybody = requirement.members();
+        let mut everybody = requirement.members().to_vec();
         for owner in owners {
             if !everybody.contains(&owner) {
                 everybody.push(owner);

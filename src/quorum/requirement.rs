@@ -60,13 +60,25 @@ pub struct Group {
     pub need: usize,
 }
 
-/// Who has to answer: every group has to reach its need. Groups are ordered by layout, the newest first.
+/// Who has to answer: every group has to reach its need. Groups are ordered by layout, the newest first. Cheap to clone:
+/// clones share it, and one serves every operation on a partition.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Requirement {
-    groups: Vec<Group>,
+    groups: Arc<[Group]>,
+    members: Arc<[StoreId]>,
 }
 
 impl Requirement {
+    fn new(groups: Vec<Group>) -> Self {
+        let mut members = Vec::with_capacity(groups.first().map_or(0, |group| group.members.len()));
+        for &member in groups.iter().flat_map(|group| &group.members) {
+            if !members.contains(&member) {
+                members.push(member);
+            }
+        }
+        Self { groups: groups.into(), members: members.into() }
+    }
+
     /// The groups, the newest layout's first.
     #[must_use]
     pub fn groups(&self) -> &[Group] {
@@ -83,19 +95,13 @@ impl Requirement {
     #[must_use]
     pub fn in_layout(&self, layout: u64) -> Option<Self> {
         let groups: Vec<_> = self.groups.iter().filter(|group| group.layout == layout).cloned().collect();
-        (!groups.is_empty()).then_some(Self { groups })
+        (!groups.is_empty()).then(|| Self::new(groups))
     }
 
     /// Everybody who counts, each once, the newest layout's first.
     #[must_use]
-    pub fn members(&self) -> Vec<StoreId> {
-        let mut members = Vec::with_capacity(self.groups.first().map_or(0, |group| group.members.len()));
-        for &member in self.groups.iter().flat_map(|group| &group.members) {
-            if !members.contains(&member) {
-                members.push(member);
-            }
-        }
-        members
+    pub fn members(&self) -> &[StoreId] {
+        &self.members
     }
 
     /// The layouts in which `member` counts.
@@ -116,18 +122,20 @@ impl Requirement {
     /// Whether enough members are up, before anything is sent: 503 `quorum_unavailable` says why not, and that nothing
     /// was applied.
     pub fn feasible(&self, up: impl Fn(StoreId) -> bool) -> Result<(), Unavailable> {
-        let groups: Vec<GroupUp> = self
-            .groups
-            .iter()
-            .map(|group| GroupUp {
-                layout: group.layout,
-                region: group.region.clone(),
-                required: group.need,
-                live: group.members.iter().filter(|member| up(**member)).count(),
-                n: group.members.len(),
-            })
-            .collect();
+        let live = |group: &Group| group.members.iter().filter(|member| up(**member)).count();
+        if self.groups.iter().all(|group| live(group) >= group.need) {
+            return Ok(());
+        }
+        let of = |group: &Group| GroupUp {
+            layout: group.layout,
+            region: group.region.clone(),
+            required: group.need,
+            live: live(group),
+            n: group.members.len(),
+        };
+        let groups: Vec<GroupUp> = self.groups.iter().map(of).collect();
         match groups.iter().find(|group| group.live < group.required) {
+            // Somebody came up while they were counted.
             None => Ok(()),
             Some(short) => {
                 let (required, live, n) = (short.required, short.live, short.n);
@@ -202,7 +210,7 @@ pub fn requirement(level: Level, live: &[OwnersIn], local_region: &str) -> Resul
             add_groups(&mut groups, over_all, owners, local_region);
         }
     }
-    Ok(Requirement { groups })
+    Ok(Requirement::new(groups))
 }
 
 /// What `level` asks of one layout. Groups without members ask nothing and are left out.

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Requirement;
+use super::{Group, Requirement};
 use crate::types::StoreId;
 
 /// How a quorum was met, or how far it got.
@@ -47,8 +47,8 @@ enum Vote {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Tally {
     requirement: Requirement,
-    /// One vote per group and member, in the requirement's order.
-    votes: Vec<Vec<Vote>>,
+    /// One vote per group and member, in the requirement's order: all groups' in one list.
+    votes: Vec<Vote>,
     durable: usize,
 }
 
@@ -63,7 +63,7 @@ impl Tally {
     /// needed there, where that is less).
     #[must_use]
     pub fn durable(requirement: Requirement, durable: usize) -> Self {
-        let votes = requirement.groups().iter().map(|group| vec![Vote::Waiting; group.members.len()]).collect();
+        let votes = vec![Vote::Waiting; requirement.groups().iter().map(|group| group.members.len()).sum()];
         Self { requirement, votes, durable }
     }
 
@@ -90,10 +90,11 @@ impl Tally {
     }
 
     fn raise(&mut self, member: StoreId, vote: Vote, counts_in: impl Fn(u64) -> bool) {
-        for (group, votes) in self.requirement.groups().iter().zip(&mut self.votes) {
-            if counts_in(group.layout) {
-                let of_member = group.members.iter().zip(votes).filter(|(id, _)| **id == member);
-                of_member.for_each(|(_, old)| *old = vote.max(*old));
+        let places =
+            self.requirement.groups().iter().flat_map(|group| group.members.iter().map(|id| (group.layout, *id)));
+        for ((layout, id), old) in places.zip(&mut self.votes) {
+            if id == member && counts_in(layout) {
+                *old = vote.max(*old);
             }
         }
     }
@@ -101,23 +102,21 @@ impl Tally {
     /// Whether every group has what it needs.
     #[must_use]
     pub fn is_met(&self) -> bool {
-        let enough = |(group, votes): (&super::Group, &Vec<Vote>)| count(votes, Vote::Yes) >= group.need;
-        self.requirement.groups().iter().zip(&self.votes).all(enough)
-            && self.layouts().all(|(_, range)| self.flushed(range.clone()) >= self.flushes_needed(range))
+        self.groups().all(|(group, votes)| count(votes, Vote::Yes) >= group.need)
+            && (self.durable == 0 || self.layouts().all(|layout| self.flushed(layout) >= self.flushes_needed(layout)))
     }
 
     /// Whether some group cannot be met by the votes that are still out.
     #[must_use]
     pub fn is_hopeless(&self) -> bool {
-        let possible = |votes: &Vec<Vote>| votes.len() - votes.iter().filter(|vote| **vote == Vote::Failed).count();
-        self.requirement.groups().iter().zip(&self.votes).any(|(group, votes)| possible(votes) < group.need)
-            || self.layouts().any(|(_, range)| {
-                let out: usize = self.votes[range.clone()]
-                    .iter()
-                    .map(|votes| votes.iter().filter(|v| **v == Vote::Waiting).count())
-                    .sum();
-                self.flushed(range.clone()) + out < self.flushes_needed(range)
-            })
+        let possible = |votes: &[Vote]| votes.iter().filter(|vote| **vote != Vote::Failed).count();
+        let out = |votes: &[Vote]| votes.iter().filter(|vote| **vote == Vote::Waiting).count();
+        self.groups().any(|(group, votes)| possible(votes) < group.need)
+            || self.durable > 0
+                && self.layouts().any(|layout| {
+                    let out: usize = self.groups_in(layout).map(|(_, votes)| out(votes)).sum();
+                    self.flushed(layout) + out < self.flushes_needed(layout)
+                })
     }
 
     /// Where it stands.
@@ -133,9 +132,8 @@ impl Tally {
     /// Whether `member` has voted in every layout it counts in.
     #[must_use]
     pub fn has_all_of(&self, member: StoreId) -> bool {
-        let groups = self.requirement.groups().iter().zip(&self.votes);
         let mut own =
-            groups.flat_map(|(group, votes)| group.members.iter().zip(votes)).filter(|(id, _)| **id == member);
+            self.groups().flat_map(|(group, votes)| group.members.iter().zip(votes)).filter(|(id, _)| **id == member);
         own.all(|(_, vote)| *vote >= Vote::Yes)
     }
 
@@ -143,7 +141,7 @@ impl Tally {
     /// than it has and than `pending` members may still bring.
     #[must_use]
     pub fn wants(&self, member: StoreId, pending: impl Fn(StoreId) -> bool) -> bool {
-        self.requirement.groups().iter().zip(&self.votes).any(|(group, votes)| {
+        self.groups().any(|(group, votes)| {
             let mut open = false;
             let mut coming = 0;
             for (id, vote) in group.members.iter().zip(votes) {
@@ -159,40 +157,47 @@ impl Tally {
     /// The figures to report: of the newest layout; where that has what it needs and another has not, of that one.
     #[must_use]
     pub fn counted(&self) -> Counted {
-        let short = |(_, range): &(u64, std::ops::Range<usize>)| {
-            let groups = self.requirement.groups()[range.clone()].iter().zip(&self.votes[range.clone()]);
-            { groups }.any(|(group, votes)| count(votes, Vote::Yes) < group.need)
-        };
-        let Some((layout, range)) = self.layouts().find(short).or_else(|| self.layouts().next()) else {
+        let short = |layout: &u64| self.groups_in(*layout).any(|(group, votes)| count(votes, Vote::Yes) < group.need);
+        let Some(layout) = self.layouts().find(short).or_else(|| self.layouts().next()) else {
             return Counted::default();
         };
-        let groups = &self.requirement.groups()[range.clone()];
-        let sum = |numbers: &mut dyn Iterator<Item = usize>| u32::try_from(numbers.sum::<usize>()).unwrap_or(u32::MAX);
-        Counted {
-            answered: sum(&mut self.votes[range].iter().map(|votes| count(votes, Vote::Yes))),
-            needed: sum(&mut groups.iter().map(|group| group.need)),
-            n: sum(&mut groups.iter().map(|group| group.members.len())),
-            layout,
+        let (mut answered, mut needed, mut n) = (0, 0, 0);
+        for (group, votes) in self.groups_in(layout) {
+            answered += count(votes, Vote::Yes);
+            needed += group.need;
+            n += group.members.len();
         }
+        let figure = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Counted { answered: figure(answered), needed: figure(needed), n: figure(n), layout }
     }
 
-    /// The layouts and where their groups are: groups of one layout stand side by side.
-    fn layouts(&self) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> + '_ {
-        let groups = self.requirement.groups();
-        let starts = (0..groups.len()).filter(|at| *at == 0 || groups[at - 1].layout != groups[*at].layout);
-        starts.map(|start| {
-            let layout = groups[start].layout;
-            let length = groups[start..].iter().take_while(|group| group.layout == layout).count();
-            (layout, start..start + length)
+    /// Each group with its members' votes.
+    fn groups(&self) -> impl Iterator<Item = (&Group, &[Vote])> {
+        let mut rest = &self.votes[..];
+        self.requirement.groups().iter().map(move |group| {
+            let (votes, others) = rest.split_at(group.members.len());
+            rest = others;
+            (group, votes)
         })
     }
 
-    fn flushed(&self, range: std::ops::Range<usize>) -> usize {
-        self.votes[range].iter().map(|votes| count(votes, Vote::Flushed)).sum()
+    fn groups_in(&self, layout: u64) -> impl Iterator<Item = (&Group, &[Vote])> {
+        self.groups().filter(move |(group, _)| group.layout == layout)
     }
 
-    fn flushes_needed(&self, range: std::ops::Range<usize>) -> usize {
-        self.durable.min(self.requirement.groups()[range].iter().map(|group| group.need).sum())
+    /// The layouts, the newest first: groups of one layout stand side by side.
+    fn layouts(&self) -> impl Iterator<Item = u64> + '_ {
+        let groups = self.requirement.groups();
+        let first = |at: &usize| *at == 0 || groups[at - 1].layout != groups[*at].layout;
+        (0..groups.len()).filter(first).map(|at| groups[at].layout)
+    }
+
+    fn flushed(&self, layout: u64) -> usize {
+        self.groups_in(layout).map(|(_, votes)| count(votes, Vote::Flushed)).sum()
+    }
+
+    fn flushes_needed(&self, layout: u64) -> usize {
+        self.durable.min(self.groups_in(layout).map(|(group, _)| group.need).sum())
     }
 }
 
