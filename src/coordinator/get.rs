@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 
+use super::pending::Pending;
 use super::{Coordinator, Located, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
 use crate::causality::{Object, decode_object, digest_of_record, encode_object};
 use crate::env::BoxFuture;
@@ -40,8 +39,6 @@ enum Event {
     Replied(StoreId, ReplicaReply),
     Repaired(StoreId, bool),
 }
-
-type Pending = FuturesUnordered<BoxFuture<'static, Event>>;
 
 impl Coordinator {
     /// Reads an object, here or at an owner.
@@ -84,8 +81,9 @@ impl Coordinator {
         deadline: Mono,
     ) -> Result<Found, Error> {
         let up = self.inner.peers.up();
-        let (mut candidates, down): (Vec<_>, Vec<_>) = located.stores().partition(|store| up.is_up(*store));
-        candidates.extend(down);
+        let mut candidates = Vec::with_capacity(located.route.stores.len());
+        candidates.extend(located.stores().filter(|store| up.is_up(*store)));
+        candidates.extend(located.stores().filter(|store| !up.is_up(*store)));
         let repair = options.repair.unwrap_or_else(|| default_repair(&located, &votes));
         let plan = ReadPlan {
             hold: votes.clone(),
@@ -120,7 +118,7 @@ impl Coordinator {
 
 /// Blocking repair where R overlaps with every other such R (I-MONO), else after the answer.
 fn default_repair(located: &Located, votes: &Requirement) -> RepairMode {
-    let n = located.live.first().map_or(0, crate::quorum::OwnersIn::n);
+    let n = located.route.live.first().map_or(0, crate::quorum::OwnersIn::n);
     let need: usize = votes.groups().iter().map(|group| group.need).sum();
     if 2 * need > n { RepairMode::Sync } else { RepairMode::Async }
 }
@@ -129,7 +127,7 @@ struct Run {
     coordinator: Coordinator,
     located: Arc<Located>,
     core: GetCore,
-    pending: Pending,
+    pending: Pending<Event>,
     deadline: Mono,
     explain: bool,
     answer: Option<Result<Found, Error>>,
@@ -168,7 +166,10 @@ impl Run {
         while self.answer.is_none() {
             let actions = tokio::select! {
                 biased;
-                Some(event) = self.pending.next() => self.on(event),
+                event = self.pending.next(), if !self.pending.is_empty() => {
+                    let Some(event) = event else { continue };
+                    self.on(event)
+                }
                 () = &mut timer => {
                     let now = self.now();
                     if hedge.take().is_some() {

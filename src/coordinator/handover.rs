@@ -21,6 +21,7 @@ impl Coordinator {
     fn hosts(&self, located: &Located, writes: bool) -> Vec<StoreId> {
         let up = self.inner.peers.up();
         let mut hosts: Vec<_> = located
+            .route
             .owners
             .iter()
             .map(|index| located.layout.member(*index))

@@ -11,7 +11,9 @@
 
 mod get;
 mod handover;
+mod pending;
 mod put;
+mod route;
 mod service;
 
 use std::collections::BTreeSet;
@@ -25,15 +27,17 @@ pub use get::Found;
 pub use put::{WritePlan, Wrote};
 pub use service::DataService;
 
+use route::{Route, Routes};
+
 use crate::causality::{MergeRules, RequestId};
 use crate::env::Env;
 use crate::kv::{Error, ErrorCode, Outcome, ReplicaReport};
 use crate::metrics::Metrics;
 use crate::pacing::Budget;
 use crate::peers::Peers;
-use crate::quorum::{Described, Level, NoVote, OwnersIn, RegionOwners, Requirement, Role, Unavailable, requirement};
+use crate::quorum::{Described, Level, NoVote, Requirement, Role, Unavailable};
 use crate::replica::{Fault, Place, Replica};
-use crate::ring::{Layout, MemberIndex, Mode};
+use crate::ring::{Layout, Mode};
 use crate::transport::CallError;
 use crate::transport::messages::{Refusal, Target};
 use crate::types::{Mono, ObjectId, StoreId};
@@ -64,6 +68,7 @@ struct Inner {
     replica: Replica,
     peers: Peers,
     layout: Arc<ArcSwapOption<Layout>>,
+    routes: ArcSwapOption<Routes>,
     me: StoreId,
     region: String,
     zone: String,
@@ -86,9 +91,7 @@ struct Located {
     id: ObjectId,
     generation: u64,
     place: Place,
-    /// The owners, in the order in which they coordinate.
-    owners: Vec<MemberIndex>,
-    live: Vec<OwnersIn>,
+    route: Arc<Route>,
     rules: MergeRules,
     class: u16,
 }
@@ -103,7 +106,7 @@ impl Located {
     }
 
     fn stores(&self) -> impl Iterator<Item = StoreId> + '_ {
-        self.owners.iter().map(|index| self.layout.member(*index).store)
+        self.route.stores.iter().copied()
     }
 
     fn name(&self, store: StoreId) -> String {
@@ -149,6 +152,7 @@ impl Coordinator {
             replica,
             peers,
             layout,
+            routes: ArcSwapOption::empty(),
             region,
             zone,
             limits,
@@ -183,25 +187,33 @@ impl Coordinator {
     }
 
     fn locate(&self, id: &ObjectId) -> Result<Located, Error> {
-        let Some(layout) = self.inner.layout.load_full() else {
+        let Some(routes) = self.routes() else {
             let detail = "this node is not in a cluster yet; `quorate status` says what it waits for";
             return Err(self.later(Error::refused(ErrorCode::NotServing, detail)));
         };
+        let layout = Arc::clone(routes.layout());
         let settings = layout.settings(&id.bucket);
         let place = Place::of(layout.grid(), id, settings.generation);
-        let owners = layout.preference_list(&self.inner.region, place.partition, settings);
-        let regions = layout.regions().map(|region| {
-            let n = settings.n_in(region);
-            let owners = layout.owners_in(region, place.partition, n).iter().map(|index| layout.member(*index).store);
-            RegionOwners { region: region.into(), n: usize::from(n), owners: owners.collect() }
-        });
-        let live = vec![OwnersIn { layout: layout.version(), regions: regions.collect() }];
+        let route = routes.of(place.partition, settings);
         let (class, generation) = (u16::from(settings.n), settings.generation);
         let rules = MergeRules {
             last_write_wins: settings.mode == Mode::Lww,
             idempotency_window: self.inner.limits.idempotency_window,
         };
-        Ok(Located { layout, id: id.clone(), generation, place, owners, live, rules, class })
+        Ok(Located { layout, id: id.clone(), generation, place, route, rules, class })
+    }
+
+    /// The routes of the layout in use; none before there is one.
+    fn routes(&self) -> Option<Arc<Routes>> {
+        let layout = self.inner.layout.load();
+        let layout = layout.as_ref()?;
+        let known = self.inner.routes.load();
+        if let Some(known) = known.as_ref().filter(|known| Arc::ptr_eq(known.layout(), layout)) {
+            return Some(Arc::clone(known));
+        }
+        let routes = Arc::new(Routes::new(Arc::clone(layout), &self.inner.region));
+        self.inner.routes.store(Some(Arc::clone(&routes)));
+        Some(routes)
     }
 
     fn require(&self, located: &Located, level: Level) -> Result<Requirement, Error> {
@@ -209,7 +221,9 @@ impl Coordinator {
             let detail = "the level `any` needs hints, which are not built yet; use `one`";
             return Err(Error::refused(ErrorCode::NotYet, detail));
         }
-        requirement(level, &located.live, &self.inner.region)
+        located
+            .route
+            .requirement(level, &self.inner.region)
             .map_err(|wrong| Error::refused(ErrorCode::BadParameter, wrong.to_string()))
     }
 

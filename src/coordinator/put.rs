@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
+use super::pending::Pending;
 use super::{Claim, Coordinator, Located, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal, refused};
 use crate::causality::{self, Dot, Fingerprint, Object, Payload, RequestId, Supersedes, VersionVector, encode_object};
 use crate::env::BoxFuture;
@@ -74,8 +73,6 @@ enum Event {
     Acked { from: StoreId, flushed: bool },
     Failed { from: StoreId, why: NoVote },
 }
-
-type Pending = FuturesUnordered<BoxFuture<'static, Event>>;
 
 impl Coordinator {
     /// Writes an object, here or at an owner.
