@@ -204,7 +204,7 @@ pub fn decode_head(record: &[u8]) -> Result<Head, RecordError> {
 pub fn encode_vector(vector: &VersionVector) -> Bytes {
     let mut out = BytesMut::with_capacity(1 + 16 * vector.len());
     out.put_u8(VERSION);
-    out.put_slice(&encode_entries(vector));
+    vector.iter().for_each(|dot| put_dot(&mut out, dot));
     out.freeze()
 }
 
@@ -216,10 +216,8 @@ pub fn decode_vector(bytes: &[u8]) -> Result<VersionVector, RecordError> {
 }
 
 /// The entries of a vector, 16 bytes each, for whoever has a version byte around them already.
-pub(super) fn encode_entries(vector: &VersionVector) -> Bytes {
-    let mut out = BytesMut::with_capacity(16 * vector.len());
-    vector.iter().for_each(|dot| put_dot(&mut out, dot));
-    out.freeze()
+pub(super) fn encode_entries(vector: &VersionVector, out: &mut Vec<u8>) {
+    vector.iter().for_each(|dot| put_dot(out, dot));
 }
 
 /// Reads what [`encode_entries`] wrote.
@@ -246,7 +244,7 @@ fn put_text(out: &mut BytesMut, text: &str) {
     out.put_slice(text.as_bytes());
 }
 
-fn put_dot(out: &mut BytesMut, dot: Dot) {
+fn put_dot(out: &mut impl BufMut, dot: Dot) {
     out.put_u64(dot.actor.0);
     out.put_u64(dot.stamp.0);
 }

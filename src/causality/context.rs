@@ -6,8 +6,9 @@
 //! authenticated, too.
 //!
 //! Token: base64url without padding of version (1 byte), kind (1), MAC (16), then actor and stamp (8 each, big endian)
-//! of each entry. The MAC is keyed BLAKE3, cut to 16 bytes, over version, kind, bucket, 0, the key's length (4), key,
-//! entries. Without the length the end of a key could be passed off as the first entry of a vector.
+//! of each entry. The MAC is 16 of the 32 bytes of keyed BLAKE3 over version, bucket, 0, the key's length (4), key,
+//! entries: the first half for a context, the second for a floor, so that the two tokens of an answer take one hash.
+//! Without the length the end of a key could be passed off as the first entry of a vector.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -103,12 +104,15 @@ impl TokenKeys {
     /// The token of `vector` for `id`. The empty vector has one, too: a 404's context.
     #[must_use]
     pub fn sign(&self, kind: TokenKind, id: &ObjectId, vector: &VersionVector) -> String {
-        let entries = encode_entries(vector);
-        let mut token = Vec::with_capacity(HEAD_LEN + entries.len());
-        token.extend([VERSION, kind.byte()]);
-        token.extend(self.0.first().map(|key| mac(key, kind, id, &entries)).unwrap_or_default());
-        token.extend(entries);
-        URL_SAFE_NO_PAD.encode(token)
+        let mut draft = Draft::new(&self.0, id, vector);
+        draft.token(kind)
+    }
+
+    /// Both tokens of `vector` for `id`: the context and the floor.
+    #[must_use]
+    pub fn sign_both(&self, id: &ObjectId, vector: &VersionVector) -> (String, String) {
+        let mut draft = Draft::new(&self.0, id, vector);
+        (draft.token(TokenKind::Context), draft.token(TokenKind::Floor))
     }
 
     /// The vector of a token that must be of this kind, for `id`, and at most `max_len` bytes long.
@@ -131,7 +135,8 @@ impl TokenKeys {
         }
         let vector = decode_entries(entries).map_err(|_| ContextError::Damaged)?;
         // Every key is tried whichever matches: time tells nothing about which.
-        let genuine = self.0.iter().fold(false, |found, key| found | same(&mac(key, claimed, id, entries), &theirs));
+        let genuine =
+            self.0.iter().fold(false, |found, key| found | same(mac(&hash(key, id, entries), claimed), &theirs));
         match (genuine, claimed) {
             (false, _) => Err(ContextError::Foreign),
             (true, TokenKind::Floor) if kind == TokenKind::Context => Err(ContextError::FloorAsContext),
@@ -141,19 +146,52 @@ impl TokenKeys {
     }
 }
 
-fn mac(key: &[u8; 32], kind: TokenKind, id: &ObjectId, entries: &[u8]) -> [u8; MAC_LEN] {
+/// A token without its kind and MAC, and the MACs of all kinds.
+struct Draft {
+    token: Vec<u8>,
+    hash: blake3::Hash,
+}
+
+impl Draft {
+    fn new(keys: &[[u8; 32]], id: &ObjectId, vector: &VersionVector) -> Self {
+        let mut token = Vec::with_capacity(HEAD_LEN + 16 * vector.len());
+        token.push(VERSION);
+        token.resize(HEAD_LEN, 0);
+        encode_entries(vector, &mut token);
+        let hash =
+            keys.first().map_or_else(|| blake3::Hash::from_bytes([0; 32]), |key| hash(key, id, &token[HEAD_LEN..]));
+        Self { token, hash }
+    }
+
+    fn token(&mut self, kind: TokenKind) -> String {
+        self.token[1] = kind.byte();
+        self.token[2..HEAD_LEN].copy_from_slice(mac(&self.hash, kind));
+        URL_SAFE_NO_PAD.encode(&self.token)
+    }
+}
+
+fn hash(key: &[u8; 32], id: &ObjectId, entries: &[u8]) -> blake3::Hash {
     let object_key = id.key.as_bytes();
     // A key has at most 1,024 bytes.
     let key_len = u32::try_from(object_key.len()).unwrap_or(u32::MAX);
     let mut hasher = blake3::Hasher::new_keyed(key);
-    hasher.update(&[VERSION, kind.byte()]).update(id.bucket.as_str().as_bytes()).update(&[0]);
+    hasher.update(&[VERSION]).update(id.bucket.as_str().as_bytes()).update(&[0]);
     hasher.update(&key_len.to_be_bytes()).update(object_key).update(entries);
-    let mut mac = [0; MAC_LEN];
-    mac.copy_from_slice(&hasher.finalize().as_bytes()[..MAC_LEN]);
-    mac
+    hasher.finalize()
+}
+
+/// The half of the hash that authenticates a kind of token.
+fn mac(hash: &blake3::Hash, kind: TokenKind) -> &[u8] {
+    let (context, floor) = hash.as_bytes().split_at(MAC_LEN);
+    match kind {
+        TokenKind::Context => context,
+        TokenKind::Floor => floor,
+    }
 }
 
 /// Whether two MACs are equal, in a time that does not depend on where they differ: one comparison of 128 bits.
-fn same(a: &[u8; MAC_LEN], b: &[u8; MAC_LEN]) -> bool {
-    std::hint::black_box(u128::from_ne_bytes(*a) ^ u128::from_ne_bytes(*b)) == 0
+fn same(ours: &[u8], theirs: &[u8; MAC_LEN]) -> bool {
+    let number = |bytes: &[u8]| <[u8; MAC_LEN]>::try_from(bytes).map(u128::from_ne_bytes);
+    let (Ok(ours), Ok(theirs)) = (number(ours), number(theirs)) else { return false };
+    std::hint::black_box(ours ^ theirs) == 0
 }

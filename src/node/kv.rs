@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Node;
-use crate::causality::{Supersedes, TokenKeys, TokenKind, VersionVector};
+use crate::causality::{Supersedes, TokenKeys, VersionVector};
 use crate::cluster::Standing;
 use crate::coordinator::{Found, WritePlan, Wrote};
 use crate::env::BoxFuture;
@@ -54,10 +54,11 @@ impl Node {
         if !siblings.is_empty() {
             self.inner.metrics.quorum.siblings.observe(siblings.len() as f64);
         }
+        let (context, floor) = keys.sign_both(id, context);
         Ok(ReadAnswer {
             siblings,
-            context: ContextToken(keys.sign(TokenKind::Context, id, context)),
-            floor: FloorToken(keys.sign(TokenKind::Floor, id, context)),
+            context: ContextToken(context),
+            floor: FloorToken(floor),
             etag: object.as_ref().map(|object| ETag {
                 digest: digest.unwrap_or_else(|| object.digest()),
                 expired: expired(object, now),
@@ -119,9 +120,10 @@ impl Node {
         let now = self.inner.env.clock.wall();
         // A context names only what its holder was shown.
         let shown = wrote.alone || wrote.object.is_some();
+        let (context, floor) = keys.sign_both(id, &wrote.context);
         WriteAnswer {
-            context: shown.then(|| ContextToken(keys.sign(TokenKind::Context, id, &wrote.context))),
-            floor: FloorToken(keys.sign(TokenKind::Floor, id, &wrote.context)),
+            context: shown.then_some(ContextToken(context)),
+            floor: FloorToken(floor),
             etag: ETag {
                 digest: wrote.digest,
                 expired: wrote.object.as_ref().map_or(0, |object| expired(object, now)),

@@ -108,5 +108,9 @@ fn the_limit_is_on_the_token_as_sent() {
 fn tokens_never_change() {
     let keys = TokenKeys::new(&[b"secret"]);
     let token = keys.sign(C, &id("b", b"k"), &[Dot::new(ActorId(1), Stamp(2))].into_iter().collect());
-    assert_eq!(token, "AWPLYTW_rIRIAk5bER20v4c_AAAAAAAAAAEAAAAAAAAAAg");
+    assert_eq!(token, "AWMIp3BP4HRThv5TKfG2OfjvAAAAAAAAAAEAAAAAAAAAAg");
+    let (context, floor) = keys.sign_both(&id("b", b"k"), &[Dot::new(ActorId(1), Stamp(2))].into_iter().collect());
+    assert_eq!(context, token);
+    assert_eq!(floor, keys.sign(F, &id("b", b"k"), &[Dot::new(ActorId(1), Stamp(2))].into_iter().collect()));
+    assert_ne!(floor, context);
 }
