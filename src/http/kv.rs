@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
+use super::headers::{self, Headers};
 use super::params::{self, Query};
 use super::problem::Problem;
 use super::uri::object_id;
@@ -47,7 +48,7 @@ async fn object(api: &Api, request: Request, started: Mono) -> Result<Response<B
         let answer = api.kv.get(id.clone(), options).await?;
         let time = api.env.clock.now().since(started);
         let show = Show { head: parts.method == Method::HEAD, latest, envelope: wants_envelope };
-        return read_response(&id, answer, show, &parts.headers, time);
+        return read_response(&id, answer, show, parts.headers, time);
     }
     refuse_preconditions(&parts.headers)?;
     let options = query.write_options(&parts.headers, &api.limits)?;
@@ -59,7 +60,7 @@ async fn object(api: &Api, request: Request, started: Mono) -> Result<Response<B
         api.kv.delete(id.clone(), options).await?
     };
     let time = api.env.clock.now().since(started);
-    write_response(&id, answer, wants_envelope, time)
+    write_response(&id, answer, wants_envelope, parts.headers, time)
 }
 
 /// A check that looks atomic and is not would be worse than none (anchor: riak_kv#1849).
@@ -116,18 +117,19 @@ fn read_response(
     id: &ObjectId,
     answer: ReadAnswer,
     show: Show,
-    request: &HeaderMap,
+    request: HeaderMap,
     time: std::time::Duration,
 ) -> Result<Response<Body>, Problem> {
     let ReadAnswer { siblings, context, floor, etag, counted, explain } = answer;
-    let mut headers = common_headers(&floor, etag, counted);
+    let unchanged = etag.is_some_and(|etag| matches_etag(&request, etag));
+    let mut headers = common_headers(request, &floor, etag, counted);
     if siblings.len() > 1 {
-        insert(&mut headers, wire::SIBLINGS, &siblings.len().to_string());
+        headers.numbers(headers::SIBLINGS, [siblings.len() as u64]);
     }
     timing(&mut headers, explain.as_ref(), time);
     let shows_all = siblings.len() <= 1 || !(show.head || (show.latest && !show.envelope));
     if shows_all {
-        insert(&mut headers, wire::CONTEXT, &context.0);
+        headers.text(headers::CONTEXT, &context.0);
     }
     let envelope = |explain| Envelope {
         context: shows_all.then(|| context.clone()),
@@ -140,9 +142,8 @@ fn read_response(
         [] => {
             insert_explain(&mut headers, explain.as_ref());
             let title = "No such object";
-            return Err(
-                Problem::new(StatusCode::NOT_FOUND, "not_found", title, format!("{id} has no value")).headers(headers)
-            );
+            return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", title, format!("{id} has no value"))
+                .headers(headers.finish()));
         }
         // A delete has nothing to give: the greatest stamp among the values. `Quorate-Siblings` tells of the others.
         all if all.len() == 1 || show.latest => all.iter().find(|sibling| sibling.value.is_some()),
@@ -153,10 +154,10 @@ fn read_response(
                 all.len()
             );
             let problem = Problem::new(StatusCode::CONFLICT, "siblings", "The object has siblings", detail);
-            return Err(problem.headers(headers).envelope(envelope(explain)));
+            return Err(problem.headers(headers.finish()).envelope(envelope(explain)));
         }
     };
-    if etag.is_some_and(|etag| matches_etag(request, etag)) {
+    if unchanged {
         return Ok(with_headers(StatusCode::NOT_MODIFIED, headers, Body::empty()));
     }
     match chosen.and_then(|sibling| Some((sibling, sibling.value.as_ref()?))) {
@@ -173,18 +174,19 @@ fn write_response(
     id: &ObjectId,
     answer: WriteAnswer,
     wants_envelope: bool,
+    request: HeaderMap,
     time: std::time::Duration,
 ) -> Result<Response<Body>, Problem> {
     let WriteAnswer { context, floor, etag, sibling_count, siblings, replayed, counted, explain } = answer;
-    let mut headers = common_headers(&floor, Some(etag), counted);
+    let mut headers = common_headers(request, &floor, Some(etag), counted);
     if let Some(context) = &context {
-        insert(&mut headers, wire::CONTEXT, &context.0);
+        headers.text(headers::CONTEXT, &context.0);
     }
     if context.is_none() || sibling_count > 1 {
-        insert(&mut headers, wire::SIBLINGS, &sibling_count.to_string());
+        headers.numbers(headers::SIBLINGS, [u64::from(sibling_count)]);
     }
     if replayed {
-        headers.insert(HeaderName::from_static(wire::REPLAYED), HeaderValue::from_static("true"));
+        headers.fixed(headers::REPLAYED, HeaderValue::from_static("true"));
     }
     timing(&mut headers, explain.as_ref(), time);
     let Some(siblings) = siblings else {
@@ -201,84 +203,78 @@ fn write_response(
 }
 
 fn envelope_response(
-    mut headers: HeaderMap,
+    mut headers: Headers,
     siblings: &[SiblingView],
     envelope: &Envelope,
 ) -> Result<Response<Body>, Problem> {
     if let Some(last) = siblings.iter().map(|sibling| sibling.written_at).max() {
-        insert(&mut headers, header::LAST_MODIFIED.as_str(), &date::http_date(last));
+        headers.last_modified(last);
     }
     let mut response = super::owners::json(envelope)?;
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(wire::ENVELOPE_TYPE));
-    *response.headers_mut() = headers;
+    headers.fixed(header::CONTENT_TYPE, HeaderValue::from_static(wire::ENVELOPE_TYPE));
+    *response.headers_mut() = headers.finish();
     Ok(response)
 }
 
-fn with_headers(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+fn with_headers(status: StatusCode, headers: Headers, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    *response.headers_mut() = headers;
+    *response.headers_mut() = headers.finish();
     response
 }
 
-/// Sets a header whose name is known to be one. A value that no header can carry is left out: the envelope has it.
-fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(HeaderName::from_static(name), value);
-    }
-}
-
-/// What every answer about an object carries.
-fn common_headers(floor: &FloorToken, etag: Option<ETag>, counted: Counted) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(16);
-    insert(&mut headers, wire::FLOOR, &floor.0);
+/// What every answer about an object carries. `request` is the map of a request that has been read.
+fn common_headers(request: HeaderMap, floor: &FloorToken, etag: Option<ETag>, counted: Counted) -> Headers {
+    let mut headers = Headers::new(request);
+    headers.text(headers::FLOOR, &floor.0);
     if let Some(etag) = etag {
-        insert(&mut headers, header::ETAG.as_str(), &format!("\"{etag}\""));
+        headers.etag(etag);
     }
     let Counted { answered, needed, n, layout } = counted;
-    insert(&mut headers, wire::REPLICAS, &format!("{answered}/{needed}/{n}"));
-    headers.insert(HeaderName::from_static(wire::LAYOUT), HeaderValue::from(layout));
+    headers.numbers(headers::REPLICAS, [answered, needed, n].map(u64::from));
+    headers.numbers(headers::LAYOUT, [layout]);
     headers
 }
 
 /// How long it took, for those who asked for an explanation.
-fn timing(headers: &mut HeaderMap, explain: Option<&Explain>, time: std::time::Duration) {
+fn timing(headers: &mut Headers, explain: Option<&Explain>, time: std::time::Duration) {
     if explain.is_some() {
-        let micros = time.as_micros();
-        insert(headers, "server-timing", &format!("total;dur={}.{:03}", micros / 1_000, micros % 1_000));
+        headers.timing(time.as_micros());
     }
 }
 
 /// The explanation as a header, where the body is not an envelope.
-fn insert_explain(headers: &mut HeaderMap, explain: Option<&Explain>) {
+fn insert_explain(headers: &mut Headers, explain: Option<&Explain>) {
     if let Some(json) = explain.and_then(|explain| serde_json::to_vec(explain).ok()) {
-        insert(headers, wire::EXPLAIN, &wire::to_base64(&json));
+        headers.text(headers::EXPLAIN, &wire::to_base64(&json));
     }
 }
 
 /// The headers that describe a value served raw.
-fn describe(headers: &mut HeaderMap, sibling: &SiblingView) {
-    insert(headers, header::LAST_MODIFIED.as_str(), &date::http_date(sibling.written_at));
+fn describe(headers: &mut Headers, sibling: &SiblingView) {
+    headers.last_modified(sibling.written_at);
     if let Some(at) = sibling.expires_at {
-        insert(headers, wire::EXPIRES_AT, &date::rfc3339(at));
+        headers.text(headers::EXPIRES_AT, &date::rfc3339(at));
     }
-    headers.insert(header::CONTENT_TYPE, OPAQUE);
+    headers.fixed(header::CONTENT_TYPE, OPAQUE);
     let Some(value) = &sibling.value else {
         return;
     };
     if let Some(media_type) = &value.content_type {
-        insert(headers, header::CONTENT_TYPE.as_str(), media_type);
+        headers.text(header::CONTENT_TYPE, media_type);
     }
     for (name, content) in &value.meta {
-        let name = HeaderName::try_from(format!("{}{name}", wire::META_PREFIX));
-        if let (Ok(name), Ok(content)) = (name, HeaderValue::from_str(content)) {
-            headers.insert(name, content);
+        if let Ok(name) = HeaderName::try_from(format!("{}{name}", wire::META_PREFIX)) {
+            headers.text(name, content);
         }
     }
 }
 
 /// Whether the client has this state of the object already (weak comparison, RFC 9110 section 13.1.2).
 fn matches_etag(request: &HeaderMap, etag: ETag) -> bool {
+    if !request.contains_key(header::IF_NONE_MATCH) {
+        return false;
+    }
     let own = format!("\"{etag}\"");
     request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
         value.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == own)

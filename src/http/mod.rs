@@ -13,16 +13,17 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::routing::any;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Response, header};
 
 use crate::env::Env;
-use crate::kv::{Kv, NodeView, wire};
+use crate::kv::{Kv, NodeView};
 use crate::metrics::Metrics;
 use crate::quorum::Level;
 use crate::types::Mono;
 
 mod admin;
 mod body;
+mod headers;
 mod kv;
 mod owners;
 mod params;
@@ -75,7 +76,8 @@ pub struct Api {
     metrics: Arc<Metrics>,
     env: Env,
     limits: RequestLimits,
-    boot: u64,
+    /// What every request's name begins with: 48 random bits of this process.
+    boot: String,
     requests: AtomicU64,
 }
 
@@ -95,13 +97,18 @@ impl Api {
         env: Env,
         limits: RequestLimits,
     ) -> Self {
-        let boot = env.entropy.u64() >> 16;
+        let boot = format!("{:012x}-", env.entropy.u64() >> 16);
         Self { kv, node, metrics, env, limits, boot, requests: AtomicU64::new(0) }
     }
 
-    /// Names a request: 48 random bits of this process, then a count.
+    /// Names a request: the process, then a count.
     fn request_id(&self) -> String {
-        format!("{:012x}-{:x}", self.boot, self.requests.fetch_add(1, Ordering::Relaxed))
+        let mut id = String::with_capacity(self.boot.len() + 16);
+        id.push_str(&self.boot);
+        let count = self.requests.fetch_add(1, Ordering::Relaxed);
+        let digits = (64 - count.leading_zeros()).div_ceil(4).max(1);
+        id.extend((0..digits).rev().filter_map(|at| char::from_digit((count >> (4 * at)) as u32 & 15, 16)));
+        id
     }
 
     /// Refuses a request whose headers are more than what is taken. A request that does not even fit the connection's
@@ -125,7 +132,7 @@ impl Api {
         };
         let headers = response.headers_mut();
         if let Ok(id) = HeaderValue::try_from(id) {
-            headers.insert(HeaderName::from_static(wire::REQUEST_ID), id);
+            headers.insert(headers::REQUEST_ID, id);
         }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let time = self.env.clock.now().since(started);

@@ -114,8 +114,8 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for a connection, another one's if need be. None where all are at work.
-    fn open(self: &Arc<Self>, most: usize) -> Option<Connection> {
+    /// Takes a place for a connection, another one's if need be. None where all are at work. It is closed by `cut`, too.
+    fn open(self: &Arc<Self>, most: usize, cut: &CancellationToken) -> Option<Connection> {
         let mut register = self.lock();
         if register.open >= most {
             let (_, longest) = register.waiting.pop_first()?;
@@ -123,7 +123,7 @@ impl Connections {
         }
         register.open += 1;
         drop(register);
-        let connection = Connection { all: self.clone(), close: CancellationToken::new(), waiting: Arc::default() };
+        let connection = Connection { all: self.clone(), close: cut.child_token(), waiting: Arc::default() };
         connection.wait();
         Some(connection)
     }
@@ -223,7 +223,7 @@ pub async fn serve<L: Listener>(
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let Some(connection) = connections.open(limits.max_connections) else {
+        let Some(connection) = connections.open(limits.max_connections, &cut) else {
             metrics.http.connections_refused.inc();
             refuse(io).await;
             continue;
@@ -232,9 +232,9 @@ pub async fn serve<L: Listener>(
         let close = connection.close.clone();
         let service = Tracked { router: TowerToHyperService::new(router.clone()), connection: Arc::new(connection) };
         let driven = http.serve_connection(TokioIo::new(io), service);
-        let (cut, shutdown, metrics) = (cut.clone(), shutdown.clone(), metrics.clone());
+        let (shutdown, metrics) = (shutdown.clone(), metrics.clone());
         tracker.spawn(async move {
-            drive(driven, &close, &cut, &shutdown).await;
+            drive(driven, &close, &shutdown).await;
             metrics.http.connections.dec();
         });
     }
@@ -252,18 +252,18 @@ pub async fn serve<L: Listener>(
 }
 
 /// Drives one connection to its end.
-async fn drive<C>(connection: C, close: &CancellationToken, cut: &CancellationToken, shutdown: &CancellationToken)
+async fn drive<C>(connection: C, close: &CancellationToken, shutdown: &CancellationToken)
 where
     C: Future<Output = hyper::Result<()>> + Graceful,
 {
-    let mut connection = pin!(connection);
+    let (mut connection, mut closed, mut stopping) =
+        (pin!(connection), pin!(close.cancelled()), pin!(shutdown.cancelled()));
     let mut draining = false;
     loop {
         tokio::select! {
             biased;
-            () = close.cancelled() => return,
-            () = cut.cancelled() => return,
-            () = shutdown.cancelled(), if !draining => {
+            () = closed.as_mut() => return,
+            () = stopping.as_mut(), if !draining => {
                 draining = true;
                 connection.as_mut().finish();
             }

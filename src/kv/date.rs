@@ -52,16 +52,21 @@ pub fn parse_rfc3339(text: &str) -> Option<Wall> {
     (h < 24 && m < 60 && s < 60).then(|| Wall(whole * DAY + ((h * 60 + m) * 60 + s) * 1_000 + ms))
 }
 
-/// `Thu, 01 Jan 1970 00:00:00 GMT`.
+/// `Thu, 01 Jan 1970 00:00:00 GMT`, in ASCII. Every answer with a value has one, so it is put together by hand.
 #[must_use]
-pub fn http_date(at: Wall) -> String {
+pub fn http_date(at: Wall) -> [u8; 29] {
     let at = at.0.min(LAST);
     let (year, month, day) = civil(at / DAY);
     let s = at / 1_000;
-    let (h, m, s) = (s / 3_600 % 24, s / 60 % 60, s % 60);
-    let weekday = WEEKDAYS[(at / DAY % 7) as usize];
-    let month = MONTHS[(month - 1) as usize];
-    format!("{weekday}, {day:02} {month} {year:04} {h:02}:{m:02}:{s:02} GMT")
+    let mut text = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+    text[..3].copy_from_slice(WEEKDAYS[(at / DAY % 7) as usize].as_bytes());
+    text[8..11].copy_from_slice(MONTHS[(month - 1) as usize].as_bytes());
+    let places = [(5, day), (12, year / 100), (14, year % 100), (17, s / 3_600 % 24), (20, s / 60 % 60), (23, s % 60)];
+    for (place, number) in places {
+        text[place] = b'0' + (number / 10 % 10) as u8;
+        text[place + 1] = b'0' + (number % 10) as u8;
+    }
+    text
 }
 
 #[cfg(test)]
@@ -72,7 +77,8 @@ mod tests {
     #[test]
     fn known_dates() {
         // RFC 9110's own example, and a leap day.
-        assert_eq!(http_date(Wall(784_111_777_000)), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(http_date(Wall(784_111_777_000)), *b"Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(http_date(Wall(u64::MAX)), *b"Fri, 31 Dec 9999 23:59:59 GMT");
         assert_eq!(rfc3339(Wall(0)), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(Wall(951_782_400_123)), "2000-02-29T00:00:00.123Z");
         assert_eq!(rfc3339(Wall(u64::MAX)), "9999-12-31T23:59:59.999Z");
