@@ -1,6 +1,6 @@
 //! Exhaustive models: every order of events, within small bounds, of two or three nodes that run the real merge, mint,
-//! proof and start rules of `quorate::causality`. Each rule can be taken out, and then the loss must be found: a model
-//! that finds nothing proves nothing.
+//! proof and start rules of `quorate::causality`, and the acceptors and proposers of `quorate::paxos`. Each rule can be
+//! taken out, and then the loss must be found: a model that finds nothing proves nothing.
 //!
 //! Run with `--nocapture` for the number of states and, for a planted bug, the shortest way to the loss.
 
@@ -11,5 +11,6 @@ mod contexts;
 mod explore;
 mod handoff;
 mod mint;
+mod paxos;
 mod votes;
 mod world;
