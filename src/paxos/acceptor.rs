@@ -77,9 +77,9 @@ impl Acceptor {
 
     /// Takes a request.
     ///
-    /// `attest` says what this store vouches for with its first accept, in the same flushed record; later accepts repeat
-    /// it. The chain's question is whether the store had sync_acked the layout before: if it says no, it never may
-    /// afterwards (semantics section 3, Abort). So the caller lets no tracker move between the call and the flush.
+    /// `attest` says what this store vouches for with its first accept, in the same flushed record; later accepts
+    /// repeat it. The chain's question is whether the store had sync_acked the layout before: if it says no, it never
+    /// may afterwards (semantics section 3, Abort). So the caller lets no tracker move between the call and the flush.
     pub fn receive(self, request: &Request, attest: impl FnOnce() -> Bytes) -> Step {
         if request.decision() != self.decision {
             return Step::Answer(self, Reply::OtherDecision);

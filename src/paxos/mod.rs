@@ -1,8 +1,9 @@
 //! One decision, made once: single-decree Paxos among a fixed set of stores.
 //!
-//! It decides the next layout of the chain (semantics section 3): two operators commit at once, exactly one layout wins,
-//! and the other one is told which. A [`Proposer`] asks, an [`Acceptor`] answers, a majority of the [`Electorate`] counts.
-//! What is decided is opaque bytes; which decision it is, is named by a [`DecisionId`] (for the chain: the parent's hash).
+//! It decides the next layout of the chain (semantics section 3): two operators commit at once, exactly one layout
+//! wins, and the other one is told which. A [`Proposer`] asks, an [`Acceptor`] answers, a majority of the
+//! [`Electorate`] counts. What is decided is opaque bytes; which decision it is, is named by a [`DecisionId`] (for the
+//! chain: the parent's hash).
 //!
 //! The rules, each of which loses the promise of *one* value when it is taken out (`tests/models/paxos.rs`):
 //!
@@ -15,8 +16,8 @@
 //! 5. **A ballot is never used for two values**: it carries bits drawn for the one proposal, so that a proposer which
 //!    crashed, or runs twice on a copied directory, cannot use it again.
 //!
-//! Pure: nothing is sent, flushed or waited for here. When to repeat a request, and how long to wait before trying again
-//! after having been beaten (two proposers can beat each other for ever), is the caller's; see `pacing::Backoff`.
+//! Pure: nothing is sent, flushed or waited for here. When to repeat a request, and how long to wait before trying
+//! again after having been beaten (two proposers can beat each other for ever), is the caller's; see `pacing::Backoff`.
 //!
 //! Anchors: Lamport, *Paxos Made Simple*; Chandra et al., *Paxos Made Live*, for what disks do to it.
 

@@ -1,10 +1,10 @@
 //! Paxos never decides twice (semantics section 3, the chain): the product's own acceptors and proposers, three stores,
 //! two nodes that propose different layouts.
 //!
-//! A request may arrive at any time, again and again, or never. Its reply arrives at once, or never, or late: one of them
-//! at a time is held back for as long as one likes. An acceptor crashes before a flush, one disk is wiped, a proposer
-//! crashes and comes back with another value. Decided is what a majority said it accepted under one ballot, whether or
-//! not anybody heard all of them.
+//! A request may arrive at any time, again and again, or never. Its reply arrives at once, or never, or late: one of
+//! them at a time is held back for as long as one likes. An acceptor crashes before a flush, one disk is wiped, a
+//! proposer crashes and comes back with another value. Decided is what a majority said it accepted under one ballot,
+//! whether or not anybody heard all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -182,8 +182,9 @@ impl Model for Paxos {
             for request in &state.asked {
                 let ask = |reply| Action::Ask { store, request: request.clone(), reply };
                 actions.extend([Fate::Arrives, Fate::Crash].map(ask));
-                // With no attempt left, an accept or a refusal that is heard of leads to nothing: it may as well be.
-                let leads_on = matches!(request, Request::Prepare(_)) || self.retries != [0, 0];
+                // Of a proposer that tries once, what it hears of an accept leads to nothing: it may as well hear it.
+                let proposer = usize::from(request.ballot().node == node_id(1));
+                let leads_on = matches!(request, Request::Prepare(_)) || self.retries[proposer] > 0;
                 if leads_on {
                     actions.push(ask(Fate::IsLost));
                 }
