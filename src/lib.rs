@@ -9,6 +9,7 @@
 pub mod types;
 
 pub mod causality;
+pub mod membership;
 pub mod pacing;
 pub mod paxos;
 pub mod quorum;

@@ -1,6 +1,7 @@
 //! Exhaustive models: every order of events, within small bounds, of two or three nodes that run the real merge, mint,
-//! proof and start rules of `quorate::causality`, and the acceptors and proposers of `quorate::paxos`. Each rule can be
-//! taken out, and then the loss must be found: a model that finds nothing proves nothing.
+//! proof and start rules of `quorate::causality`, the acceptors and proposers of `quorate::paxos`, the views of
+//! `quorate::membership`. Each rule can be taken out, and then the loss must be found: a model that finds nothing
+//! proves nothing.
 //!
 //! Run with `--nocapture` for the number of states and, for a planted bug, the shortest way to the loss.
 
@@ -9,6 +10,7 @@
 mod clock;
 mod contexts;
 mod explore;
+mod generations;
 mod handoff;
 mod mint;
 mod paxos;
