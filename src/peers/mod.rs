@@ -446,7 +446,9 @@ impl Peers {
     /// Tells a node what was seen of its store, and remembers what it is now where it asks for that.
     async fn recall(&self, from: &Hello, remember: bool) -> Reply {
         let before = self.inner.seen.get(from.store);
-        let kept = remember && self.inner.seen.note(&self.inner.replica, from).await.is_ok();
+        let noted = remember && self.inner.seen.note(&self.inner.replica, from).await.is_ok();
+        let now = self.inner.seen.get(from.store).unwrap_or_default();
+        let kept = noted && (now.generation, now.boot) == (from.generation, from.boot);
         let known = before.is_some_and(|sight| sight.generation > 0);
         let Sight { generation, boot, progress } = before.unwrap_or_default();
         Reply::new(Tell::Recalled(Recalled { known, generation, boot, progress, kept }))

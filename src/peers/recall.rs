@@ -31,6 +31,12 @@ enum Said {
     Nothing,
 }
 
+impl Said {
+    fn remembered(self) -> Option<Remembered> {
+        if let Self::Remembers(remembered) = self { Some(remembered) } else { None }
+    }
+}
+
 async fn ask(peers: &Peers, store: StoreId, remember: bool) -> Said {
     match peers.call(store, Ask::Recall(Recall { remember }), 0, ASK_FOR).await {
         Ok(reply) => match reply.tell {
@@ -69,9 +75,16 @@ fn proves_rollback(peers: &Peers, life: LastLife, remembered: Remembered) -> boo
         || memory.latest.is_some_and(|(generation, boot)| identity.disowns(generation, boot))
 }
 
+/// The life this node is in, to be compared with what a peer remembers of it.
+fn this_life(peers: &Peers) -> LastLife {
+    let identity = peers.inner.replica.identity();
+    LastLife { ended_clean: true, generation: identity.generation(), boot: identity.boot() }
+}
+
 impl Peers {
     /// Decides as whom this start mints: asks all members at once, for at most [`ASK_FOR`], and has those that answered
-    /// remember this life before the first mint. Returns why the node must not serve, if it must not: another process
+    /// remember this life before the first mint. It goes on as who it was only where more than half of the others answered
+    /// and remember it, none contradicting (`docs/decisions/0013`). Returns why the node must not serve, if it must not: another process
     /// has its store id.
     pub async fn settle(&self, members: &[StoreId]) -> Result<Option<String>, Fault> {
         let said = join_all(members.iter().map(|store| ask(self, *store, false))).await;
@@ -102,9 +115,17 @@ impl Peers {
             self.rolled_back(&answers).await?;
         }
         let remembered = join_all(answered.iter().map(|store| ask(self, *store, true))).await;
-        let kept = remembered.iter().any(|said| matches!(said, Said::Remembers(Remembered { kept: true, .. })));
-        if start == Start::SameIncarnation && !kept {
-            // Nobody would know of this life: a copy of the directory as it is now could pass for it.
+        let remembered: Vec<Remembered> = remembered.into_iter().filter_map(Said::remembered).collect();
+        // Another process may have started on a copy at the same time, and been remembered first.
+        let life = this_life(self);
+        if remembered.iter().any(|told| proves_rollback(self, life, *told)) {
+            self.rolled_back(&remembered).await?;
+            start = Start::RolledBack;
+        }
+        // More than half of them each time: so one of those that answer knows the last life that went on as who it was.
+        let most = members.len() / 2 + 1;
+        let kept = remembered.iter().filter(|told| told.kept).count();
+        if start == Start::SameIncarnation && answers.len().min(kept) < most {
             start = Start::NewIncarnation;
         }
         identity.settle(start)?;
@@ -132,7 +153,6 @@ impl Peers {
 /// Asks one member that has (re)appeared; acts on what it says, and only then has it remember this life: what it remembered
 /// before may be the proof. False: do not count it as up yet.
 pub(super) async fn check(peers: &Peers, store: StoreId) -> bool {
-    let identity = peers.inner.replica.identity();
     match ask(peers, store, false).await {
         Said::Nothing => false,
         Said::Refuses(why) => {
@@ -142,8 +162,7 @@ pub(super) async fn check(peers: &Peers, store: StoreId) -> bool {
         }
         Said::Remembers(remembered) => {
             peers.note_refusal(store, false);
-            let life = LastLife { ended_clean: true, generation: identity.generation(), boot: identity.boot() };
-            if proves_rollback(peers, life, remembered)
+            if proves_rollback(peers, this_life(peers), remembered)
                 && let Err(fault) = peers.rolled_back(&[remembered]).await
             {
                 error!(%fault, "could not act on the proof of a rollback");
