@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,6 +69,7 @@ pub struct SimTransport {
     clock: Arc<SimClock>,
     tasks: Tasks,
     process: u64,
+    stopped: AtomicBool,
 }
 
 impl std::fmt::Debug for SimTransport {
@@ -82,7 +84,8 @@ impl SimTransport {
     #[must_use]
     pub fn new(net: &SimNet, clock: Arc<SimClock>) -> Arc<Self> {
         let process = net.fabric().next_id();
-        Arc::new(Self { net: net.clone(), clock, tasks: Tasks::default(), process })
+        let (tasks, stopped) = (Tasks::default(), AtomicBool::new(false));
+        Arc::new(Self { net: net.clone(), clock, tasks, process, stopped })
     }
 }
 
@@ -117,6 +120,9 @@ fn lost(why: &str) -> CallError {
 
 impl Transport for SimTransport {
     fn serve(&self, hello: Hello, handler: Arc<dyn Handler>) {
+        if self.stopped.load(Ordering::Acquire) {
+            return;
+        }
         let address = Address::from(hello.peer_address.as_str());
         let mut fabric = self.net.fabric();
         let old = fabric.endpoint_of(self.process).map(|(at, _)| at.clone());
@@ -174,6 +180,7 @@ impl Transport for SimTransport {
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {
+        self.stopped.store(true, Ordering::Release);
         let (net, process, tasks) = (self.net.clone(), self.process, self.tasks.clone());
         Box::pin(async move {
             let gone = {

@@ -105,7 +105,8 @@ pub trait Handler: Send + Sync + 'static {
 /// Carries requests to peers and replies back.
 pub trait Transport: Send + Sync + 'static {
     /// Sets who this node is, to whom it listens from now on, and by whom requests are answered. Calls again when
-    /// founding or a new incarnation changes the [`Hello`]; connections made under the old one are made anew.
+    /// founding or a new incarnation changes the [`Hello`]; connections made under the old one are made anew. After
+    /// [`Transport::shutdown`] it does nothing.
     fn serve(&self, hello: Hello, handler: Arc<dyn Handler>);
 
     /// Sends `request` to the node at `address` and waits for its reply for at most `deadline`.

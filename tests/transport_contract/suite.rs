@@ -330,6 +330,7 @@ pub async fn shutdown(bench: &impl Bench) {
     };
     let (flying, ()) = tokio::join!(flying, stop);
     assert!(matches!(flying, Err(CallError::Lost(_))), "{flying:?}");
+    a.transport.serve(hello(1, &a.address), echo.clone());
     let later = a.transport.call(&b.address, None, ask("x"), AMPLE).await;
     assert!(matches!(later, Err(CallError::NotSent(_))), "{later:?}");
     let gone = until(&b.env, async || b.transport.call(&a.address, None, ask("x"), AMPLE).await.err());

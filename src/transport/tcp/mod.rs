@@ -205,6 +205,10 @@ impl TcpTransport {
 impl Transport for TcpTransport {
     fn serve(&self, hello: Hello, handler: Arc<dyn Handler>) {
         let inner = &self.inner;
+        if inner.stop.is_cancelled() {
+            // Whoever comes late, a new incarnation while the node stops, would keep handler and transport alive for ever.
+            return;
+        }
         inner.identity.store(Some(Arc::new(Identity { hello: Arc::new(hello), handler })));
         for peer in inner.peers.load().values() {
             peer.retire();
