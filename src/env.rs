@@ -152,28 +152,49 @@ pub enum Blocking {
     Inline,
 }
 
-/// Switches that force rare paths in simulations. Off unless a simulation turns them on: `chance` of nothing is false
-/// and draws no random bits.
+/// Decides whether a switch is on now, given its name.
+type Decide = Arc<dyn Fn(&'static str) -> bool + Send + Sync>;
+
+/// Switches that force rare paths in simulations. Off unless a simulation turns them on: what is off is false and draws no
+/// random bits.
+///
+/// A rare path keeps every promise. [`Buggify::breaks`] does not: it is for the few rules about who mints that nothing
+/// between a node and its seams can break, so that a simulation can show that they are needed.
 #[derive(Clone, Default)]
-pub struct Buggify(Option<Arc<dyn Fn(&'static str) -> bool + Send + Sync>>);
+pub struct Buggify {
+    decide: Option<Decide>,
+    broken: Option<&'static str>,
+}
 
 impl Buggify {
     /// Asks `decide` at every switch, which is given the switch's name.
     #[must_use]
     pub fn new(decide: impl Fn(&'static str) -> bool + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(decide)))
+        Self { decide: Some(Arc::new(decide)), broken: None }
+    }
+
+    /// The same switches, and the rule called `rule` is not kept.
+    #[must_use]
+    pub fn breaking(self, rule: Option<&'static str>) -> Self {
+        Self { broken: rule, ..self }
     }
 
     /// Whether the rare path called `name` is to be taken now.
     #[must_use]
     pub fn at(&self, name: &'static str) -> bool {
-        self.0.as_ref().is_some_and(|decide| decide(name))
+        self.decide.as_ref().is_some_and(|decide| decide(name))
+    }
+
+    /// Whether the rule called `rule` is broken on purpose.
+    #[must_use]
+    pub fn breaks(&self, rule: &'static str) -> bool {
+        self.broken == Some(rule)
     }
 }
 
 impl std::fmt::Debug for Buggify {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "Buggify(on)" } else { "Buggify(off)" })
+        f.write_str(if self.decide.is_some() || self.broken.is_some() { "Buggify(on)" } else { "Buggify(off)" })
     }
 }
 

@@ -53,7 +53,7 @@ impl Coordinator {
         if let Err(short) = votes.feasible(|store| up.is_up(store)) {
             return Err(self.unavailable(&located, &short, votes.members().len()));
         }
-        if self.is_synced_owner(&located) {
+        if self.is_synced_owner(&located) && !self.would_rather_not(&located) {
             self.read_for(located, votes, options, began, deadline).await
         } else {
             self.hand_over_read(&located, options, deadline).await

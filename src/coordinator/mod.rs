@@ -158,7 +158,7 @@ impl Coordinator {
             limits,
             under_way: AtomicUsize::new(0),
             requests: Mutex::default(),
-            hedges: Mutex::new(Budget::hedging()),
+            hedges: Mutex::new(if env.buggify.at("hedges run out") { Budget::new(50, 0) } else { Budget::hedging() }),
             metrics,
         };
         Self { inner: Arc::new(inner) }
@@ -246,6 +246,13 @@ impl Coordinator {
     fn is_synced_owner(&self, located: &Located) -> bool {
         located.stores().any(|store| store == self.inner.me)
             && self.inner.replica.health().is_synced(located.place.partition)
+    }
+
+    /// Whether this owner hands over what it could do itself. Only a simulation wants that.
+    fn would_rather_not(&self, located: &Located) -> bool {
+        let up = self.inner.peers.up();
+        located.stores().any(|store| store != self.inner.me && up.is_up(store))
+            && self.inner.env.buggify.at("an owner hands over")
     }
 
     fn claim(&self, id: RequestId) -> Result<Claim, Error> {

@@ -83,7 +83,8 @@ impl Coordinator {
         let located = self.locate(id)?;
         self.check(&located, &plan)?;
         let whole = !self.inner.replica.health().is_quarantined(&located.place.stored);
-        if whole && self.is_synced_owner(&located) && self.inner.replica.identity().barred().is_none() {
+        let mints = whole && self.is_synced_owner(&located) && self.inner.replica.identity().barred().is_none();
+        if mints && !self.would_rather_not(&located) {
             self.write_here(located, plan, began, deadline, admitted).await
         } else {
             self.hand_over_write(&located, &plan, deadline).await
@@ -217,11 +218,25 @@ impl Task {
         let Ok(requirement) = self.coordinator.require(&self.located, self.plan.w) else { return };
         let recorder = self.plan.explain.then(|| Recorder::new(self.began));
         let owners = self.located.stores();
+        // So that exactly W have it when it is answered.
+        let at_once = if env.buggify.at("only W owners are written to at once") {
+            requirement.groups().iter().map(|group| group.need).sum::<usize>().saturating_sub(1)
+        } else {
+            usize::MAX
+        };
         let mut core = PutCore::new(requirement, owners, self.plan.durable as usize, Some(inner.me), recorder);
         let mut pending = Pending::new();
-        for action in core.start(env.clock.now()) {
-            if let PutAction::Send { to, .. } = action {
-                pending.push(self.send(to, &coordinated.record));
+        for (sent, action) in core.start(env.clock.now()).into_iter().enumerate() {
+            let PutAction::Send { to, .. } = action else { continue };
+            let sending = self.send(to, &coordinated.record);
+            if sent < at_once {
+                pending.push(sending);
+            } else {
+                let later = env.clock.sleep(Duration::from_micros(env.entropy.below(2_000_000)));
+                pending.push(Box::pin(async move {
+                    later.await;
+                    sending.await
+                }));
             }
         }
         let me = inner.me;

@@ -138,7 +138,10 @@ impl Coordinator {
         let (held, record) = match found {
             Err(fault) => return refuse(&fault),
             Ok(None) => (Held::Nothing, None),
-            Ok(Some(record)) if read.have.is_some_and(|have| have[..] == digest_of_record(&record).0) => {
+            Ok(Some(record))
+                if read.have.is_some_and(|have| have[..] == digest_of_record(&record).0)
+                    && !self.inner.env.buggify.at("sent whole though it is the same") =>
+            {
                 (Held::Same, None)
             }
             Ok(Some(record)) => (Held::Object, Some(record)),
@@ -159,7 +162,12 @@ impl Coordinator {
             flush: write.flush,
             mends: false,
         };
-        match self.inner.replica.merge(request).await {
+        let merged = self.inner.replica.merge(request).await;
+        let env = &self.inner.env;
+        if env.buggify.at("acknowledged late") {
+            env.clock.sleep(Duration::from_micros(env.entropy.below(2_000_000))).await;
+        }
+        match merged {
             Ok(flushed) => Reply::new(Tell::Written(Written { flushed })),
             Err(fault) => refuse(&fault),
         }

@@ -30,7 +30,7 @@ pub use identity::{Bar, Identity, Opened, Renewal};
 pub use place::{Place, name_of, range_of};
 pub use shard::{Coordinated, MergeRequest, MintRequest};
 
-use crate::env::{Blocking, Env};
+use crate::env::{Blocking, Buggify, Env};
 use crate::metrics::Metrics;
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 use crate::types::PartitionId;
@@ -65,6 +65,7 @@ struct Inner {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     queues: Vec<mpsc::Sender<Op>>,
+    buggify: Buggify,
     threads: Mutex<Vec<JoinHandle<()>>>,
     reads_inline: bool,
 }
@@ -150,6 +151,7 @@ impl Replica {
                 health,
                 metrics: Arc::clone(metrics),
                 queues,
+                buggify: env.buggify.clone(),
                 threads,
                 reads_inline,
             }),
@@ -208,6 +210,7 @@ impl Replica {
         if let Some(found) = self.cached(&place) {
             return Ok(found);
         }
+        self.seem_overloaded()?;
         let (answer, answered) = oneshot::channel();
         self.send(place.partition, Op::Read { place, answer })?;
         answered.await.unwrap_or(Err(Fault::Stopping))
@@ -215,6 +218,7 @@ impl Replica {
 
     /// Merges a state into the copy here; returns once that is durable, and whether it was flushed.
     pub async fn merge(&self, request: MergeRequest) -> Result<bool, Fault> {
+        self.seem_overloaded()?;
         let (answer, answered) = oneshot::channel();
         self.send(request.place.partition, Op::Merge { request, answer })?;
         answered.await.unwrap_or(Err(Fault::Stopping))
@@ -222,6 +226,7 @@ impl Replica {
 
     /// Mints a write. Once this returned, the write happens even if nobody waits for it.
     pub fn mint(&self, request: MintRequest) -> Result<Minting, Fault> {
+        self.seem_overloaded()?;
         let ((early, early_answer), (done, done_answer)) = (oneshot::channel(), oneshot::channel());
         self.send(request.place.partition, Op::Mint { request: Box::new(request), early, done })?;
         Ok(Minting { early: early_answer, done: done_answer })
@@ -289,6 +294,11 @@ impl Replica {
             self.inner.identity.bar(Bar::Stopping);
             Ok(())
         }
+    }
+
+    /// A full queue, without the four thousand operations it takes.
+    fn seem_overloaded(&self) -> Result<(), Fault> {
+        if self.inner.buggify.at("a storage queue is full") { Err(Fault::Overloaded) } else { Ok(()) }
     }
 
     async fn run<T: Send + 'static>(
@@ -369,7 +379,11 @@ fn run_on_thread(mut shard: Shard, mut queue: mpsc::Receiver<Op>) {
 
 async fn run_inline(mut shard: Shard, mut queue: mpsc::Receiver<Op>) {
     let mut ops = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut ops, BATCH).await > 0 {
+    loop {
+        let most = if shard.env.buggify.at("a batch of one") { 1 } else { BATCH };
+        if queue.recv_many(&mut ops, most).await == 0 {
+            return;
+        }
         let stop = ops.iter().any(|op| matches!(op, Op::Stop));
         let prepared = shard.prepare(ops.drain(..));
         if shard.env.buggify.at("commit lags behind the mint") {

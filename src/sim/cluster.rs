@@ -5,14 +5,17 @@
 //! Clients come through a door that a paused process does not open.
 //!
 //! [`Wraps`] put something between a node and its seams: that is how planted bugs get in without a switch in the
-//! product.
+//! product; the two that cannot are rules by name, broken through `Buggify`.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::disk::SimDisk;
 use super::faults::Fault;
 use super::net::{Death, Link, SimNet};
+use super::rare;
 use super::tally::Tally;
 use super::time::{SimClock, SimTime};
 use super::transport::SimTransport;
@@ -51,12 +54,14 @@ pub struct Wraps {
     pub transport: Option<WrapTransport>,
     /// Over each node, on the clients' side.
     pub kv: Option<WrapKv>,
+    /// The rule that no node keeps.
+    pub broken: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Wraps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { storage, transport, kv } = self;
-        write!(f, "Wraps({}, {}, {})", storage.is_some(), transport.is_some(), kv.is_some())
+        let Self { storage, transport, kv, broken } = self;
+        write!(f, "Wraps({}, {}, {}, {broken:?})", storage.is_some(), transport.is_some(), kv.is_some())
     }
 }
 
@@ -75,6 +80,8 @@ pub struct Setup {
     pub durability: Durability,
     /// Chance that a commit lags behind its mint.
     pub lag: f64,
+    /// The other rare paths that are forced.
+    pub rare: rare::Chances,
     /// Between nodes and seams.
     pub wraps: Wraps,
 }
@@ -83,7 +90,8 @@ impl Setup {
     /// Three replicas on so many nodes, a small grid, flushed.
     #[must_use]
     pub fn new(seed: u64, nodes: usize) -> Self {
-        Self { seed, nodes, n: 3, partitions: 16, durability: Durability::Flush, lag: 0.05, wraps: Wraps::default() }
+        let (rare, wraps) = (rare::Chances::new(), Wraps::default());
+        Self { seed, nodes, n: 3, partitions: 16, durability: Durability::Flush, lag: 0.05, rare, wraps }
     }
 }
 
@@ -117,6 +125,10 @@ struct Inner {
     seeds: Vec<String>,
     machines: Mutex<Vec<Machine>>,
     tally: Mutex<Tally>,
+    /// Rare paths taken.
+    forced: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    /// No more of them.
+    calm: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -145,9 +157,10 @@ impl Cluster {
         let net_tasks = Tasks::default();
         let net = SimNet::new(time, seed(&setup, "net", 0), Link::default(), &net_tasks);
         let seeds = (0..setup.nodes).map(address).collect();
-        let (machines, tally) = (Mutex::default(), Mutex::default());
+        let (machines, tally, forced, calm) = (Mutex::default(), Mutex::default(), Arc::default(), Arc::default());
         let nodes = setup.nodes;
-        let this = Self { inner: Arc::new(Inner { time, net, net_tasks, setup, seeds, machines, tally }) };
+        let this =
+            Self { inner: Arc::new(Inner { time, net, net_tasks, setup, seeds, machines, tally, forced, calm }) };
         for _ in 0..nodes {
             let _ = this.add_machine(None);
         }
@@ -260,19 +273,17 @@ impl Cluster {
             it.lives += 1;
             let storage = it.disk.open()?;
             let number = machine as u64 * 1_000_000 + it.lives;
-            let chance = Entropy::seeded(seed(&self.inner.setup, "buggify", number));
-            let lag = self.inner.setup.lag;
             let env = Env {
                 clock: Arc::clone(&it.clock) as Arc<dyn Clock>,
                 entropy: Arc::new(Entropy::seeded(seed(&self.inner.setup, "node", number))),
                 tasks: Tasks::default(),
                 blocking: Blocking::Inline,
-                buggify: Buggify::new(move |_| chance.chance(lag)),
+                buggify: self.buggify(seed(&self.inner.setup, "buggify", number)),
             };
             let transport = SimTransport::new(&self.inner.net, Arc::clone(&it.clock));
             (env, self.config(machine, &it.disk), storage, transport)
         };
-        let Wraps { storage: wrap_storage, transport: wrap_transport, kv: wrap_kv } = &self.inner.setup.wraps;
+        let Wraps { storage: wrap_storage, transport: wrap_transport, kv: wrap_kv, .. } = &self.inner.setup.wraps;
         let storage: Arc<dyn Storage> = Arc::new(storage);
         let storage = wrap_storage.as_ref().map_or_else(|| Arc::clone(&storage), |wrap| wrap(Arc::clone(&storage)));
         let transport: Arc<dyn Transport> = transport;
@@ -300,6 +311,31 @@ impl Cluster {
         for machine in 0..self.len() {
             self.start(machine).await.unwrap_or_else(|failed| panic!("node {machine} does not start: {failed}"));
         }
+    }
+
+    /// No rare path but the lag is forced from here on: what follows is to go well.
+    pub fn calm(&self) {
+        self.inner.calm.store(true, Ordering::Release);
+    }
+
+    /// The rare paths of one process: forced as likely as the setup says, and counted.
+    fn buggify(&self, seed: u64) -> Buggify {
+        let entropy = Entropy::seeded(seed);
+        let mut chances = self.inner.setup.rare.clone();
+        chances.insert(rare::LAG, self.inner.setup.lag);
+        let (forced, calm) = (Arc::clone(&self.inner.forced), Arc::clone(&self.inner.calm));
+        let decide = move |name: &'static str| {
+            assert!(rare::is_known(name), "{name:?} is no rare path that runs know of");
+            if name != rare::LAG && calm.load(Ordering::Acquire) {
+                return false;
+            }
+            let taken = chances.get(name).is_some_and(|chance| entropy.chance(*chance));
+            if taken {
+                *forced.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+            }
+            taken
+        };
+        Buggify::new(decide).breaking(self.inner.setup.wraps.broken)
     }
 
     fn config(&self, machine: usize, disk: &SimDisk) -> Config {
@@ -347,6 +383,7 @@ impl Cluster {
     /// What the node's shutdown says.
     pub async fn stop(&self, machine: usize) -> Result<(), StorageError> {
         let Some(life) = self.machines()[machine].life.take() else { return Ok(()) };
+        self.tally_mut().stops += 1;
         let stopped = life.node.shutdown_within(Duration::from_secs(5)).await;
         let mut machines = self.machines();
         let it = &mut machines[machine];
@@ -383,6 +420,8 @@ impl Cluster {
         let net = &self.inner.net;
         match fault {
             Fault::Crash { node, death } => self.crash(*node, *death),
+            // One that fails to stop well leaves no clean mark: a crash.
+            Fault::Stop { node } => drop(self.stop(*node).await),
             Fault::Restart { node } => {
                 self.disk(*node, |disk| disk.heal());
                 // It says why itself; the final phase starts what is down.
@@ -411,7 +450,17 @@ impl Cluster {
             Fault::DiskFull { node } => self.disk(*node, |disk| disk.fill()),
             Fault::DiskSlow { node, stall } => self.disk(*node, |disk| disk.slow(*stall)),
             Fault::DiskDamage { node, pick } => drop(self.damage(*node, *pick)),
-            Fault::Wipe { node } => self.disk(*node, |disk| disk.wipe()),
+            Fault::Wipe { node } => {
+                self.tally_mut().wipes += 1;
+                self.disk(*node, |disk| disk.wipe());
+            }
+            Fault::Copy { node } => {
+                self.tally_mut().copies += 1;
+                let copy = self.disk(*node, |disk| disk.snapshot());
+                let twin = self.add_machine(Some(&copy));
+                // Refused or waiting, it says why itself.
+                drop(self.start(twin).await);
+            }
             Fault::KeepCopy { node } => self.disk(*node, SimDisk::keep_copy),
             Fault::RollBack { node } => self.disk(*node, |disk| disk.roll_back()),
         }
@@ -429,8 +478,14 @@ impl Cluster {
     /// without a vote, or thinks another down. Empty: all is well.
     #[must_use]
     pub fn ills(&self) -> Vec<String> {
+        self.ills_without(&BTreeSet::new())
+    }
+
+    /// As [`Cluster::ills`], of the machines that are not in `out`, which may miss those that are.
+    #[must_use]
+    pub fn ills_without(&self, out: &BTreeSet<usize>) -> Vec<String> {
         let mut ills = Vec::new();
-        for machine in 0..self.len() {
+        for machine in (0..self.len()).filter(|machine| !out.contains(machine)) {
             let Some(node) = self.node(machine) else {
                 ills.push(format!("n{machine}: no process"));
                 continue;
@@ -441,8 +496,10 @@ impl Cluster {
             if let Some(bar) = node.replica().identity().barred() {
                 ills.push(format!("n{machine}: {bar}"));
             }
+            let missed = |text: &str| out.iter().any(|gone| text.starts_with(&format!("n{gone} at ")));
             let status = node.status();
-            ills.extend(status.attention.iter().map(|attention| format!("n{machine}: {}", attention.text)));
+            let told = status.attention.iter().filter(|told| told.code != "member_down" || !missed(&told.text));
+            ills.extend(told.map(|attention| format!("n{machine}: {}", attention.text)));
         }
         ills
     }
@@ -482,7 +539,8 @@ impl Cluster {
     /// What happened so far, the running processes included.
     #[must_use]
     pub fn tally(&self) -> Tally {
-        let mut tally = *self.tally_mut();
+        let mut tally = self.tally_mut().clone();
+        tally.forced = self.inner.forced.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for life in self.machines().iter().filter_map(|machine| machine.life.as_ref()) {
             tally.add_life(life.node.metrics());
         }

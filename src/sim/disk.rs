@@ -103,9 +103,15 @@ impl SimDisk {
         self.disk.wipe();
     }
 
+    /// A copy of the directory.
+    #[must_use]
+    pub fn snapshot(&self) -> Platter {
+        self.disk.snapshot_platter()
+    }
+
     /// Keeps a copy of the directory.
     pub fn keep_copy(&mut self) {
-        self.copy = Some(self.disk.snapshot_platter());
+        self.copy = Some(self.snapshot());
     }
 
     /// The copy kept.

@@ -2,45 +2,63 @@
 //!
 //! *Safety phase*: clients and nemesis together. *Heal*: everything connected, correct, resumed; every process ended
 //! once more and started again. *Liveness*: within a bounded time no node may be without a vote or a peer. Then every
-//! object is read at R = N through every node, and the judges speak: [`lost`], [`overlap`], [`mono`], [`converge`], and
-//! the audit of what each store says about its objects.
+//! object is read at R = N through every node ([`finish_without`]), and the judges speak: [`lost`], [`overlap`], [`mono`],
+//! [`session`], `converge`, and the audit of what each store says about its objects.
 //!
-//! Not in a random run: wiped directories. A wiped node stays out until a layout change takes it in again, so nothing
-//! could be read at R = N; scenarios have them.
+//! **Varieties.** A wiped node stays out until a layout change takes it in again, so a run in which one is wiped has a
+//! minority less from there on and another end: a [`Variety`] of its own. So has one in which a directory is copied.
+//!
+//! **A directory that went back** votes on what it forgot until somebody proves to it that it did, and of a copy a moment
+//! old, or where nobody is there who saw more, there is no proof. Nothing is lost by it; which reads it may spoil, and
+//! which not, [`excuse`] says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::check::{Violation, converge, lost, mono, overlap};
+use super::check::excuse::{self, WentBack};
+use super::check::{Violation, lost, mono, overlap, session};
 use super::cluster::{Cluster, Keys, Setup, Wraps};
-use super::faults::{self, Kind, Profile, Schedule};
+use super::faults::{self, Fault, Kind, Profile, Schedule};
+use super::finish::finish_without;
 use super::history::{Event, Line, Recorder};
 use super::net::Death;
+use super::rare;
 use super::tally::Tally;
 use super::time::{CannotSimulate, SimClock, SimTime, run as simulate};
 use super::workload::{self, Plan, Runner};
-use crate::env::{Entropy, Tasks};
-use crate::kv::{ReadOptions, WriteOptions};
-use crate::quorum::Level;
+use crate::env::{Clock as _, Entropy, Tasks};
+use crate::kv::NodeView as _;
 use crate::storage::Durability;
 use crate::types::{Bucket, Digest, Key, ObjectId};
 
-/// How long the healed cluster may take until nobody is without a vote.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Clients of a run.
 const CLIENTS: u32 = 8;
 /// Each operation's deadline.
 const DEADLINE: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether a directory that went back has been found out.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// What befalls directories in a run that has an end of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Variety {
+    /// All machines stay members.
+    Members,
+    /// One directory, a minority of the owners of its objects, is wiped.
+    Wiped,
+    /// A process starts on a copy of a member's directory, and clients ask it as well.
+    Copied,
+}
 
 /// What one run is: printed when it fails.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Decides everything.
     pub seed: u64,
+    /// What befalls directories.
+    pub variety: Variety,
     /// Machines.
     pub nodes: usize,
     /// How long the safety phase lasts.
@@ -53,12 +71,14 @@ pub struct Options {
     pub think: Duration,
     /// Chance that a commit lags behind its mint.
     pub lag: f64,
+    /// The other rare paths that are forced.
+    pub rare: rare::Chances,
     /// Between nodes and seams.
     pub wraps: Wraps,
 }
 
 impl Options {
-    /// What a seed chooses: three or five nodes, durability, pace.
+    /// What a seed chooses: three or five nodes, durability, pace, rare paths.
     #[must_use]
     pub fn of(seed: u64, length: Duration) -> Self {
         let entropy = Entropy::seeded(seed ^ 0x0070_7469_6f6e_7300);
@@ -66,18 +86,42 @@ impl Options {
         let durability = if entropy.chance(0.25) { Durability::Os } else { Durability::Flush };
         let mut profile = Profile::quorum(nodes, 3, length);
         profile.kinds.remove(&Kind::Wipe);
+        profile.kinds.remove(&Kind::Copy);
         profile.every = Duration::from_millis(150 + entropy.below(600));
         let think = Duration::from_millis(100 + entropy.below(500));
         let lag = if entropy.chance(0.3) { 0.5 } else { 0.05 };
-        Self { seed, nodes, length, durability, profile, think, lag, wraps: Wraps::default() }
+        let (rare, wraps, variety) = (rare::choose(&entropy), Wraps::default(), Variety::Members);
+        Self { seed, variety, nodes, length, durability, profile, think, lag, rare, wraps }
+    }
+
+    /// What a seed chooses for a run of this variety.
+    #[must_use]
+    pub fn with(variety: Variety, seed: u64, length: Duration) -> Self {
+        let mut options = Self { variety, ..Self::of(seed, length) };
+        match variety {
+            Variety::Members => return options,
+            Variety::Wiped => {
+                // A power cut that may have taken what was not flushed is made good from *every* other owner: never, where
+                // one of them stays out.
+                options.durability = Durability::Flush;
+                options.always(Kind::Wipe);
+            }
+            Variety::Copied => options.always(Kind::Copy),
+        }
+        options
+    }
+
+    fn always(&mut self, kind: Kind) {
+        self.profile.kinds.insert(kind);
+        self.profile.always.insert(kind);
     }
 }
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, nodes, length, durability, think, lag, .. } = self;
-        write!(f, "seed {seed}: {nodes} nodes, {length:?}, durability {durability:?}, a step every {think:?}, ")?;
-        write!(f, "{lag} of the commits lag")
+        let Self { seed, variety, nodes, length, durability, think, lag, rare, .. } = self;
+        write!(f, "seed {seed} ({variety:?}): {nodes} nodes, {length:?}, durability {durability:?}, ")?;
+        write!(f, "a step every {think:?}, {lag} of the commits lag, forced: {:?}", rare.keys())
     }
 }
 
@@ -110,9 +154,9 @@ impl fmt::Display for Report {
         let seconds = self.options.length.as_secs();
         write!(
             f,
-            "replay: QUORATE_SEED={} QUORATE_SECONDS={seconds} cargo test --release --no-default-features --features \
-             sim --test sim replay -- --nocapture",
-            self.options.seed
+            "replay: QUORATE_SEED={} QUORATE_VARIETY={:?} QUORATE_SECONDS={seconds} cargo test --release \
+             --no-default-features --features sim --test sim replay -- --nocapture",
+            self.options.seed, self.options.variety
         )
     }
 }
@@ -148,6 +192,76 @@ fn spare_power(schedule: &mut Schedule) {
     });
 }
 
+/// Carries a schedule out, and takes down when directories went back.
+struct Nemesis {
+    cluster: Cluster,
+    clock: Arc<SimClock>,
+    tasks: Tasks,
+    /// When each node's copy was made.
+    copies: BTreeMap<usize, u64>,
+    went_back: Arc<Mutex<Vec<(usize, WentBack)>>>,
+}
+
+impl Nemesis {
+    async fn apply(&mut self, fault: &Fault) {
+        match fault {
+            Fault::KeepCopy { node } => drop(self.copies.insert(*node, self.clock.now().0)),
+            Fault::RollBack { node } => self.note(*node),
+            _ => {}
+        }
+        self.cluster.apply(fault).await;
+    }
+
+    /// A directory goes back now: looks until its node has been told.
+    fn note(&self, node: usize) {
+        let Some(&made) = self.copies.get(&node) else { return };
+        let back = self.clock.now().0;
+        let mut all = self.went_back.lock().unwrap_or_else(PoisonError::into_inner);
+        // A copy made of a directory that had gone back itself, unnoticed, lacks what that one had forgotten.
+        let unnoticed = |(of, went): &&(usize, WentBack)| {
+            *of == node && went.back <= made && went.noticed.is_none_or(|noticed| noticed > made)
+        };
+        let copied = all.iter().filter(unnoticed).map(|(_, went)| went.copied).fold(made, u64::min);
+        let number = all.len();
+        all.push((node, WentBack { copied, back, ..WentBack::default() }));
+        drop(all);
+        let (cluster, clock, went_back) = (self.cluster.clone(), self.clock.clone(), Arc::clone(&self.went_back));
+        self.tasks.spawn(async move {
+            loop {
+                clock.sleep(LOOK_EVERY).await;
+                let told = |node: crate::node::Node| node.metrics().replica.rollback_proofs.get() > 0;
+                if cluster.node(node).is_some_and(told) {
+                    let mut all = went_back.lock().unwrap_or_else(PoisonError::into_inner);
+                    all[number].1.noticed = Some(clock.now().0);
+                    return;
+                }
+            }
+        });
+    }
+
+    /// All that went back, with what their nodes own.
+    fn account(&self, runner: &Runner) -> Vec<WentBack> {
+        let mut all = self.went_back.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (machine, went) in &mut all {
+            let Some(node) = self.cluster.node(*machine) else { continue };
+            let owned = |key: &String| {
+                let id = Key::new(key.clone()).map(|key| ObjectId::new(runner.bucket.clone(), key));
+                let owners = id.ok().and_then(|id| node.owners(&id).ok());
+                owners.is_some_and(|owners| owners.owners.iter().any(|owner| owner.node == format!("n{machine}")))
+            };
+            went.keys = runner.keys().into_iter().filter(owned).collect();
+        }
+        all.into_iter().map(|(_, went)| went).collect()
+    }
+}
+
+/// The machines that are no members at the end: wiped ones, and those that began with a copy.
+fn out(cluster: &Cluster, schedule: &Schedule) -> BTreeSet<usize> {
+    let wiped = |event: &faults::Event| if let Fault::Wipe { node } = event.fault { Some(node) } else { None };
+    let copies = cluster.setup().nodes..cluster.len();
+    schedule.events.iter().filter_map(wiped).chain(copies).collect()
+}
+
 async fn drive(time: SimTime, options: Options) -> Report {
     let seed = options.seed;
     let mut schedule = Schedule::generate(seed, &options.profile);
@@ -158,28 +272,60 @@ async fn drive(time: SimTime, options: Options) -> Report {
     let setup = Setup {
         durability: options.durability,
         lag: options.lag,
+        rare: options.rare.clone(),
         wraps: options.wraps.clone(),
         ..Setup::new(seed, options.nodes)
     };
     let n = setup.n;
     let cluster = Cluster::founded(time, setup).await;
+    let runner = runner(&cluster);
+    let (begun, tasks) = (time.now(), Tasks::default());
+    let mut all_done = clients(&options, &schedule, &runner, &tasks);
+    let (clock, copies, went_back) = (SimClock::new(time), BTreeMap::new(), Arc::default());
+    let mut nemesis = Nemesis { cluster: cluster.clone(), clock, tasks: tasks.clone(), copies, went_back };
+    for event in &schedule.events {
+        time.until(begun + u64::try_from(event.at.as_micros()).unwrap_or(u64::MAX)).await;
+        nemesis.apply(&event.fault).await;
+    }
+    // Ends when every client has dropped its sender.
+    let _ = all_done.recv().await;
+    let out = out(&cluster, &schedule);
+    let mut violations = finish_without(&cluster, &runner, &Entropy::seeded(seed), &out).await;
+    let history = runner.recorder.lines();
+    violations.extend(lost::check(&history));
+    violations.extend(overlap::check(&history, overlap::Rules { n, lww: false }));
+    violations.extend(mono::check(&history, n));
+    violations.extend(session::check(&history, session::Rules { n, floors: false }));
+    let violations = excuse::unexplained(&history, n, violations, &nemesis.account(&runner));
+    let tally = count(cluster.tally(), &history);
+    let trace = cluster.net().trace();
+    tasks.cancel();
+    cluster.end();
+    Report { options, faults: schedule, violations, history, trace, tally }
+}
+
+/// Sets the clients off; what it returns ends when they have.
+fn clients(options: &Options, schedule: &Schedule, runner: &Runner, tasks: &Tasks) -> tokio::sync::mpsc::Receiver<()> {
+    let copied = options.variety == Variety::Copied;
+    let frail =
+        options.durability == Durability::Os || schedule.options.kinds.iter().any(|kind| forgets(*kind)) || copied;
     let steps = options.length.as_micros() / options.think.as_micros().max(1);
-    let frail = careless || schedule.options.kinds.iter().any(|kind| forgets(*kind));
     let plan = Plan::generate(
-        seed,
+        options.seed,
         &workload::Options {
             clients: CLIENTS,
-            nodes: u32::try_from(options.nodes).unwrap_or(u32::MAX),
+            // One more for the process on a copy.
+            nodes: u32::try_from(options.nodes).unwrap_or(u32::MAX) + u32::from(copied),
             steps: u32::try_from(steps).unwrap_or(u32::MAX),
-            n,
+            n: Setup::new(options.seed, options.nodes).n,
             strict: true,
             least_w: if frail { 2 } else { 1 },
+            // What nobody has found out yet votes on its own copy, old as it is.
+            least_r: if copied { 2 } else { 1 },
             think: options.think,
         },
     );
-    let runner = runner(&cluster);
-    let (begun, tasks) = (time.now(), Tasks::default());
-    let (done, mut all_done) = tokio::sync::mpsc::channel::<()>(1);
+    let (done, all_done) = tokio::sync::mpsc::channel::<()>(1);
     for (client, steps) in plan.clients.into_iter().enumerate() {
         let (runner, done) = (runner.clone(), done.clone());
         tasks.spawn(async move {
@@ -187,25 +333,11 @@ async fn drive(time: SimTime, options: Options) -> Report {
             drop(done);
         });
     }
-    drop(done);
-    for event in &schedule.events {
-        time.until(begun + u64::try_from(event.at.as_micros()).unwrap_or(u64::MAX)).await;
-        cluster.apply(&event.fault).await;
-    }
-    // Ends when every client has dropped its sender.
-    let _ = all_done.recv().await;
-    let mut violations = finish(&cluster, &runner, &Entropy::seeded(seed)).await;
-    let history = runner.recorder.lines();
-    violations.extend(lost::check(&history));
-    violations.extend(overlap::check(&history, overlap::Rules { n, lww: false }));
-    violations.extend(mono::check(&history, n));
-    if schedule.events.iter().any(|event| matches!(event.fault, faults::Fault::RollBack { .. })) {
-        // Nothing is lost by a directory that goes back, but it votes until somebody proves to it that it did, and of a
-        // copy a moment old, or where nobody is there who saw more, there is no proof: a read may miss what it forgot.
-        violations.retain(|violation| !matches!(violation.rule, "stale" | "went-back"));
-    }
-    let mut tally = cluster.tally();
-    for line in &history {
+    all_done
+}
+
+fn count(mut tally: Tally, history: &[Line]) -> Tally {
+    for line in history {
         match line.event {
             Event::Invoke(_) => tally.operations += 1,
             Event::Ok(_) => tally.answered += 1,
@@ -213,9 +345,7 @@ async fn drive(time: SimTime, options: Options) -> Report {
             Event::Fail { .. } => {}
         }
     }
-    let trace = cluster.net().trace();
-    cluster.end();
-    Report { options, faults: schedule, violations, history, trace, tally }
+    tally
 }
 
 /// A runner of workloads on a cluster, with a history of its own.
@@ -229,98 +359,4 @@ pub fn runner(cluster: &Cluster) -> Runner {
         bucket: Bucket::new("simulated").expect("a good name"),
         timeout: DEADLINE,
     }
-}
-
-fn ill(rule: &'static str, about: &str, detail: String) -> Violation {
-    Violation { rule, about: about.to_owned(), op: None, detail }
-}
-
-/// The end of every run: heals, ends every process and starts it again, waits until all is well, reads everything at
-/// R = N through every node, and compares what the replicas hold.
-pub async fn finish(cluster: &Cluster, runner: &Runner, entropy: &Entropy) -> Vec<Violation> {
-    heal(cluster, entropy).await;
-    if !cluster.until_well(PATIENCE).await {
-        return vec![ill("not-well", "cluster", format!("{PATIENCE:?} after the heal: {:?}", cluster.ills()))];
-    }
-    // What a node says of itself travels with its heartbeats.
-    cluster.time().sleep(Duration::from_secs(1)).await;
-    let mut violations = repeat(cluster, runner).await;
-    // Damage that nobody has read yet comes to light, and is mended.
-    for _ in 0..5 {
-        let unread = read_all(cluster, runner).await;
-        cluster.until_well(PATIENCE).await;
-        if unread == 0 {
-            break;
-        }
-    }
-    let nodes = u32::try_from(cluster.len()).unwrap_or(u32::MAX);
-    runner.last_reads(u32::MAX, nodes, cluster.setup().n).await;
-    // Answers do not wait for the slowest owner.
-    cluster.time().sleep(Duration::from_secs(10)).await;
-    let mut dumps = BTreeMap::new();
-    for machine in 0..cluster.len() {
-        let audit = cluster.audit(machine);
-        violations.extend(audit.wrong.into_iter().map(|wrong| ill("audit", &format!("n{machine}"), wrong)));
-        let records = audit.records.into_iter().map(|(key, record)| (key.to_vec(), record.to_vec())).collect();
-        dumps.insert(format!("n{machine}"), records);
-    }
-    violations.extend(converge(&dumps, usize::from(cluster.setup().n)));
-    violations
-}
-
-async fn heal(cluster: &Cluster, entropy: &Entropy) {
-    cluster.net().heal();
-    for machine in 0..cluster.len() {
-        cluster.resume(machine);
-        cluster.clock(machine).correct();
-    }
-    cluster.time().sleep(Duration::from_secs(3)).await;
-    for machine in 0..cluster.len() {
-        cluster.disk(machine, |disk| disk.heal());
-        // Clean or not; a stop that fails leaves no clean mark, which is what a crash does.
-        if entropy.chance(0.5) {
-            drop(cluster.stop(machine).await);
-        } else {
-            cluster.crash(machine, Death::Killed);
-        }
-        cluster.start(machine).await.unwrap_or_else(|failed| panic!("node {machine} does not start: {failed}"));
-    }
-}
-
-/// A write and its repetition through another node, under one Idempotency-Key, are one write.
-async fn repeat(cluster: &Cluster, runner: &Runner) -> Vec<Violation> {
-    let Ok(key) = Key::new("repeated") else { return Vec::new() };
-    let id = ObjectId::new(runner.bucket.clone(), key);
-    let options = || WriteOptions {
-        w: Level::All,
-        idempotency_key: Some(Bytes::from_static(b"once")),
-        timeout: Duration::from_secs(5),
-        ..WriteOptions::default()
-    };
-    let mut replayed = Vec::new();
-    for machine in [0, 1] {
-        let Some(kv) = cluster.kv(machine) else { continue };
-        match kv.put(id.clone(), "once".into(), options()).await {
-            Ok(answer) => replayed.push(answer.replayed),
-            Err(error) => return vec![ill("repeated", "repeated", format!("refused on a healed cluster: {error}"))],
-        }
-    }
-    if replayed == [false, true] {
-        return Vec::new();
-    }
-    vec![ill("repeated", "repeated", format!("replayed: {replayed:?}, not first no, then yes"))]
-}
-
-/// Reads every object of the history at R = N through the first node; how many could not be read.
-async fn read_all(cluster: &Cluster, runner: &Runner) -> usize {
-    let options = ReadOptions { r: Level::All, timeout: Duration::from_secs(5), ..ReadOptions::default() };
-    let mut unread = 0;
-    for key in runner.keys() {
-        let (Some(kv), Ok(key)) = (cluster.kv(0), Key::new(key)) else { continue };
-        let id = ObjectId::new(runner.bucket.clone(), key);
-        if kv.get(id, options.clone()).await.is_err() {
-            unread += 1;
-        }
-    }
-    unread
 }

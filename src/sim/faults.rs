@@ -7,7 +7,8 @@
 //! Each seed turns a random half of the kinds on (a run with every fault at once never gets deep into any). **Bounds**:
 //! never more than [`Profile::max_down`] nodes down at once (crashed, paused, or with a disk that takes no writes);
 //! never more than [`Profile::max_lossy`] nodes, in the whole run, whose disk forgets what it had flushed (wiped,
-//! rolled back, damaged): acknowledgements on W replicas survive the loss of at most W - 1 of them.
+//! rolled back, damaged): acknowledgements on W replicas survive the loss of at most W - 1 of them; at most one directory
+//! is copied for a second process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,6 +32,8 @@ pub struct Profile {
     pub every: Duration,
     /// The kinds that may occur.
     pub kinds: BTreeSet<Kind>,
+    /// Those of them that no seed turns off.
+    pub always: BTreeSet<Kind>,
 }
 
 impl Profile {
@@ -45,6 +48,7 @@ impl Profile {
             max_lossy: minority,
             every: Duration::from_millis(500),
             kinds: Kind::ALL.into(),
+            always: BTreeSet::new(),
         }
     }
 }
@@ -54,6 +58,8 @@ impl Profile {
 pub enum Kind {
     /// A process ends badly and starts again.
     Crash,
+    /// A process is stopped as it should be, and starts again.
+    Stop,
     /// A process stops and goes on.
     Pause,
     /// Two sides do not hear each other.
@@ -84,12 +90,15 @@ pub enum Kind {
     Wipe,
     /// A node starts with an older copy of its directory.
     RollBack,
+    /// Another process starts on a copy of a directory.
+    Copy,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Crash,
+        Self::Stop,
         Self::Pause,
         Self::Partition,
         Self::OneWay,
@@ -105,6 +114,7 @@ impl Kind {
         Self::DiskDamage,
         Self::Wipe,
         Self::RollBack,
+        Self::Copy,
     ];
 }
 
@@ -117,6 +127,11 @@ pub enum Fault {
         node: usize,
         /// How.
         death: Death,
+    },
+    /// The node's process stops cleanly.
+    Stop {
+        /// Which node.
+        node: usize,
     },
     /// The node starts on the disk it has.
     Restart {
@@ -207,6 +222,11 @@ pub enum Fault {
         /// Which node.
         node: usize,
     },
+    /// A copy of this node's directory is put on another machine, and a process started there.
+    Copy {
+        /// Which node.
+        node: usize,
+    },
 }
 
 /// A fault and when it happens.
@@ -249,7 +269,8 @@ impl Schedule {
     #[must_use]
     pub fn generate(seed: u64, profile: &Profile) -> Self {
         let entropy = Entropy::seeded(seed);
-        let kinds: BTreeSet<Kind> = profile.kinds.iter().copied().filter(|_| entropy.chance(0.5)).collect();
+        let chosen = |kind: &Kind| entropy.chance(0.5) || profile.always.contains(kind);
+        let kinds: BTreeSet<Kind> = profile.kinds.iter().copied().filter(chosen).collect();
         let every = profile.every.mul_f64(0.5 + entropy.below(1_000) as f64 / 500.0);
         let mut nemesis = Nemesis {
             profile,
@@ -257,6 +278,7 @@ impl Schedule {
             timeline: BTreeMap::new(),
             busy: vec![Duration::ZERO; profile.nodes],
             lossy: BTreeSet::new(),
+            copied: false,
         };
         let mut at = Duration::ZERO;
         let choices: Vec<Kind> = kinds.iter().copied().collect();
@@ -282,6 +304,7 @@ struct Nemesis<'a> {
     /// Until when each node is down.
     busy: Vec<Duration>,
     lossy: BTreeSet<usize>,
+    copied: bool,
 }
 
 impl Nemesis<'_> {
@@ -329,7 +352,29 @@ impl Nemesis<'_> {
         let time = self.time(Duration::from_secs(8));
         let end = at + time;
         match kind {
+            Kind::RollBack if self.entropy.chance(0.5) => self.roll_back_a_life(at, time),
             Kind::Crash | Kind::Wipe | Kind::RollBack => self.crash(kind, at, time),
+            Kind::Stop => {
+                if let Some(node) = self.victim(at, time, false) {
+                    self.add(at, Fault::Stop { node });
+                    self.add(end, Fault::Restart { node });
+                }
+            }
+            Kind::Copy if self.copied => {}
+            Kind::Copy if self.entropy.chance(0.5) => {
+                let node = self.index(self.profile.nodes);
+                self.copied = true;
+                self.add(at, Fault::Copy { node });
+            }
+            Kind::Copy => {
+                // A clean mark is all that a directory can say for itself, and the copy has it, too.
+                if let Some(node) = self.victim(at, time, false) {
+                    self.copied = true;
+                    self.add(at, Fault::Stop { node });
+                    self.add(at, Fault::Copy { node });
+                    self.add(end, Fault::Restart { node });
+                }
+            }
             Kind::Pause => {
                 if let Some(node) = self.victim(at, time, false) {
                     self.add(at, Fault::Pause { node });
@@ -415,6 +460,20 @@ impl Nemesis<'_> {
         }
     }
 
+    /// A node goes back to a copy that was made at a clean stop, one life ago: a peer that was away since then knows no
+    /// better.
+    fn roll_back_a_life(&mut self, at: Duration, time: Duration) {
+        let (stopped, dead) = (self.time(Duration::from_secs(1)), self.time(Duration::from_secs(2)));
+        let Some(node) = self.victim(at, stopped + time + dead, true) else { return };
+        let death = if self.entropy.chance(0.5) { Death::Killed } else { Death::PowerCut };
+        self.add(at, Fault::Stop { node });
+        self.add(at, Fault::KeepCopy { node });
+        self.add(at + stopped, Fault::Restart { node });
+        self.add(at + stopped + time, Fault::Crash { node, death });
+        self.add(at + stopped + time, Fault::RollBack { node });
+        self.add(at + stopped + time + dead, Fault::Restart { node });
+    }
+
     fn bad_link(&self, kind: Kind) -> Link {
         let share = |most: u64| (1 + self.entropy.below(most * 10)) as f64 / 1_000.0;
         let mut link = Link { hold: 0.5, ..Link::default() };
@@ -457,6 +516,7 @@ mod tests {
         let changed = |link: &Link| *link != Link::default();
         Some(match fault {
             Fault::Crash { .. } => Kind::Crash,
+            Fault::Stop { .. } => Kind::Stop,
             Fault::Pause { .. } => Kind::Pause,
             Fault::Partition { .. } => Kind::Partition,
             Fault::OneWay { .. } => Kind::OneWay,
@@ -472,6 +532,7 @@ mod tests {
             Fault::DiskDamage { .. } => Kind::DiskDamage,
             Fault::Wipe { .. } => Kind::Wipe,
             Fault::RollBack { .. } => Kind::RollBack,
+            Fault::Copy { .. } => Kind::Copy,
             _ => return None,
         })
     }
@@ -491,7 +552,9 @@ mod tests {
             check(before <= event.at && event.at <= profile.length, event);
             before = event.at;
             match event.fault {
-                Fault::Crash { node, .. } => check(dead.insert(node) && !stopped.contains(&node), event),
+                Fault::Crash { node, .. } | Fault::Stop { node } => {
+                    check(dead.insert(node) && !stopped.contains(&node), event)
+                }
                 Fault::Restart { node } => {
                     sick.remove(&node);
                     check(dead.remove(&node), event);
@@ -528,9 +591,10 @@ mod tests {
         for seed in 0..40 {
             let Schedule { options, events } = Schedule::generate(seed, &profile());
             let kinds: BTreeSet<Kind> = events.iter().filter_map(|event| kind_of(&event.fault)).collect();
-            // Other kinds need a crash to show.
+            // Other kinds need a crash or a stop to show.
+            let by_the_way = [Kind::Crash, Kind::Stop];
             assert!(
-                kinds.iter().all(|kind| *kind == Kind::Crash || options.kinds.contains(kind)),
+                kinds.iter().all(|kind| by_the_way.contains(kind) || options.kinds.contains(kind)),
                 "{options}: {kinds:?}"
             );
             seen.extend(kinds);
@@ -544,6 +608,12 @@ mod tests {
             let schedule = Schedule::generate(seed, &profile());
             assert_eq!(objections(&schedule.events, &profile()), [""; 0], "{}", schedule.options);
         }
+    }
+
+    #[test]
+    fn what_is_always_on_no_seed_turns_off() {
+        let profile = Profile { always: [Kind::Wipe].into(), ..profile() };
+        assert!((0..40).all(|seed| Schedule::generate(seed, &profile).options.kinds.contains(&Kind::Wipe)));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! [`net`] and [`transport`] (a network of messages, link by link), [`disk`] (over `storage::memory`). No tricks below
 //! the seams: all time and randomness come through `env::Env`, so one seed decides a whole run, byte for byte.
 //!
-//! **Who runs**: [`cluster`] (real nodes on simulated machines), [`drive`] (a whole run, from seed to verdict), [`tally`].
+//! **Who runs**: [`cluster`] (real nodes on simulated machines), [`drive`] (a whole run, from seed to verdict), [`finish`]
+//! (its end), [`rare`] (rare paths, forced), [`tally`] (what happened).
 //!
 //! **What a run is made of**: [`faults`] (what goes wrong and when, as data), [`workload`] (what the clients do, as
 //! data, and a runner for any `kv::Kv`), [`history`] (what was asked, answered and shown, as JSON lines), [`check`]
@@ -15,8 +16,10 @@ pub mod cluster;
 pub mod disk;
 pub mod drive;
 pub mod faults;
+pub mod finish;
 pub mod history;
 pub mod net;
+pub mod rare;
 pub mod tally;
 pub mod time;
 pub mod transport;

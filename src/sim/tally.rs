@@ -1,12 +1,14 @@
 //! What happened in a run. A run in which nothing went wrong proves little: whoever sums tallies over many seeds can
 //! say that no rare path was never taken.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use super::rare;
 use crate::metrics::Metrics;
 
 /// Counts of rare things, summed over all lives of all nodes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
     /// Operations that clients began.
     pub operations: u64,
@@ -36,6 +38,14 @@ pub struct Tally {
     pub commit_failures: u64,
     /// Dots met with two values.
     pub clashes: u64,
+    /// Directories wiped.
+    pub wipes: u64,
+    /// Processes started on a copy of another's directory.
+    pub copies: u64,
+    /// Clean stops.
+    pub stops: u64,
+    /// Rare paths forced, by name.
+    pub forced: BTreeMap<&'static str, u64>,
 }
 
 impl Tally {
@@ -73,6 +83,12 @@ impl Tally {
         self.replays += other.replays;
         self.commit_failures += other.commit_failures;
         self.clashes += other.clashes;
+        self.wipes += other.wipes;
+        self.copies += other.copies;
+        self.stops += other.stops;
+        for (name, times) in &other.forced {
+            *self.forced.entry(name).or_default() += times;
+        }
     }
 
     /// What should sometimes happen and never did.
@@ -89,8 +105,11 @@ impl Tally {
             ("replays", self.replays),
             ("failed commits", self.commit_failures),
             ("unknown outcomes", self.unknown),
+            ("clean stops", self.stops),
         ];
-        counted.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+        let forced = rare::PATHS.iter().map(|(name, _)| *name).chain([rare::LAG]);
+        let forced = forced.map(|name| (name, self.forced.get(name).copied().unwrap_or(0)));
+        counted.into_iter().chain(forced).filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
     }
 }
 
@@ -100,7 +119,7 @@ impl fmt::Display for Tally {
             f,
             "{} operations ({} answered, {} unknown), {} lives, {} new incarnations, {} sibling writes, {} read \
              repairs, {} hedges, {} hand-overs, {} quarantines, {} rollback proofs, {} replays, {} failed commits, {} \
-             dot clashes",
+             dot clashes, {} wipes, {} copies, {} clean stops; forced: {:?}",
             self.operations,
             self.answered,
             self.unknown,
@@ -114,7 +133,11 @@ impl fmt::Display for Tally {
             self.rollbacks,
             self.replays,
             self.commit_failures,
-            self.clashes
+            self.clashes,
+            self.wipes,
+            self.copies,
+            self.stops,
+            self.forced
         )
     }
 }
@@ -127,6 +150,7 @@ mod tests {
     fn what_never_happened_is_named() {
         let mut all = Tally { siblings: 1, read_repairs: 1, hedges: 1, handovers: 1, ..Tally::default() };
         all.add(&Tally { quarantines: 1, incarnations: 1, rollbacks: 1, unknown: 2, ..Tally::default() });
-        assert_eq!(all.never(), ["replays", "failed commits"]);
+        all.add(&Tally { stops: 1, forced: rare::PATHS.map(|(name, _)| (name, 1)).into(), ..Tally::default() });
+        assert_eq!(all.never(), ["replays", "failed commits", rare::LAG]);
     }
 }

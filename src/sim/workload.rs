@@ -35,6 +35,8 @@ pub struct Options {
     pub strict: bool,
     /// Least W: 2 where one replica may forget what it acknowledged.
     pub least_w: u8,
+    /// Least R: 2 where one replica's own copy may be no vote.
+    pub least_r: u8,
     /// Mean time between two steps of a client.
     pub think: Duration,
 }
@@ -112,7 +114,7 @@ fn step(entropy: &Entropy, options: &Options, client: u32, number: u32) -> Step 
     let n = u64::from(options.n);
     let least_w = u64::from(options.least_w).clamp(1, n);
     let w = least_w + entropy.below(n + 1 - least_w);
-    let least = if options.strict { n + 1 - w } else { 1 };
+    let least = if options.strict { n + 1 - w } else { 1 }.max(u64::from(options.least_r)).clamp(1, n);
     let r = least + entropy.below(n + 1 - least);
     let (w, r) = if entropy.chance(0.6) { (n / 2 + 1, n / 2 + 1) } else { (w, r) };
     Step {
@@ -195,17 +197,17 @@ impl Runner {
         self.recorder.lines().into_iter().filter_map(key).collect()
     }
 
-    /// Reads every object of the history through each of `nodes` nodes at R = n: the reads that `lost` judges.
-    pub async fn last_reads(&self, client: u32, nodes: u32, n: u8) {
+    /// Reads every object of the history through each of `nodes` at R = all there is: the reads that `lost` judges.
+    pub async fn last_reads(&self, client: u32, nodes: &[u32], all: impl Fn(&str) -> u8) {
         for key in self.keys() {
-            for node in 0..nodes {
+            for &node in nodes {
                 let step = Step {
                     think: Duration::ZERO,
                     node,
                     key: key.clone(),
                     action: Action::Read,
                     element: String::new(),
-                    r: n,
+                    r: all(&key),
                     w: 0,
                 };
                 self.get(client, &step, true, &mut BTreeMap::new()).await;

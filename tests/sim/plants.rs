@@ -1,6 +1,6 @@
 //! Planted bugs: each must be caught by a judge within a bounded number of seeds, else the judges prove nothing.
 //!
-//! None of them has a switch in the product: what stands between a node and its storage, its transport or its clients
+//! None of these has a switch in the product (those of I-MINT are in [`super::mints`]): what stands between a node and its storage, its transport or its clients
 //! breaks the rule.
 
 use std::ops::Bound;
@@ -45,6 +45,7 @@ fn only(options: &mut Options, kinds: &[Kind]) {
     options.profile.kinds = kinds.iter().copied().collect();
     options.profile.every = Duration::from_millis(300);
     options.lag = 0.05;
+    options.rare.clear();
     options.think = Duration::from_millis(80);
     options.nodes = 3;
     options.profile.nodes = 3;

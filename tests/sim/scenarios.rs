@@ -14,7 +14,8 @@ use quorate::quorum::Level;
 use quorate::replica::Bar;
 use quorate::sim::check::{Violation, lost};
 use quorate::sim::cluster::{Cluster, Setup};
-use quorate::sim::drive::{finish, runner};
+use quorate::sim::drive::runner;
+use quorate::sim::finish::finish;
 use quorate::sim::net::{Death, Link};
 use quorate::sim::time::{self, SimTime};
 use quorate::sim::workload::{self, Plan};
@@ -174,7 +175,16 @@ fn all_three_lose_power_under_load_and_nothing_acknowledged_is_lost() {
             let cluster = Cluster::founded(time, Setup { lag: 0.5, ..Setup::new(seed, 3) }).await;
             let runner = runner(&cluster);
             let think = Duration::from_millis(20);
-            let options = workload::Options { clients: 8, nodes: 3, steps: 200, n: 3, strict: true, least_w: 1, think };
+            let options = workload::Options {
+                clients: 8,
+                nodes: 3,
+                steps: 200,
+                n: 3,
+                strict: true,
+                least_w: 1,
+                least_r: 1,
+                think,
+            };
             let plan = Plan::generate(seed, &options);
             let load = futures_util::future::join_all(
                 plan.clients.iter().enumerate().map(|(client, steps)| runner.client(client as u32, steps)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate::sim::drive::{Options, Report, run};
+use quorate::sim::drive::{Options, Report, Variety, run};
 use quorate::sim::history;
 use quorate::sim::tally::Tally;
 
@@ -24,7 +24,35 @@ fn first_seed() -> u64 {
 }
 
 fn one(seed: u64, length: Duration) -> Report {
-    run(&Options::of(seed, length)).unwrap()
+    of(Variety::Members, seed, length)
+}
+
+fn of(variety: Variety, seed: u64, length: Duration) -> Report {
+    run(&Options::with(variety, seed, length)).unwrap()
+}
+
+/// So many seeds of a variety, none of which breaks a promise; what happened in them.
+fn many(variety: Variety, count: u64) -> Tally {
+    let first = first_seed();
+    eprintln!("{variety:?}: {count} seeds from {first}, {:?} each", length());
+    let mut total = Tally::default();
+    let mut failed = Vec::new();
+    for seed in (0..count).map(|offset| first.wrapping_add(offset)) {
+        let report = of(variety, seed, length());
+        total.add(&report.tally);
+        if !report.violations.is_empty() {
+            eprintln!("{report}");
+            failed.push(seed);
+        }
+    }
+    eprintln!("{variety:?}: {count} seeds: {total}");
+    assert!(failed.is_empty(), "{variety:?}: {} of {count} seeds broke a promise: {failed:?}", failed.len());
+    assert_eq!(total.clashes, 0, "one dot with two values");
+    total
+}
+
+fn seeds() -> u64 {
+    number("QUORATE_SEEDS").unwrap_or(40)
 }
 
 #[test]
@@ -42,24 +70,24 @@ fn the_same_seed_is_the_same_run_byte_for_byte() {
 
 #[test]
 fn no_seed_breaks_a_promise() {
-    let (first, count) = (first_seed(), number("QUORATE_SEEDS").unwrap_or(40));
-    eprintln!("{count} seeds from {first}, {:?} each", length());
-    let mut total = Tally::default();
-    let mut failed = Vec::new();
-    for seed in (0..count).map(|offset| first.wrapping_add(offset)) {
-        let report = one(seed, length());
-        total.add(&report.tally);
-        if !report.violations.is_empty() {
-            eprintln!("{report}");
-            failed.push(seed);
-        }
-    }
-    eprintln!("{count} seeds: {total}");
-    assert!(failed.is_empty(), "{} of {count} seeds broke a promise: {failed:?}", failed.len());
-    assert_eq!(total.clashes, 0, "one dot with two values");
-    if count >= 40 {
+    let total = many(Variety::Members, seeds());
+    if seeds() >= 40 {
         assert_eq!(total.never(), [""; 0], "rare paths that no seed took");
     }
+}
+
+/// A wiped directory never votes "not found": what was acknowledged is on every owner that is left, and is read.
+#[test]
+fn no_seed_with_a_wiped_directory_breaks_a_promise() {
+    let total = many(Variety::Wiped, seeds().div_ceil(4));
+    assert!(total.wipes > 0, "no directory was wiped");
+}
+
+/// A process on a copy of a directory is taken in by nobody, and what clients ask it spoils nothing.
+#[test]
+fn no_seed_with_a_copied_directory_breaks_a_promise() {
+    let total = many(Variety::Copied, seeds().div_ceil(4));
+    assert!(total.copies > 0, "no directory was copied");
 }
 
 /// Seeds that found something, and what.
@@ -84,7 +112,12 @@ fn what_seeds_found_once_stays_fixed() {
 #[test]
 fn replay() {
     let Some(seed) = number("QUORATE_SEED") else { return };
-    let report = one(seed, length());
+    let variety = match std::env::var("QUORATE_VARIETY").as_deref() {
+        Ok("Wiped") => Variety::Wiped,
+        Ok("Copied") => Variety::Copied,
+        _ => Variety::Members,
+    };
+    let report = of(variety, seed, length());
     eprintln!("{report}");
     if let Ok(path) = std::env::var("QUORATE_HISTORY") {
         report.faults.events.iter().for_each(|event| eprintln!("{:?} {:?}", event.at, event.fault));

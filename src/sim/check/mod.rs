@@ -3,7 +3,11 @@
 //! [`lost`]: nothing acknowledged is missing at the end, nothing is there that nobody wrote, nothing deleted came back
 //! (I-ACK, I-DELETE). [`overlap`]: every single read shows what it has to (I-OVERLAP), and what it does not show was
 //! superseded by somebody who may (I-CONCUR); clients were given contexts of what they were shown only. [`mono`]:
-//! quorum reads never go back (I-MONO). [`converge`]: all replicas hold the same bytes (I-CONVERGE).
+//! quorum reads never go back (I-MONO). [`session`]: what one client sees only grows (I-SESSION). [`converge`]: all
+//! replicas hold the same bytes (I-CONVERGE).
+//!
+//! [`excuse`] takes away what a directory that went back unnoticed explains: the one thing a run may suffer that the
+//! promises about reads do not survive.
 //!
 //! A judge that never condemned is worth nothing: each rule has hand-made bad histories beside the good ones.
 
@@ -14,9 +18,11 @@ use super::history::{Answered, Event, Invoke, Line, Shown, Verb};
 use crate::causality::{Dot, VersionVector};
 use crate::types::Stamp;
 
+pub mod excuse;
 pub mod lost;
 pub mod mono;
 pub mod overlap;
+pub mod session;
 
 /// A promise that was broken.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -227,7 +233,10 @@ impl<'a> Digested<'a> {
 /// I-CONVERGE: `dumps` holds what each replica stores, by key; whatever a key's owners hold must be equal bytes.
 /// `owners` says how many replicas have to hold a key.
 #[must_use]
-pub fn converge(dumps: &BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>, owners: usize) -> Vec<Violation> {
+pub fn converge(
+    dumps: &BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
+    owners: impl Fn(&[u8]) -> usize,
+) -> Vec<Violation> {
     let mut copies: BTreeMap<&[u8], Vec<(&str, &[u8])>> = BTreeMap::new();
     for (node, dump) in dumps {
         for (key, record) in dump {
@@ -241,6 +250,7 @@ pub fn converge(dumps: &BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>, owners: us
         if let Some((other, _)) = copies.iter().find(|(_, bytes)| *bytes != record) {
             violations.push(violation("diverged", format!("{first} and {other} hold different objects")));
         }
+        let owners = owners(key);
         if copies.len() != owners {
             violations.push(violation("copies", format!("{} replicas hold it, not {owners}", copies.len())));
         }
@@ -264,9 +274,14 @@ pub(super) mod hand {
     }
 
     #[derive(Default)]
-    pub(crate) struct Hand(Recorder);
+    pub(crate) struct Hand(Recorder, std::cell::Cell<u64>);
 
     impl Hand {
+        /// What follows happens at this time.
+        pub(crate) fn at(&self, time: u64) {
+            self.1.set(time);
+        }
+
         fn invoke(&self, client: u32, verb: Verb, level: u8, context: Option<&str>) -> Invoke {
             let (bucket, key) = ("b".to_owned(), "k".to_owned());
             let context = context.map(vector);
@@ -292,39 +307,39 @@ pub(super) mod hand {
 
         pub(crate) fn put_at(&self, client: u32, value: &str, context: Option<&str>, w: u8) -> u64 {
             let invoke = self.invoke(client, Verb::Put, w, context);
-            self.0.invoke(0, Invoke { value: Some(value.to_owned()), ..invoke })
+            self.0.invoke(self.1.get(), Invoke { value: Some(value.to_owned()), ..invoke })
         }
 
         pub(crate) fn overwrite(&self, client: u32, value: &str) -> u64 {
             let invoke = self.invoke(client, Verb::Put, 2, None);
-            self.0.invoke(0, Invoke { value: Some(value.to_owned()), overwrite: true, ..invoke })
+            self.0.invoke(self.1.get(), Invoke { value: Some(value.to_owned()), overwrite: true, ..invoke })
         }
 
         pub(crate) fn expiring(&self, client: u32, value: &str, context: Option<&str>) -> u64 {
             let invoke = self.invoke(client, Verb::Put, 2, context);
-            self.0.invoke(0, Invoke { value: Some(value.to_owned()), expires: true, ..invoke })
+            self.0.invoke(self.1.get(), Invoke { value: Some(value.to_owned()), expires: true, ..invoke })
         }
 
         pub(crate) fn delete(&self, client: u32, context: Option<&str>) -> u64 {
-            self.0.invoke(0, self.invoke(client, Verb::Delete, 2, context))
+            self.0.invoke(self.1.get(), self.invoke(client, Verb::Delete, 2, context))
         }
 
         /// A write is answered: its dot, the context given, all that the object has seen.
         pub(crate) fn wrote(&self, op: u64, its: &str, context: Option<&str>, seen: &str) {
             let (context, seen) = (context.map(vector), Some(vector(seen)));
-            self.0.end(0, op, Event::Ok(Answered { dot: Some(dot(its)), context, seen, shown: Vec::new() }));
+            self.0.end(self.1.get(), op, Event::Ok(Answered { dot: Some(dot(its)), context, seen, shown: Vec::new() }));
         }
 
         pub(crate) fn fail(&self, op: u64) {
-            self.0.end(0, op, Event::Fail { error: "refused".to_owned() });
+            self.0.end(self.1.get(), op, Event::Fail { error: "refused".to_owned() });
         }
 
         pub(crate) fn info(&self, op: u64) {
-            self.0.end(0, op, Event::Info { error: "no answer in time".to_owned() });
+            self.0.end(self.1.get(), op, Event::Info { error: "no answer in time".to_owned() });
         }
 
         pub(crate) fn get_at(&self, client: u32, r: u8) -> u64 {
-            self.0.invoke(0, self.invoke(client, Verb::Get, r, None))
+            self.0.invoke(self.1.get(), self.invoke(client, Verb::Get, r, None))
         }
 
         /// A whole GET at R = 2.
@@ -334,13 +349,13 @@ pub(super) mod hand {
 
         /// A whole last GET.
         pub(crate) fn last(&self, context: &str, shown: &str) {
-            let op = self.0.invoke(0, Invoke { last: true, ..self.invoke(99, Verb::Get, 3, None) });
+            let op = self.0.invoke(self.1.get(), Invoke { last: true, ..self.invoke(99, Verb::Get, 3, None) });
             self.read(op, context, shown);
         }
 
         /// A last GET that begins.
         pub(crate) fn last_begins(&self) -> u64 {
-            self.0.invoke(0, Invoke { last: true, ..self.invoke(99, Verb::Get, 3, None) })
+            self.0.invoke(self.1.get(), Invoke { last: true, ..self.invoke(99, Verb::Get, 3, None) })
         }
 
         pub(crate) fn read(&self, op: u64, context: &str, shown: &str) {
@@ -348,7 +363,7 @@ pub(super) mod hand {
             let value = |value: &str| (value != "-").then(|| value.to_owned());
             let shown = shown.map(|(its, v)| Shown { dot: dot(its), value: value(v) }).collect();
             let (context, seen) = (Some(vector(context)), Some(vector(context)));
-            self.0.end(0, op, Event::Ok(Answered { dot: None, context, seen, shown }));
+            self.0.end(self.1.get(), op, Event::Ok(Answered { dot: None, context, seen, shown }));
         }
 
         pub(crate) fn lines(&self) -> Vec<Line> {
@@ -365,10 +380,10 @@ mod tests {
     fn replicas_converge_when_all_hold_the_same_bytes() {
         let dump = |value: &str| BTreeMap::from([(b"k".to_vec(), value.as_bytes().to_vec())]);
         let mut dumps = BTreeMap::from([("a".to_owned(), dump("v")), ("b".to_owned(), dump("v"))]);
-        assert_eq!(converge(&dumps, 2), []);
+        assert_eq!(converge(&dumps, |_| 2), []);
         dumps.insert("b".to_owned(), dump("w"));
-        assert_eq!(converge(&dumps, 2)[0].rule, "diverged");
+        assert_eq!(converge(&dumps, |_| 2)[0].rule, "diverged");
         dumps.insert("b".to_owned(), BTreeMap::new());
-        assert_eq!(converge(&dumps, 2)[0].rule, "copies");
+        assert_eq!(converge(&dumps, |_| 2)[0].rule, "copies");
     }
 }

@@ -31,7 +31,7 @@ pub fn check(lines: &[Line], n: u8) -> Vec<Violation> {
             Event::Ok(answered) => {
                 let Some(context) = &answered.context else { continue };
                 let required = required.remove(&line.op).unwrap_or_default();
-                if let Some(missing) = required.iter().find(|dot| !context.covers(*dot)) {
+                for missing in required.iter().filter(|dot| !context.covers(*dot)) {
                     let detail = format!("an earlier quorum read covered {missing}, and this one does not");
                     violations.push(Violation { rule: "went-back", about: about(op.invoke), op: Some(op.id), detail });
                 }

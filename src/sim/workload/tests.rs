@@ -140,7 +140,16 @@ impl Kv for MemoryKv {
 }
 
 fn options() -> Options {
-    Options { clients: 5, nodes: 3, steps: 60, n: 3, strict: true, least_w: 1, think: Duration::from_millis(20) }
+    Options {
+        clients: 5,
+        nodes: 3,
+        steps: 60,
+        n: 3,
+        strict: true,
+        least_w: 1,
+        least_r: 1,
+        think: Duration::from_millis(20),
+    }
 }
 
 fn history_of(seed: u64, cheat: Cheat) -> Vec<history::Line> {
@@ -165,7 +174,7 @@ fn history_of(seed: u64, cheat: Cheat) -> Vec<history::Line> {
         }
         drop(done);
         assert!(left.recv().await.is_none());
-        runner.last_reads(99, 3, 3).await;
+        runner.last_reads(99, &[0, 1, 2], |_| 3).await;
         runner.recorder.lines()
     })
     .unwrap()
