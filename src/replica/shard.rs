@@ -263,7 +263,9 @@ impl Shard {
         if self.health.quarantine(place.partition, place.stored.clone()) {
             self.metrics.replica.quarantines.inc();
             error!(partition = %place.partition, why, "a stored object cannot be read: quarantined until fetched from the other owners");
-            if let Err(failed) = self.identity.new_tenure(place.partition) {
+            if !self.env.buggify.breaks("a quarantine begins a tenure")
+                && let Err(failed) = self.identity.new_tenure(place.partition)
+            {
                 self.fail(&failed);
             }
         }
@@ -315,7 +317,9 @@ impl Shard {
     /// back or was copied: every partition is unsynced and the incarnation is new before the next mint.
     fn check_rollback(&self, place: &Place, local: &Object, incoming: &causality::VersionVector) -> Result<(), Fault> {
         let (actor, floor) = self.identity.actor(place.partition);
-        if rollback_proof(local, floor, actor, incoming).is_none() {
+        if rollback_proof(local, floor, actor, incoming).is_none()
+            || self.env.buggify.breaks("a proof of a rollback is acted upon")
+        {
             return Ok(());
         }
         self.metrics.replica.rollback_proofs.inc();

@@ -4,6 +4,7 @@
 #![cfg(feature = "sim")]
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod mints;
 mod plants;
 mod scenarios;
 mod seeds;

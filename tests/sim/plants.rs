@@ -1,7 +1,7 @@
 //! Planted bugs: each must be caught by a judge within a bounded number of seeds, else the judges prove nothing.
 //!
-//! None of these has a switch in the product (those of I-MINT are in [`super::mints`]): what stands between a node and its storage, its transport or its clients
-//! breaks the rule.
+//! None of these has a switch in the product: what stands between a node and its storage, its transport or its clients
+//! breaks the rule. Those of I-MINT, which take narrower scenarios, are in [`super::mints`].
 
 use std::ops::Bound;
 use std::sync::Arc;

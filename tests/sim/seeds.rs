@@ -101,6 +101,7 @@ fn what_seeds_found_once_stays_fixed() {
         ),
         (34, "a directory that went back within one life voted \"not found\": nothing is lost, reads may miss it"),
         (58, "the same, where the only peer that had seen the later life was cut off"),
+        (1023, "a node that took a new incarnation while it was stopped listened again after its shutdown"),
     ];
     for (seed, what) in found {
         let report = one(seed, Duration::from_secs(60));
