@@ -74,6 +74,7 @@ contract!(
     deadlines,
     expected_store,
     admission,
+    strangers,
     death,
     nobody_there,
     large_messages,

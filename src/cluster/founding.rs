@@ -9,10 +9,10 @@ use tracing::{error, info};
 use super::{LayoutKeeper, Standing};
 use crate::env::{BoxFuture, Env};
 use crate::peers::{Peers, Service};
-use crate::ring::founding::{Founding, Heard, Step, Tell as Told, Terms};
+use crate::ring::founding::{Founding, Heard, Step, Tell as Told, Terms, founded_aside};
 use crate::ring::{Layout, Member};
-use crate::transport::Hello;
 use crate::transport::messages::{Ask, Probe, Probed, Refusal, Reply, Request, Tell};
+use crate::transport::{Hello, Stranger};
 
 /// How long one probe may take.
 const PROBE_FOR: Duration = Duration::from_millis(500);
@@ -74,6 +74,7 @@ impl ClusterService {
                     let cluster = layout.cluster();
                     info!(%cluster, version = layout.version(), members = layout.members().len(), "a member of the cluster");
                     inner.peers.introduce(|hello| hello.cluster = Some(cluster));
+                    self.heed_strangers(Arc::clone(&layout));
                     return Some(layout);
                 }
                 Step::Found(layout) | Step::Adopt(layout) => match inner.keeper.flush(&layout).await {
@@ -102,6 +103,33 @@ impl ClusterService {
                 Step::Refuse { why } => return self.out(why),
             };
         }
+    }
+
+    /// Stops serving once a member of another cluster takes this node, which founded alone, for one of its own.
+    fn heed_strangers(&self, layout: Arc<Layout>) {
+        let (this, mut strangers) = (self.clone(), self.inner.peers.strangers());
+        self.inner.env.tasks.spawn(async move {
+            let address = &this.inner.options.me.peer_address;
+            loop {
+                let stranger = strangers.borrow_and_update().clone();
+                if let Some(Stranger { cluster, name, address: its_address, dialled }) = stranger
+                    && founded_aside(&layout, address, cluster, dialled.as_deref())
+                {
+                    this.out(format!(
+                        "it founded a cluster of its own ({}), and {name} at {its_address} takes it for the member at \
+                         {address} of cluster {cluster}: it was probably started without seeds. To go back, stop it, \
+                         move its directory away and start it with an empty one and that cluster's node.seeds. What \
+                         was written here meanwhile is in no other cluster: to read it, start the old directory with \
+                         another node.advertise",
+                        layout.cluster()
+                    ));
+                    return;
+                }
+                if strangers.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     fn out(&self, why: String) -> Option<Arc<Layout>> {

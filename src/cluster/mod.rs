@@ -93,11 +93,13 @@ impl LayoutKeeper {
         &self.layout
     }
 
-    /// Says where this node stands.
+    /// Says where this node stands. Who was refused stays out until the process is started again.
     pub fn stand(&self, standing: Standing) {
         self.standing.send_if_modified(|now| {
-            let changed = *now != standing;
-            *now = standing;
+            let changed = *now != standing && !matches!(now, Standing::Refused(_));
+            if changed {
+                *now = standing;
+            }
             changed
         });
     }

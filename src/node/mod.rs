@@ -38,7 +38,7 @@ use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::{PeerMood, Peers, Services};
 use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
-use crate::ring::founding::{Directory, Terms};
+use crate::ring::founding::{Directory, Terms, seedless};
 use crate::ring::{BucketSettings, Grid, Layout, Member};
 use crate::storage::{Storage, StorageError};
 use crate::transport::{Hello, Transport};
@@ -211,7 +211,9 @@ impl Node {
         let read_only = inner.replica.health().is_read_only();
         let draining = inner.draining.load(Ordering::Acquire);
         let mints_not = inner.replica.identity().barred().is_some();
-        inner.peers.set_mood(PeerMood { mints_not, read_only, draining });
+        let Config { node, .. } = &inner.config;
+        let seedless = seedless(&node.seeds, &node.peer_address);
+        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless });
     }
 
     /// Waits until this node serves, or stays out for good; then says which.

@@ -5,6 +5,7 @@ use crate::kv::{
     Addresses, Attention, Error, ErrorCode, MemberView, NodeView, OwnerView, Owners, PartitionView, RingView, Status,
     date,
 };
+use crate::ring::founding::{lonely, seedless};
 use crate::ring::{Layout, Member};
 use crate::types::{ObjectId, Wall};
 
@@ -184,13 +185,29 @@ impl Node {
             let text = format!("{} at {} is down: {why}", member.name, member.peer_address);
             add("member_down", text, "quorate status");
         }
+        let my_seeds = &inner.config.node.seeds;
+        for member in layout.members().iter().filter(|_| layout.members().len() > 1) {
+            let without = if member.store == me {
+                seedless(my_seeds, &member.peer_address)
+            } else {
+                up.get(member.store).is_some_and(|status| status.mood.seedless)
+            };
+            if without {
+                let text = format!(
+                    "{} has no seeds that name another node: with an empty directory it would found a cluster of its \
+                     own; give it node.seeds and start it again",
+                    member.name
+                );
+                add("no_seeds", text, "");
+            }
+        }
         let n = layout.spec().default_bucket.n;
         let members = layout.members().len();
         if members < usize::from(n) {
             let text = format!("buckets want {n} replicas and the cluster has {members} members: that many are kept");
             add("fewer_than_n", text, "");
         }
-        if let Some(why) = crate::ring::founding::lonely(layout, &inner.config.node.seeds) {
+        if let Some(why) = lonely(layout, my_seeds) {
             add("alone", why.into(), "");
         }
         list

@@ -28,7 +28,7 @@ use crate::replica::{Bar, Replica};
 use crate::ring::Layout;
 use crate::storage::StorageError;
 use crate::transport::messages::{Ask, Heartbeat, Recalled, Refusal, Reply, Request, Tell};
-use crate::transport::{CallError, Handler, Hello, Transport};
+use crate::transport::{CallError, Handler, Hello, Stranger, Transport};
 use crate::types::{Mono, StoreId};
 
 pub use recall::ASK_FOR;
@@ -48,15 +48,20 @@ pub struct PeerMood {
     pub read_only: bool,
     /// It is stopping: it takes no new work.
     pub draining: bool,
+    /// Its seeds name nobody else: wiped, it would found a cluster of its own.
+    pub seedless: bool,
 }
 
 impl PeerMood {
     fn bits(self) -> u32 {
-        u32::from(self.mints_not) | u32::from(self.read_only) << 1 | u32::from(self.draining) << 2
+        u32::from(self.mints_not)
+            | u32::from(self.read_only) << 1
+            | u32::from(self.draining) << 2
+            | u32::from(self.seedless) << 3
     }
 
     fn from_bits(bits: u32) -> Self {
-        Self { mints_not: bits & 1 != 0, read_only: bits & 2 != 0, draining: bits & 4 != 0 }
+        Self { mints_not: bits & 1 != 0, read_only: bits & 2 != 0, draining: bits & 4 != 0, seedless: bits & 8 != 0 }
     }
 }
 
@@ -133,6 +138,8 @@ struct Inner {
     mood: ArcSwap<PeerMood>,
     /// Members that refuse this node.
     refusing: Mutex<BTreeSet<StoreId>>,
+    /// The member of another cluster that called last.
+    stranger: watch::Sender<Option<Stranger>>,
     metrics: Arc<Metrics>,
     services: ArcSwapOption<Services>,
 }
@@ -177,6 +184,7 @@ impl Peers {
             mood: ArcSwap::default(),
             metrics,
             refusing: Mutex::default(),
+            stranger: watch::channel(None).0,
             services: ArcSwapOption::empty(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -257,6 +265,12 @@ impl Peers {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
+    }
+
+    /// Told of every member of another cluster that calls, and is refused.
+    #[must_use]
+    pub fn strangers(&self) -> watch::Receiver<Option<Stranger>> {
+        self.inner.stranger.subscribe()
     }
 
     /// What was seen of other stores.
@@ -379,6 +393,15 @@ impl Handler for Peers {
             return Err(format!("another process answers under the store id {} of {}", peer.store, member.name));
         }
         Ok(())
+    }
+
+    fn lists(&self, address: &str) -> bool {
+        let layout = self.inner.layout.load();
+        layout.as_ref().is_some_and(|layout| layout.members().iter().any(|member| member.peer_address == address))
+    }
+
+    fn overhear(&self, stranger: &Stranger) {
+        self.inner.stranger.send_replace(Some(stranger.clone()));
     }
 
     fn handle(&self, from: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply> {

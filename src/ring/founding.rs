@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{BucketSettings, Grid, Layout, Member, planner};
+use crate::types::ClusterId;
 
 /// What a data directory holds when its node starts.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -310,13 +311,15 @@ impl Founding {
     }
 }
 
-/// Whether a node that founded alone must stop serving: it hears from a member of another cluster that lists its
-/// address. Somebody forgot its seeds, and what is written to it is written to the wrong cluster.
+/// Whether a node that founded alone must stop serving: a member of the cluster `theirs` called, and its layout lists a
+/// member at `dialled`, this node's address. Somebody forgot its seeds, and what is written to it is written to the
+/// wrong cluster.
+///
+/// That other cluster is the older one without a look at any clock: who is listed was fresh when it was founded, so
+/// this node founded afterwards.
 #[must_use]
-pub fn founded_aside(mine: &Layout, my_address: &str, heard: &Layout) -> bool {
-    mine.members().len() == 1
-        && mine.cluster() != heard.cluster()
-        && heard.members().iter().any(|member| member.peer_address == my_address)
+pub fn founded_aside(mine: &Layout, my_address: &str, theirs: ClusterId, dialled: Option<&str>) -> bool {
+    mine.members().len() == 1 && mine.cluster() != theirs && dialled == Some(my_address)
 }
 
 /// What `status` warns of in the layout a node serves: it founded alone, and will not find others by itself.
@@ -324,6 +327,13 @@ pub fn founded_aside(mine: &Layout, my_address: &str, heard: &Layout) -> bool {
 pub fn lonely(layout: &Layout, seeds: &[String]) -> Option<&'static str> {
     (seeds.is_empty() && layout.version() == 1 && layout.members().len() == 1)
         .then_some("founded a cluster of one: it was started without seeds; give seeds to nodes that belong together")
+}
+
+/// Whether these seeds lead to nobody but the node itself: with an empty directory it would found a cluster of its own
+/// instead of coming back to the one it was in.
+#[must_use]
+pub fn seedless(seeds: &[String], my_address: &str) -> bool {
+    seeds.iter().all(|seed| seed == my_address)
 }
 
 #[cfg(test)]
@@ -458,9 +468,16 @@ mod tests {
     fn who_founded_aside_is_told() {
         let found = |members| planner::found("test", Grid::default(), 5, BucketSettings::default(), members).unwrap();
         let (alone, all) = (found(vec![member(3)]), found((1..4).map(member).collect()));
-        assert!(founded_aside(&alone, "n3:1", &all));
-        assert!(!founded_aside(&all, "n3:1", &alone), "the many do not stop for the one");
-        assert!(!founded_aside(&alone, "n3:1", &alone));
-        assert!(!founded_aside(&alone, "n4:1", &all));
+        assert!(founded_aside(&alone, "n3:1", all.cluster(), Some("n3:1")));
+        assert!(!founded_aside(&all, "n3:1", alone.cluster(), Some("n3:1")), "the many do not stop for the one");
+        assert!(!founded_aside(&alone, "n3:1", alone.cluster(), Some("n3:1")));
+        assert!(!founded_aside(&alone, "n3:1", all.cluster(), Some("n4:1")));
+        assert!(!founded_aside(&alone, "n3:1", all.cluster(), None), "who is not listed belongs to nobody");
+    }
+
+    #[test]
+    fn seeds_that_name_nobody_else_are_none() {
+        assert!(seedless(&[], "n1:1") && seedless(&["n1:1".into()], "n1:1"));
+        assert!(!seedless(&["n1:1".into(), "n2:1".into()], "n1:1"));
     }
 }

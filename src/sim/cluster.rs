@@ -108,6 +108,8 @@ struct Machine {
     /// Processes started so far.
     lives: u64,
     life: Option<Life>,
+    /// What its next process is told, if not what all are.
+    seeds: Option<Vec<String>>,
     incarnation: Option<Incarnation>,
 }
 
@@ -185,7 +187,9 @@ impl Cluster {
             disk.become_copy(copy);
         }
         let clock = SimClock::new(self.inner.time);
-        machines.push(Machine { address: address(number), clock, disk, lives: 0, life: None, incarnation: None });
+        let machine =
+            Machine { address: address(number), clock, disk, lives: 0, life: None, seeds: None, incarnation: None };
+        machines.push(machine);
         number
     }
 
@@ -237,6 +241,11 @@ impl Cluster {
         self.machines()[machine].address.clone()
     }
 
+    /// Gives a machine's next processes other seeds than all have.
+    pub fn set_seeds(&self, machine: usize, seeds: &[String]) {
+        self.machines()[machine].seeds = Some(seeds.to_vec());
+    }
+
     /// Does something to a machine's disk.
     pub fn disk<T>(&self, machine: usize, what: impl FnOnce(&mut SimDisk) -> T) -> T {
         what(&mut self.machines()[machine].disk)
@@ -281,7 +290,7 @@ impl Cluster {
                 buggify: self.buggify(seed(&self.inner.setup, "buggify", number)),
             };
             let transport = SimTransport::new(&self.inner.net, Arc::clone(&it.clock));
-            (env, self.config(machine, &it.disk), storage, transport)
+            (env, self.config(machine, it), storage, transport)
         };
         let Wraps { storage: wrap_storage, transport: wrap_transport, kv: wrap_kv, .. } = &self.inner.setup.wraps;
         let storage: Arc<dyn Storage> = Arc::new(storage);
@@ -338,7 +347,7 @@ impl Cluster {
         Buggify::new(decide).breaking(self.inner.setup.wraps.broken)
     }
 
-    fn config(&self, machine: usize, disk: &SimDisk) -> Config {
+    fn config(&self, machine: usize, it: &Machine) -> Config {
         let Setup { n, partitions, durability, .. } = &self.inner.setup;
         let cluster = ClusterConfig {
             name: "simulated".to_owned(),
@@ -352,9 +361,9 @@ impl Cluster {
             name: format!("n{machine}"),
             peer_address: address(machine),
             client_address: format!("n{machine}:7400"),
-            seeds: self.inner.seeds.clone(),
+            seeds: it.seeds.as_ref().unwrap_or(&self.inner.seeds).clone(),
             durability: *durability,
-            machine_boot: disk.machine_boot(),
+            machine_boot: it.disk.machine_boot(),
             ..NodeConfig::default()
         };
         Config { cluster, node }

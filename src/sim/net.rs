@@ -91,6 +91,8 @@ pub(super) enum Frame {
     Open {
         dial: u64,
         hello: Arc<Hello>,
+        /// The dialler's layout lists a member at this address.
+        to_member: bool,
     },
     Opened {
         dial: u64,

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use super::net::{Address, Death, Fabric, Frame, NotOpened, Parcel, SimNet};
 use super::time::SimClock;
 use crate::env::{BoxFuture, Clock as _, Tasks};
+use crate::transport::handshake::{HandshakeError, of_one_cluster};
 use crate::transport::messages::{Ask, Refusal, Reply, Request};
 use crate::transport::{Answer, CallError, Handler, Hello, Transport};
 use crate::types::StoreId;
@@ -255,17 +256,18 @@ impl Call {
 
     /// The open connection, or a new one.
     async fn connection(&self) -> Result<Dialed, CallError> {
-        let hello = {
+        let (hello, handler) = {
             let mut fabric = self.net.fabric();
             let Some((_, endpoint)) = fabric.endpoint_of(self.process) else { return Err(not_serving()) };
             if let Some(open) = endpoint.dialed.get(&self.to) {
                 return Ok(open.clone());
             }
-            endpoint.hello.clone()
+            (endpoint.hello.clone(), endpoint.handler.clone())
         };
+        let to_member = handler.lists(&self.to);
         let (tell, told) = oneshot::channel();
         let waiting = self.wait_for(|_| Wait::Connection(tell))?;
-        let frame = Frame::Open { dial: waiting.id, hello: hello.clone() };
+        let frame = Frame::Open { dial: waiting.id, hello: hello.clone(), to_member };
         self.net.post(Parcel { from: waiting.from.clone(), to: self.to.clone(), frame });
         let opened = told.await.map_err(|_| not_serving())??;
         let mut fabric = self.net.fabric();
@@ -275,7 +277,7 @@ impl Call {
         }
         let handler = endpoint.handler.clone();
         drop(fabric);
-        handler.admit(&opened.hello).map_err(CallError::Rejected)?;
+        admit(&*handler, &hello, &opened.hello, None).map_err(CallError::Rejected)?;
         let mut fabric = self.net.fabric();
         if let Some((_, endpoint)) = fabric.endpoint_of(self.process) {
             endpoint.dialed.insert(self.to.clone(), opened.clone());
@@ -299,6 +301,17 @@ struct Registered {
     _forget: Waiting,
 }
 
+/// What the handshake and the node's own rules say of a peer, in a net where everybody knows the secret.
+fn admit(handler: &dyn Handler, mine: &Hello, peer: &Hello, dialled: Option<String>) -> Result<(), String> {
+    of_one_cluster(mine, peer, dialled).map_err(|refused| {
+        if let HandshakeError::OtherCluster { stranger, .. } = &refused {
+            handler.overhear(stranger);
+        }
+        refused.to_string()
+    })?;
+    handler.admit(peer)
+}
+
 fn not_serving() -> CallError {
     CallError::NotSent("this node does not serve (yet, or any more)".to_owned())
 }
@@ -307,7 +320,7 @@ impl SimNet {
     /// Hands a frame that arrived to whom it is for.
     pub(super) fn deliver(&self, Parcel { from, to, frame }: Parcel) {
         match frame {
-            Frame::Open { dial, hello } => self.opened(from, to, dial, hello),
+            Frame::Open { dial, hello, to_member } => self.opened(from, to, dial, hello, to_member),
             Frame::Opened { dial, answer } => {
                 if let Some(Pending { wait: Wait::Connection(tell), .. }) = self.fabric().pending.remove(&dial) {
                     let answer = answer.map(|(connection, hello)| Dialed { connection, hello });
@@ -334,15 +347,16 @@ impl SimNet {
         }
     }
 
-    fn opened(&self, from: Address, to: Address, dial: u64, hello: Arc<Hello>) {
-        let handler = {
+    fn opened(&self, from: Address, to: Address, dial: u64, hello: Arc<Hello>, to_member: bool) {
+        let listener = {
             let fabric = self.fabric();
             if fabric.silent.contains(&to) {
                 return;
             }
-            fabric.endpoints.get(&to).map(|endpoint| endpoint.handler.clone())
+            fabric.endpoints.get(&to).map(|endpoint| (endpoint.handler.clone(), endpoint.hello.clone()))
         };
-        let answer = match handler.map(|handler| handler.admit(&hello)) {
+        let dialled = to_member.then(|| to.to_string());
+        let answer = match listener.map(|(handler, mine)| admit(&*handler, &mine, &hello, dialled)) {
             None => Err(NotOpened::NobodyListens),
             Some(Err(why)) => Err(NotOpened::Rejected(why)),
             Some(Ok(())) => {

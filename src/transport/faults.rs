@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::messages::{Ask, Refusal, Reply, Request};
-use super::{Answer, CallError, Handler, Hello, Transport};
+use super::{Answer, CallError, Handler, Hello, Stranger, Transport};
 use crate::env::{BoxFuture, Env};
 use crate::types::StoreId;
 
@@ -215,6 +215,14 @@ struct Inbound {
 impl Handler for Inbound {
     fn admit(&self, peer: &Hello) -> Result<(), String> {
         self.handler.admit(peer)
+    }
+
+    fn lists(&self, address: &str) -> bool {
+        self.handler.lists(address)
+    }
+
+    fn overhear(&self, stranger: &Stranger) {
+        self.handler.overhear(stranger);
     }
 
     fn handle(&self, from: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply> {

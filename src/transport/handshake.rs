@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! dialler                                 listener
-//!    | Hello (who I am, fresh nonce)  ----->  | protocol, cluster, settings, not myself
+//!    | Hello (who I am, fresh nonce)  ----->  | protocol, settings, not myself
 //!    | <-----  Hello (who I am, fresh nonce)  |
-//!    | Proof  ----------------------------->  | checks it, asks Handler::admit
+//!    | Proof  ----------------------------->  | checks it, then the cluster, asks Handler::admit
 //!    | <-----------------------------  Proof  |
-//!    | checks it, asks Handler::admit; requests may follow
+//!    | checks it, then the cluster, asks Handler::admit; requests may follow
 //! ```
 //! Either side may end it by `Refused` with a text for people.
 //!
@@ -15,6 +15,9 @@
 //! connection (nonces) or thrown back at its maker (role); nobody can change a hello on the way. The dialler proves
 //! first: whoever just connects learns nothing to try guesses against. It authenticates the opening of a connection and
 //! encrypts nothing: against somebody *on* the path only TLS helps.
+//!
+//! Members of two clusters refuse each other only once the secret is proved: a node that founded alone by mistake stops
+//! on such a call ([`Stranger`]), and nobody else shall be able to stop it.
 //!
 //! **Rotation**: the first secret signs, all verify. Add the new one second on every node, then swap them, then
 //! remove the old one. **Without a secret** a fixed key is used, so there is one code path; nodes then trust whoever
@@ -29,8 +32,8 @@ use bytes::Bytes;
 use prost::Message;
 use thiserror::Error;
 
-use super::Hello;
 use super::frame::{Kind, UNAUTHENTICATED_CAP};
+use super::{Hello, Stranger};
 use crate::types::{ClusterId, Incarnation, NodeId, StoreId};
 
 /// First bytes of every hello.
@@ -89,16 +92,12 @@ pub enum HandshakeError {
     #[error("no common protocol version: {0:?} here, {1:?} there; upgrade the older node")]
     Protocol((u16, u16), (u16, u16)),
     /// Members of two clusters.
-    #[error("other cluster: {mine} here, {theirs} there ({name:?} at {address:?})")]
+    #[error("other cluster: {mine} here, {} there ({:?} at {:?})", .stranger.cluster, .stranger.name, .stranger.address)]
     OtherCluster {
         /// Ours.
         mine: ClusterId,
-        /// Theirs.
-        theirs: ClusterId,
-        /// The peer's name.
-        name: String,
-        /// The peer's address.
-        address: String,
+        /// Who called, or was called.
+        stranger: Stranger,
     },
     /// `[cluster]` differs.
     #[error(
@@ -172,18 +171,37 @@ pub struct Handshake {
     role: Role,
     me: Arc<Hello>,
     secrets: Arc<Secrets>,
+    nonce: Nonce,
     mine: Bytes,
-    theirs: Option<(Bytes, Arc<Hello>, u16)>,
+    theirs: Option<Theirs>,
+}
+
+/// A peer's hello.
+#[derive(Debug)]
+struct Theirs {
+    bytes: Bytes,
+    hello: Arc<Hello>,
+    /// The member's address it called, as its layout has it.
+    dialled: Option<String>,
+    protocol: u16,
 }
 
 impl Handshake {
     /// Begins one. A dialler sends [`Handshake::hello`] first, a listener waits.
     pub fn new(role: Role, me: Arc<Hello>, secrets: Arc<Secrets>, nonce: Nonce) -> Result<Self, HandshakeError> {
         let mine = encode_hello(&me, &nonce);
-        if mine.len() > UNAUTHENTICATED_CAP {
-            return Err(HandshakeError::OwnHelloTooLong(mine.len()));
-        }
-        Ok(Self { role, me, secrets, mine, theirs: None })
+        Self { role, me, secrets, nonce, mine, theirs: None }.fitting()
+    }
+
+    /// Says in the hello that this node's layout lists a member at `dialled`, the address being called.
+    pub fn to_member(mut self, dialled: &str) -> Result<Self, HandshakeError> {
+        self.mine = encode(&self.me, &self.nonce, Some(dialled));
+        self.fitting()
+    }
+
+    fn fitting(self) -> Result<Self, HandshakeError> {
+        let len = self.mine.len();
+        if len > UNAUTHENTICATED_CAP { Err(HandshakeError::OwnHelloTooLong(len)) } else { Ok(self) }
     }
 
     /// The body of this side's [`Kind::Hello`].
@@ -197,17 +215,18 @@ impl Handshake {
         match (Kind::of(kind), self.theirs.take()) {
             (Some(Kind::Refused), _) => Err(HandshakeError::refused_by_peer(body)),
             (Some(Kind::Hello), None) => {
-                let (hello, _) = decode_hello(body)?;
+                let (hello, _, dialled) = decode(body)?;
                 let protocol = self.judge(&hello)?;
-                self.theirs = Some((body.clone(), Arc::new(hello), protocol));
+                self.theirs = Some(Theirs { bytes: body.clone(), hello: Arc::new(hello), dialled, protocol });
                 Ok(match self.role {
                     Role::Dialler => Step::Send(Kind::Proof, self.prove(body)),
                     Role::Listener => Step::Send(Kind::Hello, self.hello()),
                 })
             }
-            (Some(Kind::Proof), Some((theirs, peer, protocol))) => {
-                self.verify(&theirs, body)?;
-                let welcome = (self.role == Role::Listener).then(|| self.prove(&theirs));
+            (Some(Kind::Proof), Some(Theirs { bytes, hello: peer, dialled, protocol })) => {
+                self.verify(&bytes, body)?;
+                of_one_cluster(&self.me, &peer, dialled)?;
+                let welcome = (self.role == Role::Listener).then(|| self.prove(&bytes));
                 Ok(Step::Verified { peer, protocol, welcome })
             }
             _ => Err(HandshakeError::Unexpected(kind)),
@@ -217,7 +236,6 @@ impl Handshake {
     /// Whether the two may talk at all, as far as that can be known without the node's own rules; the protocol version.
     fn judge(&self, peer: &Hello) -> Result<u16, HandshakeError> {
         let me = &*self.me;
-        let (name, address) = (peer.name.clone(), peer.peer_address.clone());
         let protocol = me.protocol.1.min(peer.protocol.1);
         if protocol < me.protocol.0.max(peer.protocol.0) {
             return Err(HandshakeError::Protocol(me.protocol, peer.protocol));
@@ -226,14 +244,11 @@ impl Handshake {
             return Err(HandshakeError::Myself);
         }
         if peer.node == me.node {
+            let address = peer.peer_address.clone();
             return Err(HandshakeError::SameNode { node: me.node, address });
         }
-        if let (Some(mine), Some(theirs)) = (me.cluster, peer.cluster)
-            && mine != theirs
-        {
-            return Err(HandshakeError::OtherCluster { mine, theirs, name, address });
-        }
         if me.settings != 0 && peer.settings != 0 && me.settings != peer.settings {
+            let name = peer.name.clone();
             return Err(HandshakeError::OtherSettings { mine: me.settings, theirs: peer.settings, name });
         }
         Ok(protocol)
@@ -275,6 +290,17 @@ impl Handshake {
     }
 }
 
+/// Refuses the member of another cluster. `dialled` is what its hello says of the address it called.
+pub fn of_one_cluster(me: &Hello, peer: &Hello, dialled: Option<String>) -> Result<(), HandshakeError> {
+    match (me.cluster, peer.cluster) {
+        (Some(mine), Some(cluster)) if mine != cluster => {
+            let (name, address) = (peer.name.clone(), peer.peer_address.clone());
+            Err(HandshakeError::OtherCluster { mine, stranger: Stranger { cluster, name, address, dialled } })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A hello on the wire, after [`MAGIC`].
 #[derive(Clone, PartialEq, Message)]
 struct WireHello {
@@ -308,11 +334,17 @@ struct WireHello {
     client_address: String,
     #[prost(fixed64, tag = "15")]
     settings: u64,
+    #[prost(string, optional, tag = "16")]
+    dialled: Option<String>,
 }
 
 /// The body of a [`Kind::Hello`] frame.
 #[must_use]
 pub fn encode_hello(hello: &Hello, nonce: &Nonce) -> Bytes {
+    encode(hello, nonce, None)
+}
+
+fn encode(hello: &Hello, nonce: &Nonce, dialled: Option<&str>) -> Bytes {
     let wire = WireHello {
         protocol_min: hello.protocol.0.into(),
         protocol_max: hello.protocol.1.into(),
@@ -329,6 +361,7 @@ pub fn encode_hello(hello: &Hello, nonce: &Nonce) -> Bytes {
         peer_address: hello.peer_address.clone(),
         client_address: hello.client_address.clone(),
         settings: hello.settings,
+        dialled: dialled.map(str::to_owned),
     };
     let mut out = MAGIC.to_vec();
     wire.encode(&mut out).expect("a vector grows");
@@ -337,6 +370,10 @@ pub fn encode_hello(hello: &Hello, nonce: &Nonce) -> Bytes {
 
 /// Reads the body of a [`Kind::Hello`] frame.
 pub fn decode_hello(body: &Bytes) -> Result<(Hello, Nonce), HandshakeError> {
+    decode(body).map(|(hello, nonce, _)| (hello, nonce))
+}
+
+fn decode(body: &Bytes) -> Result<(Hello, Nonce, Option<String>), HandshakeError> {
     use HandshakeError::Malformed;
     if !body.starts_with(MAGIC) {
         return Err(HandshakeError::Magic);
@@ -363,7 +400,7 @@ pub fn decode_hello(body: &Bytes) -> Result<(Hello, Nonce), HandshakeError> {
         settings: wire.settings,
     };
     let nonce = wire.nonce[..].try_into().map_err(|_| Malformed("the nonce"))?;
-    Ok((hello, nonce))
+    Ok((hello, nonce, wire.dialled))
 }
 
 #[cfg(test)]

@@ -93,6 +93,25 @@ fn clusters_do_not_mix_but_the_fresh_may_ask() {
 }
 
 #[test]
+fn a_stranger_is_heard_once_it_has_proved_the_secret() {
+    let other = Hello { cluster: Some(ClusterId::from_bits(8)), ..hello(1) };
+    let meets = |secret: &[u8], dialled: Option<&str>| {
+        let mut dialler = side(Role::Dialler, other.clone(), &[secret], 1);
+        if let Some(address) = dialled {
+            dialler = dialler.to_member(address).unwrap();
+        }
+        run(dialler, side(Role::Listener, hello(2), &[b"s"], 2)).unwrap_err()
+    };
+    for dialled in [Some("10.0.0.2:7402"), None] {
+        let HandshakeError::OtherCluster { mine, stranger } = meets(b"s", dialled) else { panic!("{dialled:?}") };
+        let dialled = dialled.map(str::to_owned);
+        let (cluster, name, address) = (ClusterId::from_bits(8), "n1".to_owned(), "10.0.0.1:7402".to_owned());
+        assert_eq!((mine, stranger), (ClusterId::from_bits(7), Stranger { cluster, name, address, dialled }));
+    }
+    assert_eq!(meets(b"guessed", Some("10.0.0.2:7402")), HandshakeError::WrongSecret);
+}
+
+#[test]
 fn settings_differ_only_where_both_have_some() {
     let with = |n, settings| Hello { settings, ..hello(n) };
     assert!(meet(with(1, 0), with(2, 5)).is_ok());

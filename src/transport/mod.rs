@@ -93,10 +93,34 @@ pub struct Answer {
     pub reply: Reply,
 }
 
+/// A member of another cluster, which called and proved that it knows the secret. It was refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stranger {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its name.
+    pub name: String,
+    /// Where it is reached.
+    pub address: String,
+    /// The address it called, where its layout lists a member there: so it took this node for that member.
+    pub dialled: Option<String>,
+}
+
 /// What a node does with what others send it. Registered once by `node/`, so that nothing below it names a service.
 pub trait Handler: Send + Sync + 'static {
     /// Whether to talk to this node at all; the text says why not and what to do.
     fn admit(&self, peer: &Hello) -> Result<(), String>;
+
+    /// Whether the layout in force lists a member at this address: who is called there is told so.
+    fn lists(&self, address: &str) -> bool {
+        let _ = address;
+        false
+    }
+
+    /// A member of another cluster called, and was refused.
+    fn overhear(&self, stranger: &Stranger) {
+        let _ = stranger;
+    }
 
     /// Answers one request. Runs beside the others of the same connection.
     fn handle(&self, from: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply>;

@@ -142,6 +142,61 @@ fn nobody_founds_while_a_seed_is_missing() {
 }
 
 #[test]
+fn who_founds_aside_stops_serving_as_soon_as_its_old_cluster_calls() {
+    sim(1, |time| async move {
+        let cluster = three(time, 1).await;
+        put(&cluster, 0, "k", "kept", 3).await.unwrap();
+        cluster.crash(2, Death::PowerCut);
+        cluster.disk(2, |disk| disk.wipe());
+        cluster.set_seeds(2, &[]);
+        for _life in 0..2 {
+            cluster.start(2).await.unwrap();
+            let stays_out = || matches!(cluster.node(2).unwrap().standing(), Standing::Refused(_));
+            assert!(cluster.until(10 * SECOND, stays_out).await, "{:?}", cluster.ills());
+            let aside = cluster.node(2).unwrap();
+            assert!(aside.ready().unwrap_err().contains("of its own"), "not ready");
+            let status = aside.status();
+            assert_eq!(status.health, "not_serving");
+            let says = |what: &str| status.attention.iter().any(|a| a.code == "stays_out" && a.text.contains(what));
+            assert!(says("takes it for the member at n2:7402") && says("that cluster's node.seeds"), "{status:?}");
+            for refused in [
+                put(&cluster, 2, "k", "aside", 1).await.map(drop).unwrap_err(),
+                get(&cluster, 2, "k", 1).await.map(drop).unwrap_err(),
+            ] {
+                assert_eq!((refused.code, refused.outcome), (ErrorCode::NotServing, Outcome::NotApplied));
+            }
+            // The cluster that it left goes on, and a stop does not wash the mistake off.
+            assert!((0..2).all(|node| cluster.node(node).unwrap().standing() == Standing::Serving));
+            assert_eq!(values(&get(&cluster, 0, "k", 2).await.unwrap()), ["kept"]);
+            cluster.stop(2).await.unwrap();
+        }
+        cluster.end();
+    });
+}
+
+#[test]
+fn every_member_warns_of_one_whose_seeds_name_nobody_else() {
+    sim(2, |time| async move {
+        let cluster = three(time, 2).await;
+        cluster.stop(1).await.unwrap();
+        cluster.set_seeds(1, &[cluster.address(1)]);
+        cluster.start(1).await.unwrap();
+        let warns = |node: usize| {
+            let attention = cluster.node(node).unwrap().status().attention;
+            let of: Vec<_> = attention.into_iter().filter(|a| a.code == "no_seeds").map(|a| a.text).collect();
+            of.len() == 1 && of[0].starts_with("n1 has no seeds")
+        };
+        assert!(cluster.until(10 * SECOND, || (0..3).all(warns)).await, "{:?}", cluster.ills());
+        put(&cluster, 1, "k", "served all the same", 3).await.unwrap();
+        cluster.stop(1).await.unwrap();
+        cluster.set_seeds(1, &[cluster.address(0), cluster.address(1)]);
+        cluster.start(1).await.unwrap();
+        well(&cluster).await;
+        cluster.end();
+    });
+}
+
+#[test]
 fn with_one_node_down_w2_goes_on_and_w3_is_refused_at_once() {
     sim(2, |time| async move {
         let cluster = three(time, 2).await;

@@ -2,15 +2,15 @@
 #![allow(unreachable_pub, reason = "shared by several test crates")]
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::env::{BoxFuture, Env};
 use quorate::transport::messages::{Ask, Copy, Held, Read, Refusal, Reply, Request, Target, Tell};
-use quorate::transport::{Answer, CallError, Handler, Hello, Transport};
-use quorate::types::{Incarnation, NodeId, StoreId};
+use quorate::transport::{Answer, CallError, Handler, Hello, Stranger, Transport};
+use quorate::types::{ClusterId, Incarnation, NodeId, StoreId};
 use tokio::sync::{Semaphore, watch};
 
 /// Long enough never to be reached by a call that works.
@@ -42,6 +42,7 @@ pub async fn all(bench: &impl Bench) {
     deadlines(bench).await;
     expected_store(bench).await;
     admission(bench).await;
+    strangers(bench).await;
     death(bench).await;
     nobody_there(bench).await;
     large_messages(bench).await;
@@ -87,6 +88,10 @@ pub fn told(answer: &Answer) -> Bytes {
 /// Echoes; requests that begin with `wait` only once [`Echo::let_go`] has been called.
 pub struct Echo {
     refuses: Option<String>,
+    /// What its layout would list.
+    pub lists: Mutex<Option<String>>,
+    /// Members of other clusters that called.
+    pub overheard: Mutex<Vec<Stranger>>,
     gate: Arc<Semaphore>,
     entered: Arc<watch::Sender<usize>>,
     pub handled: Arc<AtomicUsize>,
@@ -101,6 +106,8 @@ impl Echo {
         let entered = Arc::new(watch::Sender::new(0));
         Arc::new(Self {
             refuses: refuses.map(Into::into),
+            lists: Mutex::default(),
+            overheard: Mutex::default(),
             gate: Arc::new(Semaphore::new(0)),
             entered,
             handled: Arc::default(),
@@ -119,6 +126,14 @@ impl Echo {
 impl Handler for Echo {
     fn admit(&self, _: &Hello) -> Result<(), String> {
         self.refuses.clone().map_or(Ok(()), Err)
+    }
+
+    fn lists(&self, address: &str) -> bool {
+        self.lists.lock().unwrap().as_deref() == Some(address)
+    }
+
+    fn overhear(&self, stranger: &Stranger) {
+        self.overheard.lock().unwrap().push(stranger.clone());
     }
 
     fn handle(&self, _: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply> {
@@ -229,6 +244,27 @@ pub async fn admission(bench: &impl Bench) {
     assert!(matches!(&error, CallError::Rejected(text) if text.contains("not on the list")), "{error:?}");
     assert_eq!(strict.handled.load(Ordering::Relaxed), 0);
     close(&[&a, &b]).await;
+}
+
+/// Members of two clusters refuse each other; who is called is told whether it was taken for a member.
+pub async fn strangers(bench: &impl Bench) {
+    for listed in [true, false] {
+        let (a, b) = (bench.endpoint().await, bench.endpoint().await);
+        let (calling, called) = (Echo::new(), Echo::new());
+        *calling.lists.lock().unwrap() = listed.then(|| b.address.clone());
+        let of = |n, address: &str| Hello { cluster: Some(ClusterId::from_bits(n)), ..hello(n, address) };
+        b.transport.serve(of(2, &b.address), called.clone());
+        a.transport.serve(of(1, &a.address), calling.clone());
+        let refused = a.transport.call(&b.address, None, ask("x"), AMPLE).await.unwrap_err();
+        assert!(matches!(&refused, CallError::Rejected(why) if why.contains("other cluster")), "{refused:?}");
+        let dialled = listed.then(|| b.address.clone());
+        let cluster = ClusterId::from_bits(1);
+        let stranger = Stranger { cluster, name: "n1".into(), address: a.address.clone(), dialled };
+        assert_eq!(*called.overheard.lock().unwrap(), [stranger]);
+        assert_eq!(*calling.overheard.lock().unwrap(), []);
+        assert_eq!(called.handled.load(Ordering::SeqCst), 0);
+        close(&[&a, &b]).await;
+    }
 }
 
 pub async fn death(bench: &impl Bench) {

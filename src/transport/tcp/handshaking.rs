@@ -20,14 +20,14 @@ pub(super) struct Opened {
     pub(super) input: BytesMut,
 }
 
-/// Shakes hands within the configured time. No request was sent before, so an error proves that none was seen.
+/// Shakes hands within the configured time, as the dialler of an address or, without one, as the listener. No request was sent before, so an error proves that none was seen.
 pub(super) async fn open(
     inner: &Inner,
-    role: Role,
+    dialled: Option<&str>,
     identity: &Identity,
     stream: Box<dyn Stream>,
 ) -> Result<Opened, CallError> {
-    let result = inner.env.timeout(inner.config.handshake_timeout, shake(inner, role, identity, stream)).await;
+    let result = inner.env.timeout(inner.config.handshake_timeout, shake(inner, dialled, identity, stream)).await;
     let result = result.unwrap_or_else(|_| Err(CallError::NotSent("the handshake took too long".into())));
     match &result {
         Err(CallError::Rejected(_)) => count(&inner.counters.rejected_handshakes),
@@ -39,13 +39,17 @@ pub(super) async fn open(
 
 async fn shake(
     inner: &Inner,
-    role: Role,
+    dialled: Option<&str>,
     identity: &Identity,
     mut stream: Box<dyn Stream>,
 ) -> Result<Opened, CallError> {
     let mut input = BytesMut::new();
+    let role = if dialled.is_some() { Role::Dialler } else { Role::Listener };
     let mut handshake =
         Handshake::new(role, identity.hello.clone(), inner.secrets.load_full(), nonce(inner)).map_err(rejected)?;
+    if let Some(address) = dialled.filter(|address| identity.handler.lists(address)) {
+        handshake = handshake.to_member(address).map_err(rejected)?;
+    }
     if role == Role::Dialler {
         send(&mut stream, Kind::Hello, &handshake.hello()).await?;
     }
@@ -63,6 +67,11 @@ async fn shake(
                 return Ok(Opened { peer, stream, input });
             }
             Err(error @ HandshakeError::Refused(_)) => return Err(rejected(error)),
+            Err(HandshakeError::OtherCluster { mine, stranger }) => {
+                identity.handler.overhear(&stranger);
+                let error = HandshakeError::OtherCluster { mine, stranger };
+                return Err(refuse(&mut stream, &error.to_string()).await);
+            }
             Err(error) => return Err(refuse(&mut stream, &error.to_string()).await),
         }
     }

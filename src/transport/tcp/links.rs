@@ -13,7 +13,6 @@ use super::{Inner, LinkEvent, TcpConfig, lock};
 use crate::env::Env;
 use crate::transport::CallError;
 use crate::transport::counters::{Gauge, count};
-use crate::transport::handshake::Role;
 use crate::types::Mono;
 
 /// A connection that lived this long was a good one: the next attempt needs no backoff.
@@ -159,7 +158,7 @@ async fn run(
                 return Err(CallError::NotSent(format!("connecting to {} took too long", peer.address)));
             }
         };
-        handshaking::open(&inner, Role::Dialler, identity, stream).await
+        handshaking::open(&inner, Some(&peer.address), identity, stream).await
     };
     let opened = match opened.await {
         Ok(opened) => opened,

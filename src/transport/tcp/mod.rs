@@ -37,7 +37,7 @@ use self::connection::{Connection, Tuning};
 use self::links::Peer;
 pub use self::net::{Listener, Net, Stream, TokioNet};
 use super::counters::{Counters, Gauge, count};
-use super::handshake::{Role, Secrets};
+use super::handshake::Secrets;
 use super::messages::{Reply, Request};
 use super::{Answer, CallError, Handler, Hello, Transport};
 use crate::env::{BoxFuture, Env};
@@ -366,7 +366,7 @@ async fn accept(inner: Arc<Inner>, listener: Box<dyn Listener>) {
 /// Serves one accepted connection to its end.
 async fn serve_one(inner: Arc<Inner>, stream: Box<dyn Stream>) {
     let Some(identity) = inner.identity.load_full() else { return };
-    let opened = match handshaking::open(&inner, Role::Listener, &identity, stream).await {
+    let opened = match handshaking::open(&inner, None, &identity, stream).await {
         Ok(opened) => opened,
         Err(error) => {
             tracing::info!(%error, "a peer's connection was not taken");
