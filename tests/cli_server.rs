@@ -12,13 +12,15 @@ fn a_wrong_configuration_is_2_and_says_what_would_be_right() {
     let file = dir.path().join("q.toml");
     std::fs::write(&file, "[node]\nwieght = 1\n").unwrap();
     let file = file.to_str().unwrap();
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--config", file], "did you mean node.weight?"),
         (&["--config", "/none.toml"], "cannot be read"),
         (&["--set", "node.zone"], "KEY=VALUE"),
         (&["--set", "node.limits.max_value=1"], "1MiB"),
         (&["--client-listen", "0.0.0.0:7400"], "without a cluster secret"),
-        (&["--seed", "a:1", "--bootstrap-expect", "2"], "node.bootstrap_expect"),
+        (&["--seed", "a:1", "--bootstrap-expect", "2"], "the command line: node.bootstrap_expect"),
+        (&["--set", "cluster.w=any"], "cluster.w: got any, which counts hints"),
+        (&["--set", "node.limits.connections=0"], "the command line: node.limits.connections: is 1 to 1000000, got 0"),
         (&["--set", "node.log.filter=a=b=c"], "node.log.filter"),
     ];
     for (args, wanted) in cases {

@@ -136,6 +136,7 @@ fn hello(me: usize, boot: u64) -> Hello {
         client_address: String::new(),
         protocol: (1, 1),
         settings: 0,
+        defaults: String::new(),
     }
 }
 

@@ -255,6 +255,7 @@ fn hello(number: u128) -> Hello {
         client_address: String::new(),
         protocol: (1, 1),
         settings: 0,
+        defaults: String::new(),
     }
 }
 

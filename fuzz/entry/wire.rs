@@ -75,6 +75,7 @@ pub fn hello(n: u128) -> Hello {
         client_address: "10.0.0.1:7400".into(),
         protocol: (1, 1),
         settings: 1,
+        defaults: String::new(),
     }
 }
 

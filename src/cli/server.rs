@@ -17,6 +17,9 @@ pub(super) async fn server(args: ServerArgs) -> Result<(), Failure> {
     let mut signals = Signals::of_server()?;
     let mut hangup = listen_for(SignalKind::hangup())?;
     let settings = resolved.settings.clone();
+    for ignored in &settings.ignored {
+        warn!(ignored, "a variable of the environment is not read");
+    }
     if settings.insecure && settings.config.cluster.secrets.is_empty() {
         warn!("no cluster secret, and --insecure: anybody who reaches this node's ports owns its data");
     }

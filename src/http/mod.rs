@@ -55,6 +55,11 @@ pub struct RequestLimits {
     pub timeout: Duration,
 }
 
+impl RequestLimits {
+    /// The longest a request may take, whatever it says.
+    pub const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+}
+
 impl Default for RequestLimits {
     fn default() -> Self {
         Self {

@@ -14,7 +14,7 @@ use crate::kv::{ContextToken, ReadOptions, RepairMode, Value, WriteOptions, wire
 use crate::quorum::Level;
 
 /// The longest timeout a request may ask for.
-const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_TIMEOUT: Duration = RequestLimits::MAX_TIMEOUT;
 /// Most bytes in a media type.
 const MAX_CONTENT_TYPE: usize = 255;
 

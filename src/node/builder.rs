@@ -101,12 +101,9 @@ impl Builder {
             None => {
                 let address = self.peer_listen.unwrap_or_else(|| self.config.node.peer_address.clone());
                 if !self.insecure && self.config.cluster.secrets.is_empty() && !is_loopback(&address) {
-                    return Err(StartError::Config(ConfigError {
-                        entry: "cluster.secret_file",
-                        problem: format!(
-                            "is needed to listen for peers at {address}: whoever reaches it owns the data"
-                        ),
-                    }));
+                    let problem =
+                        format!("is needed to listen for peers at {address}: whoever reaches it owns the data");
+                    return Err(StartError::Config(ConfigError::new("cluster.secret_file", problem)));
                 }
                 let secrets: Vec<&[u8]> = self.config.cluster.secrets.iter().map(|secret| &secret[..]).collect();
                 let tcp = TcpConfig {

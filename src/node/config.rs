@@ -1,11 +1,14 @@
 //! What a node is told: `[cluster]`, the same everywhere, and `[node]`, its own. Checked once, before anything starts.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::coordinator::Limits;
+use crate::quorum::Level;
 use crate::storage::Durability;
 
 /// What is the same on all nodes of a cluster; compared when nodes meet.
@@ -19,6 +22,10 @@ pub struct ClusterConfig {
     pub replicas_max: u8,
     /// Replicas of what no bucket says otherwise.
     pub n: u8,
+    /// R, where a request over HTTP does not say.
+    pub r: Level,
+    /// W, where a request over HTTP does not say.
+    pub w: Level,
     /// How far apart the clocks of two nodes that mint may be.
     pub max_clock_drift: Duration,
     /// How long, by an object's own stamps, request ids are remembered.
@@ -34,6 +41,8 @@ impl Default for ClusterConfig {
             partitions: 1024,
             replicas_max: 5,
             n: 3,
+            r: Level::Quorum,
+            w: Level::Quorum,
             max_clock_drift: Duration::from_millis(500),
             idempotency_window: Limits::default().idempotency_window,
             secrets: Vec::new(),
@@ -47,6 +56,8 @@ impl fmt::Debug for ClusterConfig {
             .field("name", &self.name)
             .field("partitions", &self.partitions)
             .field("n", &self.n)
+            .field("r", &self.r)
+            .field("w", &self.w)
             .field("secrets", &self.secrets.len())
             .finish_non_exhaustive()
     }
@@ -124,76 +135,143 @@ pub struct Config {
 pub struct ConfigError {
     /// The entry, as the file spells it.
     pub entry: &'static str,
+    /// The entry that it contradicts, where it is not wrong by itself.
+    pub against: Option<&'static str>,
     /// What is wrong and what would be right.
     pub problem: String,
 }
 
+impl ConfigError {
+    /// An entry that is wrong by itself.
+    #[must_use]
+    pub fn new(entry: &'static str, problem: impl Into<String>) -> Self {
+        Self { entry, against: None, problem: problem.into() }
+    }
+
+    /// It contradicts this one.
+    #[must_use]
+    pub fn against(self, entry: &'static str) -> Self {
+        Self { against: Some(entry), ..self }
+    }
+}
+
+/// The largest object a node may be told to take: with room for siblings that merge, peers carry it in one message.
+const LARGEST_OBJECT: usize = 16 << 20;
+/// Most operations at once: each holds some memory even where it waits.
+const MOST_OPERATIONS: usize = 1_000_000;
+/// Longest label or address: all of them have to fit a handshake.
+const LONGEST_LABEL: usize = 255;
+const DRIFT: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_secs(60);
+const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+
 impl Config {
     /// Checks every entry, alone and against the others.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { cluster, node } = self;
-        let rule = |right: bool, entry: &'static str, problem: String| {
-            if right { Ok(()) } else { Err(ConfigError { entry, problem }) }
-        };
-        let q = cluster.partitions;
-        rule(
-            q.is_power_of_two() && q <= 65_536,
-            "cluster.partitions",
-            format!("is a power of two from 1 to 65536, got {q}"),
-        )?;
-        rule(
-            (1..=16).contains(&cluster.replicas_max),
-            "cluster.replicas_max",
-            format!("is 1 to 16, got {}", cluster.replicas_max),
-        )?;
-        rule(
-            (1..=cluster.replicas_max).contains(&cluster.n),
-            "cluster.n",
-            format!("is 1 to cluster.replicas_max ({}), got {}", cluster.replicas_max, cluster.n),
-        )?;
-        rule(
-            cluster.max_clock_drift >= Duration::from_millis(2),
-            "cluster.max_clock_drift",
-            format!("is at least 2ms, got {:?}", cluster.max_clock_drift),
-        )?;
-        rule(
-            cluster.secrets.iter().all(|secret| secret.len() >= 16),
-            "cluster.secret_file",
-            "each line is a secret of at least 16 bytes".into(),
-        )?;
-        rule(!node.name.is_empty() && node.name.len() <= 255, "node.name", "is 1 to 255 bytes".into())?;
-        rule(node.weight >= 1, "node.weight", "is at least 1".into())?;
-        rule(node.storage_threads >= 1, "node.storage_threads", "is at least 1".into())?;
-        rule(node.max_value >= 1, "node.limits.max_value", "is at least 1 byte".into())?;
-        rule(
-            node.max_object >= node.max_value,
-            "node.limits.max_object",
-            format!("is at least node.limits.max_value ({}), got {}", node.max_value, node.max_object),
-        )?;
-        rule(node.max_siblings >= 1, "node.limits.max_siblings", "is at least 1".into())?;
-        rule(node.max_operations >= 1, "node.limits.requests", "is at least 1".into())?;
-        match node.bootstrap_expect {
-            Some(expect) if expect == 0 || expect > node.seeds.len().max(1) => rule(
-                false,
-                "node.bootstrap_expect",
-                format!("is 1 to the number of node.seeds ({}), got {expect}", node.seeds.len()),
-            ),
-            _ => Ok(()),
-        }
+        self.cluster.check()?;
+        self.node.check()
     }
 
-    /// A hash of what has to be the same everywhere: nodes that disagree refuse each other.
+    /// A hash of what safety needs to be the same everywhere: nodes that disagree refuse each other.
     #[must_use]
     pub fn cluster_settings(&self) -> u64 {
-        let ClusterConfig { partitions, replicas_max, n, max_clock_drift, idempotency_window, .. } = &self.cluster;
-        let settings = format!(
-            "{partitions} {replicas_max} {n} {} {}",
-            max_clock_drift.as_micros(),
-            idempotency_window.as_micros()
-        );
+        let ClusterConfig { partitions, replicas_max, max_clock_drift, idempotency_window, .. } = &self.cluster;
+        let settings =
+            format!("{partitions} {replicas_max} {} {}", max_clock_drift.as_micros(), idempotency_window.as_micros());
         let mut half = [0; 8];
         half.copy_from_slice(&blake3::hash(settings.as_bytes()).as_bytes()[..8]);
         u64::from_be_bytes(half).max(1)
+    }
+
+    /// What should be the same everywhere and harms nothing where it is not: `status` tells of a difference.
+    #[must_use]
+    pub fn cluster_defaults(&self) -> String {
+        let ClusterConfig { name, n, r, w, .. } = &self.cluster;
+        format!("name={name:?} n={n} r={r} w={w}")
+    }
+}
+
+fn rule(right: bool, entry: &'static str, problem: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if right { Ok(()) } else { Err(ConfigError::new(entry, problem())) }
+}
+
+fn time(entry: &'static str, time: Duration, range: &RangeInclusive<Duration>) -> Result<(), ConfigError> {
+    rule(range.contains(&time), entry, || format!("is {:?} to {:?}, got {time:?}", range.start(), range.end()))
+}
+
+impl ClusterConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let (q, most, n) = (self.partitions, self.replicas_max, self.n);
+        rule(q.is_power_of_two() && q <= 65_536, "cluster.partitions", || {
+            format!("is a power of two from 1 to 65536, got {q}")
+        })?;
+        rule((1..=16).contains(&most), "cluster.replicas_max", || format!("is 1 to 16, got {most}"))?;
+        if !(1..=most).contains(&n) {
+            let problem = format!("is 1 to cluster.replicas_max ({most}), got {n}");
+            return Err(ConfigError::new("cluster.n", problem).against("cluster.replicas_max"));
+        }
+        for (entry, level) in [("cluster.r", self.r), ("cluster.w", self.w)] {
+            rule(level != Level::Any, entry, || {
+                "got any, which counts hints: they are not built yet; one is near".into()
+            })?;
+            if level.number().is_some_and(|count| count == 0 || count > usize::from(n)) {
+                let problem = format!("is 1 to cluster.n ({n}), or quorum or all, got {level}");
+                return Err(ConfigError::new(entry, problem).against("cluster.n"));
+            }
+        }
+        time("cluster.max_clock_drift", self.max_clock_drift, &DRIFT)?;
+        time("cluster.idempotency.window", self.idempotency_window, &WINDOW)?;
+        rule(self.secrets.iter().all(|secret| secret.len() >= 16), "cluster.secret_file", || {
+            let shortest = self.secrets.iter().map(Vec::len).min().unwrap_or_default();
+            format!("each line is a secret of at least 16 bytes, got one of {shortest}")
+        })
+    }
+}
+
+impl NodeConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let labels = [
+            ("node.name", &self.name),
+            ("node.region", &self.region),
+            ("node.zone", &self.zone),
+            ("node.advertise", &self.peer_address),
+            ("node.advertise_client", &self.client_address),
+        ];
+        for (entry, text) in labels {
+            let right = (1..=LONGEST_LABEL).contains(&text.len());
+            rule(right, entry, || format!("is 1 to {LONGEST_LABEL} bytes, got {}", text.len()))?;
+        }
+        rule(self.weight >= 1, "node.weight", || "is at least 1, got 0".into())?;
+        rule(self.storage_threads >= 1, "node.storage_threads", || "is at least 1, got 0".into())?;
+        let (value, object) = (self.max_value, self.max_object);
+        rule(value >= 1, "node.limits.max_value", || "is at least 1B, got 0B".into())?;
+        rule(object <= LARGEST_OBJECT, "node.limits.max_object", || {
+            format!("is at most {LARGEST_OBJECT}B, which is what peers carry, got {object}B")
+        })?;
+        if object < value {
+            let problem = format!("is at least node.limits.max_value ({value}B), got {object}B");
+            return Err(ConfigError::new("node.limits.max_object", problem).against("node.limits.max_value"));
+        }
+        rule(self.max_siblings >= 1, "node.limits.max_siblings", || "is at least 1, got 0".into())?;
+        let requests = self.max_operations;
+        rule((1..=MOST_OPERATIONS).contains(&requests), "node.limits.requests", || {
+            format!("is 1 to {MOST_OPERATIONS}, got {requests}")
+        })?;
+        self.check_seeds()
+    }
+
+    fn check_seeds(&self) -> Result<(), ConfigError> {
+        let mut known = BTreeSet::new();
+        if let Some(twice) = self.seeds.iter().find(|seed| !known.insert(*seed)) {
+            return Err(ConfigError::new("node.seeds", format!("lists each address once, got {twice} twice")));
+        }
+        let seeds = self.seeds.len();
+        match self.bootstrap_expect {
+            Some(expect) if expect == 0 || expect > seeds.max(1) => {
+                let problem = format!("is 1 to the number of node.seeds ({seeds}), got {expect}");
+                Err(ConfigError::new("node.bootstrap_expect", problem).against("node.seeds"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -209,19 +287,67 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 7] = [
+        let broken: [(&str, Breaks); 24] = [
             ("cluster.partitions", |c| c.cluster.partitions = 1000),
+            ("cluster.replicas_max", |c| c.cluster.replicas_max = 0),
             ("cluster.n", |c| c.cluster.n = 6),
+            ("cluster.n", |c| c.cluster.n = 0),
+            ("cluster.r", |c| c.cluster.r = Level::Any),
+            ("cluster.w", |c| c.cluster.w = Level::Any),
+            ("cluster.w", |c| c.cluster.w = Level::Count(4)),
+            ("cluster.r", |c| (c.cluster.n, c.cluster.r) = (2, Level::Three)),
+            ("cluster.max_clock_drift", |c| c.cluster.max_clock_drift = Duration::ZERO),
+            ("cluster.max_clock_drift", |c| c.cluster.max_clock_drift = Duration::from_secs(61)),
+            ("cluster.idempotency.window", |c| c.cluster.idempotency_window = Duration::ZERO),
             ("cluster.secret_file", |c| c.cluster.secrets = vec![b"short".to_vec()]),
             ("node.weight", |c| c.node.weight = 0),
+            ("node.limits.max_value", |c| c.node.max_value = 0),
             ("node.limits.max_object", |c| c.node.max_object = 10),
+            ("node.limits.max_object", |c| c.node.max_object = (16 << 20) + 1),
+            ("node.limits.max_siblings", |c| c.node.max_siblings = 0),
+            ("node.limits.requests", |c| c.node.max_operations = 0),
             ("node.bootstrap_expect", |c| c.node.bootstrap_expect = Some(4)),
+            ("node.bootstrap_expect", |c| c.node.bootstrap_expect = Some(0)),
+            ("node.seeds", |c| c.node.seeds = vec!["a:1".into(), "b:1".into(), "a:1".into()]),
             ("node.name", |c| c.node.name.clear()),
+            ("node.zone", |c| c.node.zone.clear()),
+            ("node.region", |c| c.node.region = "r".repeat(256)),
         ];
         for (entry, breaks) in broken {
             let mut config = Config::default();
             breaks(&mut config);
-            assert_eq!(config.check().map_err(|wrong| wrong.entry), Err(entry));
+            let wrong = config.check().unwrap_err();
+            assert_eq!(wrong.entry, entry, "{wrong}");
+            assert!(wrong.problem.contains("got "), "{wrong} does not say what was given");
         }
+    }
+
+    #[test]
+    fn what_safety_needs_is_told_from_what_is_only_meant_to_agree() {
+        type Changes = fn(&mut ClusterConfig);
+        let (mut safety, mut taste) = (0, 0);
+        let changes: [Changes; 8] = [
+            |c| c.partitions = 16,
+            |c| c.replicas_max = 3,
+            |c| c.max_clock_drift = Duration::from_secs(1),
+            |c| c.idempotency_window = Duration::from_secs(1),
+            |c| c.name = "other".into(),
+            |c| c.n = 2,
+            |c| c.r = Level::One,
+            |c| c.w = Level::All,
+        ];
+        let ours = Config::default();
+        for change in changes {
+            let mut theirs = Config::default();
+            change(&mut theirs.cluster);
+            let differs = (
+                ours.cluster_settings() != theirs.cluster_settings(),
+                ours.cluster_defaults() != theirs.cluster_defaults(),
+            );
+            assert!(differs.0 != differs.1, "{theirs:?}");
+            safety += usize::from(differs.0);
+            taste += usize::from(differs.1);
+        }
+        assert_eq!((safety, taste), (4, 4));
     }
 }

@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod attention;
 mod builder;
 mod config;
 mod kv;
@@ -133,6 +134,7 @@ impl Node {
             client_address: node.client_address.clone(),
             protocol: PROTOCOL,
             settings: config.cluster_settings(),
+            defaults: config.cluster_defaults(),
         };
         let drift = cluster.max_clock_drift;
         let peers = Peers::new(&env, Arc::clone(&transport), replica.clone(), hello, Arc::clone(&metrics), drift)?;
@@ -294,13 +296,11 @@ impl Node {
 /// Partitions are fixed when a cluster is founded: a directory of another grid cannot be served under this one.
 fn check_grid(keeper: &LayoutKeeper, partitions: u32) -> Result<(), ConfigError> {
     match keeper.directory() {
-        Ok(Directory::Ring(layout)) if layout.grid().q() != partitions => Err(ConfigError {
-            entry: "cluster.partitions",
-            problem: format!(
-                "is {partitions}, but the cluster of this data directory was founded with {}",
-                layout.grid().q()
-            ),
-        }),
+        Ok(Directory::Ring(layout)) if layout.grid().q() != partitions => {
+            let founded_with = layout.grid().q();
+            let problem = format!("is {founded_with} for the cluster of this data directory, got {partitions}");
+            Err(ConfigError::new("cluster.partitions", problem))
+        }
         // What cannot be read is told by founding, which says how to go on.
         _ => Ok(()),
     }

@@ -2,10 +2,8 @@
 
 use crate::cluster::Standing;
 use crate::kv::{
-    Addresses, Attention, Error, ErrorCode, MemberView, NodeView, OwnerView, Owners, PartitionView, RingView, Status,
-    date,
+    Addresses, Error, ErrorCode, MemberView, NodeView, OwnerView, Owners, PartitionView, RingView, Status, date,
 };
-use crate::ring::founding::{lonely, seedless};
 use crate::ring::{Layout, Member};
 use crate::types::{ObjectId, Wall};
 
@@ -146,70 +144,5 @@ impl Node {
             since,
             layout: layout.version(),
         }
-    }
-
-    fn attention(&self, layout: Option<&Layout>) -> Vec<Attention> {
-        let inner = &self.inner;
-        let mut list = Vec::new();
-        let mut add = |code: &str, text: String, command: &str| {
-            list.push(Attention { code: code.into(), text, command: command.into() });
-        };
-        match self.standing() {
-            Standing::Serving => {}
-            Standing::Starting => add("starting", "this node is starting".into(), ""),
-            Standing::Waiting(why) => add("waiting", format!("this node is not serving yet: {why}"), ""),
-            Standing::Refused(why) => add("stays_out", format!("this node does not serve: {why}"), ""),
-        }
-        let health = inner.replica.health();
-        if health.is_read_only() {
-            add("read_only", "a commit failed: this node is read-only; check its disk, then start it again".into(), "");
-        }
-        if let Some(bar) = inner.replica.identity().barred() {
-            add("coordinates_nothing", format!("this node coordinates no writes: {bar}"), "");
-        }
-        let unsynced = health.unsynced().len();
-        if unsynced > 0 {
-            let text = format!("{unsynced} partitions have no vote here until merged with every other owner");
-            add("syncing", text, "");
-        }
-        let quarantined = health.quarantined().len();
-        if quarantined > 0 {
-            let text = format!("{quarantined} keys could not be read and are being fetched from the other owners");
-            add("quarantined", text, "");
-        }
-        let Some(layout) = layout else { return list };
-        let up = inner.peers.up();
-        let me = inner.replica.identity().store();
-        for member in layout.members().iter().filter(|member| member.store != me && !up.is_up(member.store)) {
-            let why = up.get(member.store).map_or_else(String::new, |status| status.why.clone());
-            let text = format!("{} at {} is down: {why}", member.name, member.peer_address);
-            add("member_down", text, "quorate status");
-        }
-        let my_seeds = &inner.config.node.seeds;
-        for member in layout.members().iter().filter(|_| layout.members().len() > 1) {
-            let without = if member.store == me {
-                seedless(my_seeds, &member.peer_address)
-            } else {
-                up.get(member.store).is_some_and(|status| status.mood.seedless)
-            };
-            if without {
-                let text = format!(
-                    "{} has no seeds that name another node: with an empty directory it would found a cluster of its \
-                     own; give it node.seeds and start it again",
-                    member.name
-                );
-                add("no_seeds", text, "");
-            }
-        }
-        let n = layout.spec().default_bucket.n;
-        let members = layout.members().len();
-        if members < usize::from(n) {
-            let text = format!("buckets want {n} replicas and the cluster has {members} members: that many are kept");
-            add("fewer_than_n", text, "");
-        }
-        if let Some(why) = lonely(layout, my_seeds) {
-            add("alone", why.into(), "");
-        }
-        list
     }
 }

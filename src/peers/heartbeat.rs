@@ -96,6 +96,9 @@ async fn heard(peers: &Peers, store: StoreId, answer: &Answer, (sent, sent_wall)
             return false;
         }
         info!(%store, name = answer.from.name, "a member is up");
+        if let Some((here, there)) = peers.hello().other_defaults(&answer.from) {
+            warn!(%store, name = answer.from.name, here, there, "[cluster] settings differ");
+        }
     }
     let since = if was_up { before.map_or(now, |peer| peer.since) } else { now };
     let status = PeerStatus { up: true, since, mood, hello: Some(answer.from.clone()), why: String::new() };

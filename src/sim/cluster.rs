@@ -95,6 +95,9 @@ impl Setup {
     }
 }
 
+/// Changes a configuration.
+type Told = Box<dyn Fn(&mut Config) + Send>;
+
 struct Life {
     node: Node,
     env: Env,
@@ -108,8 +111,8 @@ struct Machine {
     /// Processes started so far.
     lives: u64,
     life: Option<Life>,
-    /// What its next process is told, if not what all are.
-    seeds: Option<Vec<String>>,
+    /// What its next processes are told otherwise than all.
+    told: Option<Told>,
     incarnation: Option<Incarnation>,
 }
 
@@ -188,7 +191,7 @@ impl Cluster {
         }
         let clock = SimClock::new(self.inner.time);
         let machine =
-            Machine { address: address(number), clock, disk, lives: 0, life: None, seeds: None, incarnation: None };
+            Machine { address: address(number), clock, disk, lives: 0, life: None, told: None, incarnation: None };
         machines.push(machine);
         number
     }
@@ -241,9 +244,9 @@ impl Cluster {
         self.machines()[machine].address.clone()
     }
 
-    /// Gives a machine's next processes other seeds than all have.
-    pub fn set_seeds(&self, machine: usize, seeds: &[String]) {
-        self.machines()[machine].seeds = Some(seeds.to_vec());
+    /// Changes what a machine's next processes are told.
+    pub fn tell(&self, machine: usize, told: impl Fn(&mut Config) + Send + 'static) {
+        self.machines()[machine].told = Some(Box::new(told));
     }
 
     /// Does something to a machine's disk.
@@ -361,12 +364,16 @@ impl Cluster {
             name: format!("n{machine}"),
             peer_address: address(machine),
             client_address: format!("n{machine}:7400"),
-            seeds: it.seeds.as_ref().unwrap_or(&self.inner.seeds).clone(),
+            seeds: self.inner.seeds.clone(),
             durability: *durability,
             machine_boot: it.disk.machine_boot(),
             ..NodeConfig::default()
         };
-        Config { cluster, node }
+        let mut config = Config { cluster, node };
+        if let Some(told) = &it.told {
+            told(&mut config);
+        }
+        config
     }
 
     /// Ends a machine's process without a word.

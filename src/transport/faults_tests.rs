@@ -63,6 +63,7 @@ fn hello() -> Hello {
         client_address: String::new(),
         protocol: (1, 1),
         settings: 0,
+        defaults: String::new(),
     }
 }
 

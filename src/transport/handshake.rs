@@ -336,6 +336,8 @@ struct WireHello {
     settings: u64,
     #[prost(string, optional, tag = "16")]
     dialled: Option<String>,
+    #[prost(string, tag = "17")]
+    defaults: String,
 }
 
 /// The body of a [`Kind::Hello`] frame.
@@ -362,6 +364,7 @@ fn encode(hello: &Hello, nonce: &Nonce, dialled: Option<&str>) -> Bytes {
         client_address: hello.client_address.clone(),
         settings: hello.settings,
         dialled: dialled.map(str::to_owned),
+        defaults: hello.defaults.clone(),
     };
     let mut out = MAGIC.to_vec();
     wire.encode(&mut out).expect("a vector grows");
@@ -398,6 +401,7 @@ fn decode(body: &Bytes) -> Result<(Hello, Nonce, Option<String>), HandshakeError
         client_address: wire.client_address,
         protocol: (version(wire.protocol_min)?, version(wire.protocol_max)?),
         settings: wire.settings,
+        defaults: wire.defaults,
     };
     let nonce = wire.nonce[..].try_into().map_err(|_| Malformed("the nonce"))?;
     Ok((hello, nonce, wire.dialled))

@@ -19,6 +19,7 @@ fn hello(n: u128) -> Hello {
         client_address: format!("10.0.0.{n}:7400"),
         protocol: (1, 1),
         settings: 0xfeed,
+        defaults: String::new(),
     }
 }
 
@@ -194,7 +195,7 @@ fn an_own_hello_that_does_not_fit_is_said_at_once() {
 fn any_hello() -> impl Strategy<Value = Hello> {
     let ids = (any::<u128>(), any::<u128>(), any::<Option<u128>>(), any::<u128>());
     let numbers = (any::<u64>(), any::<u64>(), any::<(u16, u16)>(), any::<u64>());
-    let texts = (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}");
+    let texts = (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}");
     (ids, numbers, texts).prop_map(
         |((node, store, cluster, incarnation), (generation, boot, protocol, settings), texts)| Hello {
             node: NodeId::from_bits(node),
@@ -210,6 +211,7 @@ fn any_hello() -> impl Strategy<Value = Hello> {
             client_address: texts.4,
             protocol,
             settings,
+            defaults: texts.5,
         },
     )
 }

@@ -51,8 +51,19 @@ pub struct Hello {
     pub client_address: String,
     /// Oldest and newest protocol version it speaks.
     pub protocol: (u16, u16),
-    /// Fingerprint of the `[cluster]` settings, which must be equal on all nodes; 0 where there is none to compare.
+    /// Fingerprint of the `[cluster]` settings that safety needs to be equal; 0 where there is none to compare.
     pub settings: u64,
+    /// The other `[cluster]` settings, for people; empty where there are none to compare.
+    pub defaults: String,
+}
+
+impl Hello {
+    /// The `[cluster]` settings here and there, where both are told and differ in what safety does not need.
+    #[must_use]
+    pub fn other_defaults<'a>(&'a self, peer: &'a Self) -> Option<(&'a str, &'a str)> {
+        let (here, there) = (self.defaults.as_str(), peer.defaults.as_str());
+        (here != there && !here.is_empty() && !there.is_empty()).then_some((here, there))
+    }
 }
 
 /// Why a call has no reply, and what that proves.

@@ -148,7 +148,7 @@ fn who_founds_aside_stops_serving_as_soon_as_its_old_cluster_calls() {
         put(&cluster, 0, "k", "kept", 3).await.unwrap();
         cluster.crash(2, Death::PowerCut);
         cluster.disk(2, |disk| disk.wipe());
-        cluster.set_seeds(2, &[]);
+        cluster.tell(2, |config| config.node.seeds.clear());
         for _life in 0..2 {
             cluster.start(2).await.unwrap();
             let stays_out = || matches!(cluster.node(2).unwrap().standing(), Standing::Refused(_));
@@ -179,7 +179,7 @@ fn every_member_warns_of_one_whose_seeds_name_nobody_else() {
     sim(2, |time| async move {
         let cluster = three(time, 2).await;
         cluster.stop(1).await.unwrap();
-        cluster.set_seeds(1, &[cluster.address(1)]);
+        cluster.tell(1, |config| config.node.seeds = vec!["n1:7402".into()]);
         cluster.start(1).await.unwrap();
         let warns = |node: usize| {
             let attention = cluster.node(node).unwrap().status().attention;
@@ -189,7 +189,7 @@ fn every_member_warns_of_one_whose_seeds_name_nobody_else() {
         assert!(cluster.until(10 * SECOND, || (0..3).all(warns)).await, "{:?}", cluster.ills());
         put(&cluster, 1, "k", "served all the same", 3).await.unwrap();
         cluster.stop(1).await.unwrap();
-        cluster.set_seeds(1, &[cluster.address(0), cluster.address(1)]);
+        cluster.tell(1, |config| config.node.seeds = vec!["n0:7402".into(), "n1:7402".into()]);
         cluster.start(1).await.unwrap();
         well(&cluster).await;
         cluster.end();
@@ -212,6 +212,37 @@ fn with_one_node_down_w2_goes_on_and_w3_is_refused_at_once() {
         cluster.start(2).await.unwrap();
         well(&cluster).await;
         assert_eq!(values(&get(&cluster, 2, "k", 3).await.unwrap()), ["after", "before"]);
+        cluster.end();
+    });
+}
+
+#[test]
+fn settings_that_only_should_agree_are_a_warning() {
+    sim(3, |time| async move {
+        let cluster = three(time, 3).await;
+        let texts = |node: usize, code: &str| -> Vec<String> {
+            let attention = cluster.node(node).unwrap().status().attention;
+            attention.into_iter().filter(|a| a.code == code).map(|a| a.text).collect()
+        };
+        cluster.stop(1).await.unwrap();
+        cluster.tell(1, |config| config.cluster.w = Level::One);
+        cluster.start(1).await.unwrap();
+        let warns = |node: usize, what: &str| texts(node, "settings_differ").iter().any(|text| text.contains(what));
+        let seen = || warns(0, "w=one at n1") && warns(2, "w=one at n1") && warns(1, "w=quorum at n0");
+        assert!(cluster.until(10 * SECOND, seen).await, "{:?}", cluster.ills());
+        put(&cluster, 1, "k", "all the same one cluster", 3).await.unwrap();
+
+        cluster.stop(1).await.unwrap();
+        cluster.tell(1, |config| config.cluster.n = 2);
+        cluster.start(1).await.unwrap();
+        let seen = || warns(1, "n is 2 here, but the cluster was founded with 3") && warns(0, "n=2");
+        assert!(cluster.until(10 * SECOND, seen).await, "{:?}", cluster.ills());
+        put(&cluster, 1, "k", "three replicas all the same", 3).await.unwrap();
+
+        cluster.stop(1).await.unwrap();
+        cluster.tell(1, |_| {});
+        cluster.start(1).await.unwrap();
+        well(&cluster).await;
         cluster.end();
     });
 }

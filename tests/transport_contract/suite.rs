@@ -68,6 +68,7 @@ pub fn hello(n: u128, address: &str) -> Hello {
         client_address: address.into(),
         protocol: (1, 1),
         settings: 0,
+        defaults: String::new(),
     }
 }
 

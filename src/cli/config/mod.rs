@@ -4,7 +4,9 @@
 //! [`Settings::resolve`] then checks what only all of them together tell (secrets are there, listeners are allowed) and
 //! makes the [`node::Config`](crate::node::Config).
 
+mod check;
 mod keys;
+mod origins;
 mod units;
 
 use std::ffi::OsString;
@@ -16,6 +18,8 @@ use thiserror::Error;
 use crate::http::{AdminToken, RequestLimits, ServeLimits};
 use crate::node::Config;
 use keys::{Given, KEYS, SECRET};
+pub use origins::Origins;
+use origins::{Stray, stray};
 pub use units::{duration, host_port, size};
 use units::{is_loopback, is_wildcard, nearest};
 
@@ -84,6 +88,10 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// What it writes about itself.
     pub log: LogSettings,
+    /// Where each value came from.
+    pub origins: Origins,
+    /// What was given and is not read, for people.
+    pub ignored: Vec<String>,
 }
 
 impl Default for Settings {
@@ -104,6 +112,8 @@ impl Default for Settings {
             serve: ServeLimits::default(),
             shutdown_timeout: Duration::from_secs(30),
             log: LogSettings::default(),
+            origins: Origins::default(),
+            ignored: Vec::new(),
         }
     }
 }
@@ -133,8 +143,20 @@ impl Settings {
         }
         for (name, value) in environment {
             let Some(name) = name.to_str() else { continue };
-            // Variables without a section (QUORATE_ENDPOINTS) are the other commands'.
-            let Some(key) = name.strip_prefix("QUORATE_").filter(|key| key.contains("__")) else { continue };
+            let Some(key) = name.strip_prefix("QUORATE_") else { continue };
+            if !key.contains("__") {
+                match stray(name) {
+                    Stray::NotOurs => {}
+                    Stray::Meant(meant) => {
+                        let problem = "a section and its key are joined by two underscores: did you mean";
+                        return Err(SettingsError(format!("{name}: {problem} {meant}?")));
+                    }
+                    Stray::Unknown(near) => {
+                        settings.ignored.push(format!("{name} sets nothing (the nearest that does is {near})"));
+                    }
+                }
+                continue;
+            }
             let value = value.into_string().map_err(|_| SettingsError(format!("{name}: is not UTF-8")))?;
             settings.set(&key.replace("__", ".").to_lowercase(), &Given::Text(value), name)?;
         }
@@ -161,34 +183,45 @@ impl Settings {
     }
 
     fn set(&mut self, key: &str, given: &Given, origin: &str) -> Result<(), SettingsError> {
-        let Some((_, setter)) = KEYS.iter().find(|(known, _)| *known == key) else {
+        let Some((key, setter)) = KEYS.iter().find(|(known, _)| *known == key) else {
             let nearest = nearest(key, KEYS.iter().map(|(known, _)| *known));
             return Err(SettingsError(format!("{origin}: there is no key {key}: did you mean {nearest}?")));
         };
-        setter(self, given).map_err(|problem| SettingsError(format!("{origin}: {key}: {problem}")))
+        setter(self, given).map_err(|problem| SettingsError(format!("{origin}: {key}: {problem}")))?;
+        self.origins.note(key, origin);
+        Ok(())
+    }
+
+    /// An error that says where the value came from.
+    fn wrong(&self, key: &str, against: Option<&str>, problem: impl std::fmt::Display) -> SettingsError {
+        let secret = (key == "cluster.secret_file").then_some(SECRET);
+        let origin = self.origins.of([Some(key), against, secret].into_iter().flatten());
+        SettingsError(format!("{origin}: {key}: {problem}"))
     }
 
     /// Checks what only the whole tells, and fills in what follows from it.
     pub fn resolve(mut self) -> Result<Resolved, SettingsError> {
-        let fail = |text: String| Err(SettingsError(text));
         if let Some(path) = &self.secret_file {
             let text = read_secret(path, "cluster.secret_file")?;
             self.config.cluster.secrets =
                 text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| line.into()).collect();
             if self.config.cluster.secrets.is_empty() {
-                return fail(format!("cluster.secret_file: {} holds no secret", path.display()));
+                return Err(self.wrong("cluster.secret_file", None, format!("{} holds no secret", path.display())));
             }
         }
         let admin_token = match &self.admin_token_file {
             None => None,
             Some(path) => match read_secret(path, "node.admin_token_file")?.trim() {
-                "" => return fail(format!("node.admin_token_file: {} holds no token", path.display())),
+                "" => {
+                    let problem = format!("{} holds no token", path.display());
+                    return Err(self.wrong("node.admin_token_file", None, problem));
+                }
                 token => Some(AdminToken::new(token)),
             },
         };
         let part = |key: &str, address: &str| match host_port(address) {
             Ok((host, port)) => Ok((host.to_owned(), port)),
-            Err(problem) => Err(SettingsError(format!("{key}: {problem}"))),
+            Err(problem) => Err(self.wrong(key, None, problem)),
         };
         let outside = !self.insecure;
         for (key, address) in [
@@ -201,25 +234,27 @@ impl Settings {
                 continue;
             }
             if self.config.cluster.secrets.is_empty() {
-                return fail(format!(
-                    "{key}: {address} is reached from outside this machine, and without a cluster secret anybody who \
-                     reaches it owns the data: set cluster.secret_file, or --insecure for an experiment"
-                ));
+                let problem = format!(
+                    "{address} is reached from outside this machine, and without a cluster secret anybody who reaches \
+                     it owns the data: set cluster.secret_file, or --insecure for an experiment"
+                );
+                return Err(self.wrong(key, None, problem));
             }
             if key == "node.admin_listen" && admin_token.is_none() {
-                return fail(format!(
-                    "{key}: {address} is reached from outside this machine: set node.admin_token_file, or --insecure \
-                     for an experiment"
-                ));
+                let problem = format!(
+                    "{address} is reached from outside this machine: set node.admin_token_file, or --insecure for an \
+                     experiment"
+                );
+                return Err(self.wrong(key, None, problem));
             }
         }
         let advertise = self.advertise.clone().unwrap_or_else(|| self.peer_listen.clone());
         let (host, peer_port) = part("node.advertise", &advertise)?;
         if is_wildcard(&host) {
-            return fail(format!(
-                "node.advertise: must be given, as {advertise} is every address of this machine and so none that other \
-                 nodes could use"
-            ));
+            let problem = format!(
+                "must be given, as {advertise} is every address of this machine and so none that other nodes could use"
+            );
+            return Err(self.wrong("node.advertise", Some("node.peer_listen"), problem));
         }
         let (client_host, client_port) = part("node.client_listen", &self.client_listen)?;
         let bracketed = |host: &str| if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
@@ -234,9 +269,10 @@ impl Settings {
         };
         node.machine_boot = machine_boot();
         self.requests.max_value = node.max_value;
+        (self.requests.r, self.requests.w) = (self.config.cluster.r, self.config.cluster.w);
         self.serve.drain = self.shutdown_timeout;
-        let config = &self.config;
-        config.check().map_err(|wrong| SettingsError(wrong.to_string()))?;
+        let checked = check::check(&self).and_then(|()| self.config.check());
+        checked.map_err(|wrong| self.wrong(wrong.entry, wrong.against, &wrong.problem))?;
         Ok(Resolved { settings: self, admin_token })
     }
 }

@@ -81,7 +81,7 @@ fn the_environment_says_all_kinds_of_values() {
     assert_eq!(settings.config.node.max_value, 2 << 20);
     assert_eq!(settings.config.node.seeds, ["a:7402", "b:7402"]);
     assert_eq!(settings.config.cluster.idempotency_window, Duration::from_secs(3600));
-    assert_eq!(settings.requests.r, crate::quorum::Level::Count(1));
+    assert_eq!(settings.config.cluster.r, crate::quorum::Level::Count(1));
     assert!(settings.insecure);
     assert_eq!(settings.config.node.weight, 3);
 }
@@ -106,6 +106,57 @@ fn what_is_wrong_is_named_with_its_origin() {
         let error = result.unwrap_err();
         assert!(error.contains(wanted), "{error}\nwanted: {wanted}");
     }
+}
+
+#[test]
+fn a_variable_that_means_a_key_and_misses_it_is_not_ignored() {
+    let error = from_env(&[("QUORATE_NODE_ZONE", "a")]).unwrap_err();
+    assert!(error.starts_with("QUORATE_NODE_ZONE: ") && error.contains("did you mean QUORATE_NODE__ZONE?"), "{error}");
+    let settings = from_env(&[("QUORATE_SERVICE_HOST", "10.0.0.1"), ("QUORATE_ENDPOINTS", "http://a:1")]).unwrap();
+    assert!(matches!(&settings.ignored[..], [one] if one.starts_with("QUORATE_SERVICE_HOST sets nothing")));
+    assert_eq!(settings, Settings { ignored: settings.ignored.clone(), ..Settings::default() });
+}
+
+#[test]
+fn every_value_that_makes_no_sense_is_an_error_with_key_value_origin_and_what_would_be_right() {
+    let cases = [
+        ("NODE__TIMEOUT", "0ms", "node.timeout: is 1ms to 30s, got 0ns"),
+        ("NODE__TIMEOUT", "31s", "node.timeout: is 1ms to 30s, got 31s"),
+        ("NODE__SHUTDOWN_TIMEOUT", "2h", "node.shutdown_timeout: is 1ms to 3600s, got 7200s"),
+        ("NODE__LIMITS__HEADER_TIMEOUT", "0s", "node.limits.header_timeout: is 1ms to 600s, got 0ns"),
+        ("NODE__LIMITS__BODY_TIMEOUT", "11m", "node.limits.body_timeout: is 1ms to 600s, got 660s"),
+        ("NODE__LIMITS__CONNECTIONS", "0", "node.limits.connections: is 1 to 1000000, got 0"),
+        ("NODE__LIMITS__REQUESTS", "0", "node.limits.requests: is 1 to 1000000, got 0"),
+        ("NODE__LIMITS__MAX_VALUE", "0B", "node.limits.max_value: is at least 1B, got 0B"),
+        ("NODE__LIMITS__MAX_OBJECT", "1GiB", "node.limits.max_object: is at most 16777216B"),
+        // The key that is at its default is the one that is wrong then; the origin is that of the one it contradicts.
+        ("NODE__LIMITS__MAX_VALUE", "5MiB", "node.limits.max_object: is at least node.limits.max_value (5242880B)"),
+        ("NODE__LIMITS__MAX_SIBLINGS", "0", "node.limits.max_siblings: is at least 1, got 0"),
+        ("CLUSTER__W", "any", "cluster.w: got any, which counts hints"),
+        ("CLUSTER__R", "4", "cluster.r: is 1 to cluster.n (3), or quorum or all, got 4"),
+        ("CLUSTER__N", "2", ""),
+        ("CLUSTER__N", "6", "cluster.n: is 1 to cluster.replicas_max (5), got 6"),
+        ("CLUSTER__REPLICAS_MAX", "2", "cluster.n: is 1 to cluster.replicas_max (2), got 3"),
+        ("CLUSTER__MAX_CLOCK_DRIFT", "2m", "cluster.max_clock_drift: is 2ms to 60s, got 120s"),
+        ("CLUSTER__IDEMPOTENCY__WINDOW", "0s", "cluster.idempotency.window: is 1s to 86400s, got 0ns"),
+        ("CLUSTER__SECRET", "short", "cluster.secret_file: each line is a secret of at least 16 bytes, got one of 5"),
+        ("NODE__SEEDS", "a:1,a:1", "node.seeds: lists each address once, got a:1 twice"),
+        ("NODE__BOOTSTRAP_EXPECT", "2", "node.bootstrap_expect: is 1 to the number of node.seeds (0), got 2"),
+        ("NODE__ADMIN_LISTEN", "127.0.0.1:7400", "node.admin_listen: is another address than node.client_listen"),
+        ("NODE__PEER_LISTEN", "127.0.0.1:7401", "node.peer_listen: is another address than node.admin_listen"),
+    ];
+    for (name, value, wanted) in cases {
+        let name = format!("QUORATE_{name}");
+        match resolve(&[(&name, value)]) {
+            Ok(_) => assert_eq!(wanted, "", "{name}={value} was taken"),
+            Err(error) => assert!(!wanted.is_empty() && error.starts_with(&format!("{name}: {wanted}")), "{error}"),
+        }
+    }
+    let (file, mut settings) = ("[cluster]\nr = 3\n", Settings::default());
+    settings.apply_file(file, "q.toml").unwrap();
+    settings.set("cluster.n", &Given::Text("2".into()), "the command line").unwrap();
+    let error = settings.resolve().unwrap_err().to_string();
+    assert_eq!(error, "q.toml: cluster.r: is 1 to cluster.n (2), or quorum or all, got 3");
 }
 
 fn resolve(pairs: &[(&str, &str)]) -> Result<Resolved, String> {

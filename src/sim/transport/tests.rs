@@ -53,6 +53,7 @@ fn hello(name: &str, number: u128) -> Hello {
         client_address: String::new(),
         protocol: (1, 1),
         settings: 0,
+        defaults: String::new(),
     }
 }
 
