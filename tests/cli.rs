@@ -141,6 +141,23 @@ fn where_no_node_is_the_error_says_how_to_start_one() {
 }
 
 #[test]
+fn what_a_node_refuses_names_the_next_command() {
+    let any = ends(1, &["put", "next", "k", "v", "-w", "any"]);
+    assert!(stderr(&any).contains("not_yet") && stderr(&any).contains("--consistency one"), "{}", stderr(&any));
+    let far = ends(2, &["get", "next", "k", "-r", "9"]);
+    assert!(stderr(&far).contains("quorate help COMMAND"), "{}", stderr(&far));
+    // The admin listener is no client listener: nothing is wrong with what was said.
+    let admin = format!("http://127.0.0.1:{}", *DEV + 1);
+    let astray = quorate(["get", "next", "k", "--endpoint", &admin]).output().unwrap();
+    assert_eq!(astray.status.code(), Some(1), "{}", stderr(&astray));
+    let said = stderr(&astray);
+    assert!(
+        said.contains("unexpected: 404 no_such_route") && said.contains("--endpoint names a node's client"),
+        "{said}"
+    );
+}
+
+#[test]
 fn where_shows_what_each_replica_holds() {
     ends(0, &["put", "where", "k", "x", "-w", "all"]);
     let shown = stdout(&ends(0, &["where", "where", "k"]));

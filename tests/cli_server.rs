@@ -98,6 +98,26 @@ mod durable {
     }
 
     #[test]
+    fn an_admin_listener_that_wants_a_token_is_told_by_the_command_that_has_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, token) = (cluster::free_base(1), dir.path().join("token"));
+        std::fs::write(&token, "the admin's token\n").unwrap();
+        let mut flags = flags(base, &dir.path().join("data"));
+        flags.extend(["--set".into(), format!("node.admin_token_file={}", token.display())]);
+        let mut command = quorate(flags);
+        command.stderr(std::fs::File::create(dir.path().join("log")).unwrap());
+        let _server = Process::start(command, SERVES);
+        let endpoint = format!("http://127.0.0.1:{base}");
+        let status = |more: &[&str]| quorate(["status", "--endpoint", &endpoint].iter().chain(more)).output().unwrap();
+        let without = status(&[]);
+        assert_eq!(without.status.code(), Some(1), "{}", stderr(&without));
+        let said = stderr(&without);
+        assert!(said.contains("unauthorized") && said.contains("quorate status --admin-token-file FILE"), "{said}");
+        let with = status(&["--admin-token-file", token.to_str().unwrap()]);
+        assert!(with.status.success() && stdout(&with).contains("layout 1"), "{}", stderr(&with));
+    }
+
+    #[test]
     fn the_demo_shows_what_it_says_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let output = quorate(["demo"]).env("TMPDIR", dir.path()).output().unwrap();

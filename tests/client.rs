@@ -16,7 +16,7 @@ use quorate::kv::{
 use quorate::metrics::Metrics;
 use quorate::quorum::Level;
 use quorate::types::{Bucket, Key, ObjectId};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -126,6 +126,45 @@ async fn every_error_comes_back_as_it_was() {
             node.kv.fail_next(error.clone());
             assert_eq!(client.put(id(b"k"), "v".into(), WriteOptions::default()).await, Err(error));
         }
+    }
+    tasks.shutdown().await;
+}
+
+/// An endpoint that gives every request this answer: no Quorate node, or one of a later version.
+async fn foreign(tasks: &Tasks, answer: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tasks.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _read = stream.read(&mut [0; 65536]).await;
+            let _written = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn what_is_no_answer_of_this_interface_is_no_wrong_parameter() {
+    let tasks = Tasks::default();
+    let document = r#"{"type":"urn:quorate:problem:later","title":"","status":409,"code":"later",
+                       "detail":"of a later version","outcome":"not_applied"}"#;
+    let cases = [
+        ("404 Not Found", "<html>", ErrorCode::Unexpected, Outcome::NotApplied),
+        ("401 Unauthorized", "", ErrorCode::Unauthorized, Outcome::NotApplied),
+        ("403 Forbidden", "", ErrorCode::Unauthorized, Outcome::NotApplied),
+        ("408 Request Timeout", "", ErrorCode::Unexpected, Outcome::Unknown),
+        ("502 Bad Gateway", "", ErrorCode::Internal, Outcome::Unknown),
+        ("501 Not Implemented", "", ErrorCode::NotYet, Outcome::Unknown),
+        ("409 Conflict", document, ErrorCode::Unexpected, Outcome::NotApplied),
+    ];
+    for (status, body, code, outcome) in cases {
+        let length = body.len();
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+        let client = client(vec![foreign(&tasks, answer).await], |config| config.max_attempts = 2);
+        let error = client.put(id(b"k"), "v".into(), WriteOptions::default()).await.unwrap_err();
+        assert_eq!((error.code, error.outcome), (code, outcome), "{status}: {error}");
+        let says = if body.starts_with('{') { "409 later: of a later version" } else { "is a Quorate node there?" };
+        assert!(error.detail.contains(says), "{error}");
     }
     tasks.shutdown().await;
 }

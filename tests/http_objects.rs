@@ -437,7 +437,8 @@ async fn every_error_is_a_problem_with_its_outcome() {
         ErrorCode::NotYet => 501,
         ErrorCode::WriteTimeout | ErrorCode::ReadTimeout => 504,
         ErrorCode::DiskFull => 507,
-        ErrorCode::Internal => 500,
+        ErrorCode::Internal | ErrorCode::Unexpected => 500,
+        ErrorCode::Unauthorized => 401,
         _ => 503,
     };
     for code in ErrorCode::ALL {

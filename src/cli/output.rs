@@ -58,20 +58,7 @@ impl Failure {
             _ if error.outcome == Outcome::Unknown => Exit::Unknown,
             _ => Exit::Failed,
         };
-        let next = match error.code {
-            ErrorCode::QuorumUnavailable | ErrorCode::ReplicasFailed | ErrorCode::ReadTimeout => {
-                "`quorate status` shows who is down; `--consistency 1` needs one replica alone"
-            }
-            ErrorCode::Unreachable => {
-                "is a node up there? --endpoint or QUORATE_ENDPOINTS names others; `quorate dev` starts a cluster"
-            }
-            ErrorCode::WriteTimeout => "`quorate get` shows whether it is there by now; if not, it may still arrive",
-            ErrorCode::BadContext => "`quorate get BUCKET KEY -o wide` shows the object's context",
-            ErrorCode::NotServing | ErrorCode::ReadOnly | ErrorCode::ClockDrift | ErrorCode::DiskFull => {
-                "`quorate status` tells why"
-            }
-            _ => "",
-        };
+        let next = next(error.code);
         let outcome = match error.outcome {
             Outcome::Applied => "",
             Outcome::NotApplied => " (nothing was done)",
@@ -88,6 +75,43 @@ impl Failure {
             note(&format!("{} {}", paint.bold(" next:"), self.next));
         }
         ExitCode::from(self.exit as u8)
+    }
+}
+
+/// The next command to try, or what to do.
+fn next(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::QuorumUnavailable | ErrorCode::ReplicasFailed | ErrorCode::ReadTimeout => {
+            "`quorate status` shows who is down; `--consistency 1` needs one replica alone"
+        }
+        ErrorCode::Unreachable => {
+            "is a node up there? --endpoint or QUORATE_ENDPOINTS names others; `quorate dev` starts a cluster"
+        }
+        ErrorCode::WriteTimeout => "`quorate get` shows whether it is there by now; if not, it may still arrive",
+        ErrorCode::BadContext | ErrorCode::ContextTooLarge | ErrorCode::ContextRequired => {
+            "`quorate get BUCKET KEY -o wide` shows the object's context"
+        }
+        ErrorCode::TooManySiblings => "`quorate get BUCKET KEY` shows them, and the command that settles them",
+        ErrorCode::NotServing | ErrorCode::ReadOnly | ErrorCode::ClockDrift | ErrorCode::DiskFull => {
+            "`quorate status` tells why; --endpoint names another node"
+        }
+        ErrorCode::Overloaded => "the same again in a moment; `quorate status` shows whether members are down",
+        ErrorCode::NotYet => {
+            "do without it (`--consistency one` is the nearest to any); `quorate help` lists what there is"
+        }
+        ErrorCode::Unauthorized => {
+            "`quorate status --admin-token-file FILE`: the file that node.admin_token_file names"
+        }
+        ErrorCode::Unexpected => {
+            "--endpoint names a node's client address, --admin its admin address; `quorate --version` and \
+             `quorate status` show which versions meet"
+        }
+        ErrorCode::ValueTooLarge | ErrorCode::ObjectTooLarge => {
+            "`quorate server --set node.limits.max_value=SIZE` and max_object are what a node takes"
+        }
+        ErrorCode::IdempotencyInFlight | ErrorCode::IdempotencyReused => "`quorate get BUCKET KEY` shows what is there",
+        ErrorCode::BadParameter => "`quorate help COMMAND` shows what may be said",
+        ErrorCode::Internal => "`quorate status` shows how the node is; its log says more",
     }
 }
 
@@ -246,12 +270,26 @@ mod tests {
             (ErrorCode::Unreachable, Outcome::NotApplied, Exit::Failed),
             (ErrorCode::TooManySiblings, Outcome::NotApplied, Exit::Siblings),
             (ErrorCode::Overloaded, Outcome::NotApplied, Exit::Failed),
+            (ErrorCode::NotYet, Outcome::NotApplied, Exit::Failed),
+            (ErrorCode::Unauthorized, Outcome::NotApplied, Exit::Failed),
+            (ErrorCode::Unexpected, Outcome::NotApplied, Exit::Failed),
+            (ErrorCode::Internal, Outcome::Unknown, Exit::Unknown),
         ];
         for (code, outcome, exit) in cases {
             assert_eq!(Failure::of_write(&Error::new(code, outcome, "")).exit, exit, "{code:?} {outcome:?}");
         }
         let lost = Failure::of_read(&Error::new(ErrorCode::Unreachable, Outcome::Unknown, "reset"));
         assert_eq!((lost.exit, lost.text.as_str()), (Exit::Failed, "unreachable: reset"));
+    }
+
+    #[test]
+    fn every_error_names_what_to_do_next() {
+        for code in ErrorCode::ALL {
+            let failure = Failure::of_read(&Error::refused(code, ""));
+            assert!(!failure.next.is_empty(), "{code:?}");
+        }
+        assert!(next(ErrorCode::Unauthorized).contains("--admin-token-file"));
+        assert!(next(ErrorCode::Unreachable).contains("quorate dev"));
     }
 
     #[test]

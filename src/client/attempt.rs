@@ -194,10 +194,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn said(status: StatusCode, body: &[u8]) -> Error {
     match serde_json::from_slice::<ProblemDocument>(body) {
         Ok(problem) => problem.error(),
-        Err(_) if status.is_client_error() => {
-            Error::refused(ErrorCode::BadParameter, format!("refused with {status} and no problem document"))
+        Err(_) => {
+            // Whatever stands between may have passed the request on before it gave up waiting.
+            let refused = status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT;
+            let outcome = if refused { Outcome::NotApplied } else { Outcome::Unknown };
+            let detail = format!("answered {status} and no problem document: is a Quorate node there?");
+            Error::new(wire::unknown_code(status.as_u16()), outcome, detail)
         }
-        Err(_) => nonsense(&format!("{status} and no problem document")),
     }
 }
 

@@ -100,6 +100,8 @@ fn is_passing(code: ErrorCode) -> bool {
         | ErrorCode::ValueTooLarge
         | ErrorCode::ObjectTooLarge
         | ErrorCode::IdempotencyReused
+        | ErrorCode::Unauthorized
+        | ErrorCode::Unexpected
         | ErrorCode::NotYet => false,
     }
 }

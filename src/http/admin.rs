@@ -9,12 +9,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::routing::any;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, header};
 use serde_json::json;
 
 use super::Api;
 use super::owners::json;
 use super::problem::Problem;
+use crate::kv::{Error, ErrorCode};
 
 /// A secret that admin requests must carry. Kept as a hash, compared in constant time.
 #[derive(Clone)]
@@ -36,7 +37,7 @@ impl AdminToken {
             }
             _ => {
                 let detail = "this listener wants the admin token: Authorization: Bearer …";
-                let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "Not authorised", detail);
+                let problem = Problem::from(Error::refused(ErrorCode::Unauthorized, detail));
                 Err(problem.header(header::WWW_AUTHENTICATE, "Bearer realm=\"quorate admin\""))
             }
         }
@@ -99,7 +100,7 @@ fn answer(admin: &Admin, request: &Request) -> Result<Response<Body>, Problem> {
         "/livez" => Ok(text("ok\n".to_owned(), "text/plain; charset=utf-8")),
         "/readyz" => match api.node.ready() {
             Ok(()) => Ok(text("ok\n".to_owned(), "text/plain; charset=utf-8")),
-            Err(why) => Err(crate::kv::Error::refused(crate::kv::ErrorCode::NotServing, why).into()),
+            Err(why) => Err(Error::refused(ErrorCode::NotServing, why).into()),
         },
         "/metrics" => Ok(text(api.node.metrics_text(), "application/openmetrics-text; version=1.0.0; charset=utf-8")),
         "/admin/members" => json(&json!({ "members": api.node.status().members })),

@@ -163,6 +163,8 @@ fn status(code: ErrorCode) -> (StatusCode, &'static str) {
         ErrorCode::ReadTimeout => (StatusCode::GATEWAY_TIMEOUT, "Too few answers in time"),
         ErrorCode::ReplicasFailed => (StatusCode::SERVICE_UNAVAILABLE, "Too few replicas could answer"),
         ErrorCode::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "No node could be reached"),
+        ErrorCode::Unauthorized => (StatusCode::UNAUTHORIZED, "Not authorised"),
+        ErrorCode::Unexpected => (StatusCode::INTERNAL_SERVER_ERROR, "An answer that makes no sense"),
         ErrorCode::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
     }
 }

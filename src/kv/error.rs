@@ -52,13 +52,17 @@ pub enum ErrorCode {
     ReplicasFailed,
     /// The client could not reach any node.
     Unreachable,
+    /// Whoever answers wants a token, or another one (401, 403).
+    Unauthorized,
+    /// An answer that is none of this interface: a newer node's, or no Quorate node's at all.
+    Unexpected,
     /// The answer made no sense.
     Internal,
 }
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::BadParameter,
         Self::BadContext,
         Self::ContextTooLarge,
@@ -79,6 +83,8 @@ impl ErrorCode {
         Self::ReadTimeout,
         Self::ReplicasFailed,
         Self::Unreachable,
+        Self::Unauthorized,
+        Self::Unexpected,
         Self::Internal,
     ];
 
@@ -112,6 +118,8 @@ impl ErrorCode {
             Self::ReadTimeout => "read_timeout",
             Self::ReplicasFailed => "replicas_failed",
             Self::Unreachable => "unreachable",
+            Self::Unauthorized => "unauthorized",
+            Self::Unexpected => "unexpected",
             Self::Internal => "internal",
         }
     }

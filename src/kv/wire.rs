@@ -299,14 +299,20 @@ impl ProblemDocument {
         }
     }
 
-    /// The error it tells of. A word of the HTTP edge's own means a wrong request (4xx) or an internal error.
+    /// The error it tells of. What this version does not know is told as it stands, and never as a wrong parameter:
+    /// whoever asked would look for a mistake that is not there.
     #[must_use]
     pub fn error(self) -> Error {
-        let other = if self.status < 500 { ErrorCode::BadParameter } else { ErrorCode::Internal };
+        let known = ErrorCode::parse(&self.code)
+            .or_else(|| WRONG_REQUESTS.contains(&self.code.as_str()).then_some(ErrorCode::BadParameter));
+        let (code, detail) = match known {
+            Some(code) => (code, self.detail),
+            None => (unknown_code(self.status), format!("{} {}: {}", self.status, self.code, self.detail)),
+        };
         Error {
-            code: ErrorCode::parse(&self.code).unwrap_or(other),
+            code,
             outcome: self.outcome,
-            detail: self.detail,
+            detail,
             required: self.required,
             answered: self.answered,
             n: self.n,
@@ -315,6 +321,21 @@ impl ProblemDocument {
             retry_after: self.retry_after_ms.map(std::time::Duration::from_millis),
             context: self.context.map(Box::new),
         }
+    }
+}
+
+/// The HTTP edge's own words for a request that is wrong.
+const WRONG_REQUESTS: [&str; 5] =
+    ["bad_bucket", "bad_key", "headers_too_large", "precondition_needs_cas", "unsupported_encoding"];
+
+/// What an error is whose code is not known, or that has none: as much as its status alone tells.
+#[must_use]
+pub fn unknown_code(status: u16) -> ErrorCode {
+    match status {
+        401 | 403 => ErrorCode::Unauthorized,
+        501 => ErrorCode::NotYet,
+        500.. => ErrorCode::Internal,
+        _ => ErrorCode::Unexpected,
     }
 }
 
@@ -350,6 +371,35 @@ mod tests {
             assert_eq!(parse_etag(&format!("\"{tag}\"")), Some(tag));
         }
         assert_eq!(parse_etag("\"abc\""), None);
+    }
+
+    #[test]
+    fn an_unknown_code_is_no_wrong_parameter() {
+        let told = |status, code: &str| {
+            let error = Error::refused(ErrorCode::Internal, "said so");
+            ProblemDocument { code: code.into(), ..ProblemDocument::of(error, status, "", None) }.error()
+        };
+        let unknown = [
+            (401, ErrorCode::Unauthorized),
+            (403, ErrorCode::Unauthorized),
+            (404, ErrorCode::Unexpected),
+            (418, ErrorCode::Unexpected),
+            (429, ErrorCode::Unexpected),
+            (500, ErrorCode::Internal),
+            (501, ErrorCode::NotYet),
+            (503, ErrorCode::Internal),
+        ];
+        for (status, code) in unknown {
+            let error = told(status, "of_tomorrow");
+            assert_eq!((error.code, error.detail), (code, format!("{status} of_tomorrow: said so")));
+        }
+        for code in WRONG_REQUESTS {
+            assert_eq!(told(400, code).code, ErrorCode::BadParameter, "{code}");
+        }
+        for code in ErrorCode::ALL {
+            let error = told(400, code.as_str());
+            assert_eq!((error.code, error.detail.as_str()), (code, "said so"), "a known code is what it says");
+        }
     }
 
     #[test]
