@@ -2,51 +2,13 @@
 //! is shown.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::net::TcpListener;
+mod embedded;
 
+use embedded::{cluster, stop};
 use quorate::causality::TokenKind;
-use quorate::cluster::Standing;
-use quorate::kv::{ErrorCode, Kv, NodeView, Outcome, ReadOptions, WriteOptions};
-use quorate::node::{Config, Node};
+use quorate::kv::{ErrorCode, Kv, Outcome, ReadOptions, WriteOptions};
 use quorate::quorum::Level;
 use quorate::types::{Bucket, Key, ObjectId};
-
-/// Addresses nobody listens on: taken and given back.
-fn free_addresses(count: usize) -> Vec<String> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
-}
-
-async fn cluster(size: usize) -> Vec<Node> {
-    let addresses = free_addresses(size);
-    let mut nodes = Vec::new();
-    for (index, address) in addresses.iter().enumerate() {
-        let mut config = Config::default();
-        config.cluster.partitions = 64;
-        config.node.name = format!("n{}", index + 1);
-        config.node.peer_address = address.clone();
-        config.node.client_address = format!("127.0.0.1:{}", 1000 + index);
-        config.node.seeds = if size == 1 { Vec::new() } else { addresses.clone() };
-        nodes.push(Node::builder().config(config).start().await.unwrap());
-    }
-    for node in &nodes {
-        assert_eq!(node.wait_until_serving().await, Standing::Serving);
-    }
-    // Serving needs no quorum; these tests do.
-    for node in &nodes {
-        while node.status().members.iter().any(|member| member.state != "up") {
-            tokio::task::yield_now().await;
-        }
-    }
-    nodes
-}
-
-async fn stop(nodes: Vec<Node>) {
-    for node in nodes {
-        node.shutdown().await.unwrap();
-        assert_eq!(node.env().tasks.len(), 0, "tasks left");
-    }
-}
 
 fn id(key: &str) -> ObjectId {
     ObjectId::new(Bucket::new("b").unwrap(), Key::new(key.to_owned()).unwrap())

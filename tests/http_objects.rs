@@ -3,13 +3,18 @@
 #![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod edge;
+
 use std::sync::Arc;
 use std::time::Duration;
+
+use edge::spelling::{self, Listeners};
+use edge::{Response, receive, request};
 
 use quorate::env::Env;
 use quorate::http::{AdminToken, Api, RequestLimits, ServeLimits, TcpSocket, admin_router, client_router, serve};
 use quorate::kv::mock::{MockKv, MockNode, MockRules, write_timeout};
-use quorate::kv::wire::{from_base64, to_base64};
+use quorate::kv::wire::from_base64;
 use quorate::kv::{Error, ErrorCode, Outcome};
 use quorate::metrics::Metrics;
 use quorate::types::{Bucket, Key, ObjectId};
@@ -48,69 +53,17 @@ async fn server() -> Server {
     server_with(ServeLimits::default(), MockNode::default(), None).await
 }
 
-#[derive(Debug)]
-struct Response {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Response {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
-    }
-
-    fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).expect("a JSON body")
-    }
-
-    /// The code of a problem, after a check of what every problem carries.
-    fn problem(&self) -> String {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"));
-        let problem = self.json();
-        assert_eq!(problem["status"], self.status);
-        assert!(["applied", "not_applied", "unknown"].contains(&problem["outcome"].as_str().unwrap()));
-        assert_eq!(problem["request_id"].as_str(), self.header("quorate-request-id"));
-        let code = problem["code"].as_str().unwrap();
-        assert_eq!(problem["type"], format!("urn:quorate:problem:{}", code.replace('_', "-")));
-        assert!(!problem["title"].as_str().unwrap().is_empty() && !problem["detail"].as_str().unwrap().is_empty());
-        code.to_owned()
-    }
-}
-
-/// Reads one response. `head`: it has no body, whatever its Content-Length says.
-async fn receive(stream: &mut TcpStream, head: bool) -> Option<Response> {
-    let mut bytes = Vec::new();
-    let mut byte = [0];
-    while !bytes.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).await.ok()? == 0 {
-            return None;
-        }
-        bytes.push(byte[0]);
-    }
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let mut lines = text.split("\r\n");
-    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-    let headers: Vec<(String, String)> = lines
-        .filter_map(|line| line.split_once(": "))
-        .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
-        .collect();
-    let length =
-        headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, value)| value.parse().unwrap());
-    let mut body = vec![0; if head || status == 204 || status == 304 { 0 } else { length }];
-    stream.read_exact(&mut body).await.ok()?;
-    Some(Response { status, headers, body })
-}
-
 impl Server {
-    async fn raw_at(&self, address: std::net::SocketAddr, request: &[u8]) -> Response {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(request).await.unwrap();
-        receive(&mut stream, request.starts_with(b"HEAD")).await.expect("an answer")
+    fn listeners(&self) -> Listeners {
+        Listeners(vec![self.address])
+    }
+
+    async fn raw(&self, request: &[u8]) -> Response {
+        edge::raw(self.address, request).await
     }
 
     async fn send(&self, verb: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
-        self.raw_at(self.address, &request(verb, target.as_bytes(), headers, body)).await
+        edge::send(self.address, verb, target, headers, body).await
     }
 
     async fn put(&self, target: &str, value: &str) -> Response {
@@ -122,145 +75,34 @@ impl Server {
     }
 
     async fn admin(&self, target: &str, headers: &[(&str, &str)]) -> Response {
-        self.raw_at(self.admin, &request("GET", target.as_bytes(), headers, b"")).await
+        edge::send(self.admin, "GET", target, headers, b"").await
     }
 
     fn stored(&self, key: &[u8]) -> usize {
-        let id = ObjectId::new(Bucket::new("b").unwrap(), Key::new(key.to_vec()).unwrap());
-        self.kv.object(&id).siblings().len()
+        self.kv.object(&spelling::id(key)).siblings().len()
     }
-}
-
-fn request(verb: &str, target: &[u8], headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut bytes = [verb.as_bytes(), b" ", target, b" HTTP/1.1\r\nhost: x\r\n"].concat();
-    for (name, value) in headers {
-        bytes.extend(format!("{name}: {value}\r\n").bytes());
-    }
-    if !body.is_empty() || verb == "PUT" {
-        bytes.extend(format!("content-length: {}\r\n", body.len()).bytes());
-    }
-    bytes.extend(b"\r\n");
-    bytes.extend(body);
-    bytes
 }
 
 #[tokio::test]
 async fn every_key_can_be_named_and_none_is_normalised() {
     let server = server().await;
-    let all: Vec<u8> = (0..=255).collect();
-    let escaped: String = all.iter().map(|byte| format!("%{byte:02X}")).collect();
-    let long = "k".repeat(1024);
-    let longest = "%FF".repeat(1024);
-    let named: Vec<(&str, Vec<u8>)> = vec![
-        ("plain", b"plain".to_vec()),
-        ("a/b", b"a/b".to_vec()),
-        ("a%2Fc", b"a/c".to_vec()),
-        ("a%252Fd", b"a%2Fd".to_vec()),
-        ("/leading", b"/leading".to_vec()),
-        ("a//b/", b"a//b/".to_vec()),
-        (".", b".".to_vec()),
-        ("..", b"..".to_vec()),
-        ("../x/./y", b"../x/./y".to_vec()),
-        ("%2e%2e", b"..".to_vec()),
-        ("two%20words", b"two words".to_vec()),
-        ("a+b", b"a+b".to_vec()),
-        ("%C3%A9t%C3%A9", "été".as_bytes().to_vec()),
-        (&escaped, all.clone()),
-        (&long, vec![b'k'; 1024]),
-        (&longest, vec![0xff; 1024]),
-    ];
-    for (path, key) in named {
-        let value = format!("value of {path}");
-        let put = server.send("PUT", &format!("/v1/kv/b/{path}?w=2"), &[], value.as_bytes()).await;
-        assert!(put.status == 204, "{path}: {put:?}");
-        assert!(server.stored(&key) > 0, "{path} is stored under another key");
-        let by_b64 = server.get(&format!("/v1/kv/b?key_b64={}&resolve=latest", to_base64(&key))).await;
-        assert_eq!((by_b64.status, by_b64.body), (200, value.clone().into_bytes()), "{path}");
-        let got = server.get(&format!("/v1/kv/b/{path}?resolve=latest")).await;
-        assert_eq!((got.status, got.body), (200, value.into_bytes()), "{path}");
-    }
-    // UTF-8 unescaped, as careless clients send it.
-    let raw = server.raw_at(server.address, &request("PUT", "/v1/kv/b/naïve".as_bytes(), &[], b"v")).await;
-    assert_eq!((raw.status, server.stored("naïve".as_bytes())), (204, 1));
+    let stored = async |id: &ObjectId| server.kv.object(id).siblings().len();
+    let objects = spelling::every_key_can_be_named(&server.listeners(), stored).await;
+    assert_eq!(server.kv.len(), objects);
 }
 
 #[tokio::test]
 async fn what_names_nothing_is_refused_and_stores_nothing() {
     let server = server().await;
-    let too_long = format!("/v1/kv/b/{}", "k".repeat(1025));
-    let too_long_b64 = format!("/v1/kv/b?key_b64={}", to_base64(&[0; 1025]));
-    let long_bucket = format!("/v1/kv/{}/k", "b".repeat(129));
-    let cases = [
-        ("/v1/kv/b/", "bad_key"),
-        ("/v1/kv/b", "bad_key"),
-        (&*too_long, "bad_key"),
-        (&*too_long_b64, "bad_key"),
-        ("/v1/kv/b?key_b64=", "bad_key"),
-        ("/v1/kv/b?key_b64=a", "bad_key"),
-        ("/v1/kv/b?key_b64=aw==", "bad_key"),
-        ("/v1/kv/b?key_b64=+/8", "bad_key"),
-        ("/v1/kv/b/k?key_b64=aw", "bad_key"),
-        ("/v1/kv/b/%", "bad_key"),
-        ("/v1/kv/b/a%4", "bad_key"),
-        ("/v1/kv/b/%zz", "bad_key"),
-        ("/v1/kv/b%zz/k", "bad_key"),
-        ("/v1/kv", "bad_bucket"),
-        ("/v1/kv/", "bad_bucket"),
-        ("/v1/kv//k", "bad_bucket"),
-        ("/v1/kv/a%20b/k", "bad_bucket"),
-        ("/v1/kv/a%2Fb/k", "bad_bucket"),
-        ("/v1/kv/%C3%A9/k", "bad_bucket"),
-        (&*long_bucket, "bad_bucket"),
-        ("/v1/kv/b/k?w=0", "bad_parameter"),
-        ("/v1/kv/b/k?w=9", "bad_parameter"),
-        ("/v1/kv/b/k?w=-1", "bad_parameter"),
-        ("/v1/kv/b/k?w=most", "bad_parameter"),
-        ("/v1/kv/b/k?consistency=strong", "bad_parameter"),
-        ("/v1/kv/b/k?w=2&w=3", "bad_parameter"),
-        ("/v1/kv/b/k?timeout=1", "bad_parameter"),
-        ("/v1/kv/b/k?timeout=31s", "bad_parameter"),
-        ("/v1/kv/b/k?timeout=%zz", "bad_parameter"),
-        ("/v1/kv/b/k?return=yes", "bad_parameter"),
-        ("/v1/kv/b/k?r=2", "bad_parameter"),
-    ];
-    for (target, code) in cases {
-        let answer = server.put(target, "v").await;
-        assert_eq!((answer.status, answer.problem().as_str()), (400, code), "{target}");
-        assert_eq!(answer.json()["outcome"], "not_applied");
-    }
-    let typo = server.put("/v1/kv/b/k?consistancy=all", "v").await;
-    assert!(typo.json()["detail"].as_str().unwrap().contains("did you mean consistency?"));
-    for later in ["sloppy=on", "w=any", "ttl=60s"] {
-        let answer = server.put(&format!("/v1/kv/b/k?{later}"), "v").await;
-        assert_eq!((answer.status, answer.problem().as_str()), (501, "not_yet"), "{later}");
-    }
+    spelling::what_is_wrong_is_refused(&server.listeners()).await;
     assert!(server.kv.is_empty(), "a refused request stored something");
-    let floor = server.send("GET", "/v1/kv/b/k", &[("Quorate-Floor", "x")], b"").await;
-    assert_eq!((floor.status, floor.problem().as_str()), (501, "not_yet"));
 }
 
 #[tokio::test]
 async fn contexts_are_checked() {
     let server = server().await;
-    let first = server.put("/v1/kv/b/k", "1").await;
-    let context = first.header("quorate-context").unwrap().to_owned();
-    let mut forged = from_base64(&context).unwrap().to_vec();
-    forged[9] ^= 1;
-    let floor = first.header("quorate-floor").unwrap();
-    for (target, token) in [
-        ("/v1/kv/b/k", to_base64(&forged).as_str()),
-        ("/v1/kv/b/k", "not a token"),
-        ("/v1/kv/b/k", ""),
-        ("/v1/kv/b/k", floor),
-        ("/v1/kv/b/other", &context),
-    ] {
-        let answer = server.send("PUT", target, &[("Quorate-Context", token)], b"2").await;
-        assert_eq!((answer.status, answer.problem().as_str()), (400, "bad_context"), "{target} {token}");
-    }
-    let large = server.send("PUT", "/v1/kv/b/k", &[("Quorate-Context", &"a".repeat(32 * 1024 + 1))], b"2").await;
-    assert_eq!((large.status, large.problem().as_str()), (409, "context_too_large"));
-    assert_eq!((server.stored(b"k"), server.stored(b"other")), (1, 0));
-    assert_eq!(server.get("/v1/kv/b/k").await.body, b"1");
+    let stored = async |id: &ObjectId| server.kv.object(id).siblings().len();
+    spelling::contexts_are_checked(&server.listeners(), stored).await;
 }
 
 #[tokio::test]
@@ -395,7 +237,7 @@ async fn bodies_are_bounded_before_they_are_buffered() {
     assert_eq!((full.status, server.get("/v1/kv/b/full").await.body), (204, vec![7; MAX_VALUE]));
     // Announced too large: refused though not a byte of it came.
     let announced = b"PUT /v1/kv/b/k HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n";
-    let refused = server.raw_at(server.address, announced).await;
+    let refused = server.raw(announced).await;
     assert_eq!((refused.status, refused.problem().as_str()), (413, "value_too_large"));
     // Sent too large, length unsaid, and all of it before listening.
     let mut chunked = b"PUT /v1/kv/b/k HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
@@ -405,10 +247,10 @@ async fn bodies_are_bounded_before_they_are_buffered() {
         chunked.extend(b"\r\n");
     }
     chunked.extend(b"0\r\n\r\n");
-    assert_eq!(server.raw_at(server.address, &chunked).await.problem(), "value_too_large");
+    assert_eq!(server.raw(&chunked).await.problem(), "value_too_large");
     // A length that lies: more is announced than comes.
     let lying = b"PUT /v1/kv/b/k HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nshort";
-    let late = server.raw_at(server.address, lying).await;
+    let late = server.raw(lying).await;
     assert_eq!((late.status, late.problem().as_str()), (408, "body_timeout"));
     assert_eq!(server.stored(b"k"), 0);
     let encoded = server.send("PUT", "/v1/kv/b/k", &[("Content-Encoding", "gzip")], b"v").await;
@@ -511,13 +353,12 @@ async fn headers_are_bounded() {
     let many: String = (0..97).map(|i| format!("x-{i}: y\r\n")).collect();
     let large = format!("x-large: {}\r\n", "y".repeat(70 * 1024));
     for bomb in [many, large] {
-        let answer =
-            server.raw_at(server.address, format!("GET /v1/kv/b/k HTTP/1.1\r\nhost: x\r\n{bomb}\r\n").as_bytes()).await;
+        let answer = server.raw(format!("GET /v1/kv/b/k HTTP/1.1\r\nhost: x\r\n{bomb}\r\n").as_bytes()).await;
         assert_eq!((answer.status, answer.problem().as_str()), (431, "headers_too_large"));
     }
     // Past the connection's buffer or hyper's own count: a bare 431, and the connection is gone.
     let bomb: String = (0..300).map(|i| format!("x-{i}: y\r\n")).collect();
-    let bare = server.raw_at(server.address, format!("GET / HTTP/1.1\r\nhost: x\r\n{bomb}\r\n").as_bytes()).await;
+    let bare = server.raw(format!("GET / HTTP/1.1\r\nhost: x\r\n{bomb}\r\n").as_bytes()).await;
     assert_eq!((bare.status, bare.body.len()), (431, 0));
 }
 
