@@ -100,6 +100,19 @@ fn siblings_are_5_and_are_settled_with_the_context() {
 }
 
 #[test]
+fn the_latest_may_be_a_delete() {
+    ends(0, &["put", "latest", "k", "one", "-w", "all"]);
+    let envelope = json(&ends(0, &["get", "latest", "k", "-o", "json"]));
+    let context = envelope["context"].as_str().unwrap();
+    ends(0, &["put", "latest", "k", "two", "--context", context, "-w", "all"]);
+    ends(0, &["delete", "latest", "k", "--context", context, "-w", "all"]);
+    let latest = ends(3, &["get", "latest", "k", "--latest"]);
+    assert_eq!(stdout(&latest), "");
+    assert!(stderr(&latest).contains("the latest is a delete"), "{}", stderr(&latest));
+    ends(5, &["get", "latest", "k"]);
+}
+
+#[test]
 fn a_context_supersedes_what_it_covers_and_no_more() {
     ends(0, &["put", "context", "k", "one", "-w", "all"]);
     let envelope = json(&ends(0, &["get", "context", "k", "-o", "json"]));

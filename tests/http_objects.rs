@@ -208,6 +208,33 @@ async fn not_found_deleted_and_written_again() {
     assert_eq!(race.problem(), "siblings");
     let flags: Vec<bool> = race.json()["siblings"].as_array().unwrap().iter().map(|s| s["deleted"] == true).collect();
     assert_eq!(flags, [false, true]);
+    let latest = server.get("/v1/kv/b/k?resolve=latest").await;
+    assert_eq!((latest.status, latest.body.as_slice()), (200, &b"2"[..]), "the value is the later one");
+}
+
+#[tokio::test]
+async fn the_latest_of_siblings_may_be_a_delete_and_then_nothing_is_there() {
+    let server = server().await;
+    let first = server.put("/v1/kv/b/k", "1").await;
+    let context = [("Quorate-Context", first.header("quorate-context").unwrap())];
+    server.send("PUT", "/v1/kv/b/k", &context, b"2").await;
+    let deleted = server.send("DELETE", "/v1/kv/b/k", &context, b"").await;
+    assert_eq!((deleted.status, deleted.header("quorate-siblings")), (204, Some("2")));
+    for verb in ["GET", "HEAD"] {
+        let latest = server.send(verb, "/v1/kv/b/k?resolve=latest", &[], b"").await;
+        assert_eq!((latest.status, latest.header("quorate-siblings")), (404, Some("2")), "{verb}");
+        // Not even for the delete: the value beside it was not shown.
+        assert_eq!(latest.header("quorate-context"), None, "{verb}");
+        assert!(latest.header("etag").is_some() && latest.header("quorate-floor").is_some());
+    }
+    let said = server.get("/v1/kv/b/k?resolve=latest").await;
+    assert_eq!(said.problem(), "not_found");
+    assert!(said.json()["detail"].as_str().unwrap().contains("the latest is a delete"));
+    // Nothing is hidden from who asks for all.
+    let all = [("Accept", "application/vnd.quorate.object+json")];
+    let all = server.send("GET", "/v1/kv/b/k?resolve=latest", &all, b"").await;
+    assert_eq!((all.status, all.json()["siblings"].as_array().unwrap().len()), (200, 2));
+    assert_eq!(server.get("/v1/kv/b/k").await.problem(), "siblings");
 }
 
 #[tokio::test]

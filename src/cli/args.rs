@@ -316,7 +316,7 @@ pub(super) struct GetArgs {
     /// The same.
     #[arg(long, value_name = "LEVEL", default_value = "quorum")]
     pub(super) consistency: Level,
-    /// Of siblings, print the one written last.
+    /// Of siblings, print the one written last; if that is a delete, nothing is there.
     #[arg(long)]
     pub(super) latest: bool,
     /// Tell what each replica did, on stderr.

@@ -200,6 +200,12 @@ pub(super) async fn get(args: GetArgs) -> Result<(), Failure> {
         let next = format!("`quorate where {bucket} {key}` shows what each replica holds");
         return Err(Failure::new(Exit::NotFound, format!("{id} has no value"), next));
     }
+    let count = answer.siblings.len();
+    if args.latest && args.reach.output.is_none() && answer.siblings[0].value.is_none() {
+        let text = format!("{id} has {count} siblings, and the latest is a delete");
+        let next = format!("`quorate get {bucket} {key}` shows the others");
+        return Err(Failure::new(Exit::NotFound, text, next));
+    }
     match args.reach.output {
         Some(Format::Json) => {
             let envelope = Envelope {
@@ -223,18 +229,18 @@ pub(super) async fn get(args: GetArgs) -> Result<(), Failure> {
             note(siblings_table(&answer, Paint::stderr(), false).trim_end());
         }
         None => {
-            if let Some(value) = answer.siblings.iter().find_map(|sibling| sibling.value.as_ref()) {
+            if let Some(value) = &answer.siblings[0].value {
                 print(&value.bytes)?;
             }
         }
     }
-    match answer.siblings.len() {
+    match count {
         1 => Ok(()),
-        count if args.latest => {
+        _ if args.latest => {
             note(&format!("note: this is the one written last of {count} siblings"));
             Ok(())
         }
-        count => {
+        _ => {
             let text = format!("{id} has {count} siblings: writers who did not see each other");
             let next = format!("this settles them:\n  quorate put {bucket} {key} VALUE --context {}", answer.context.0);
             Err(Failure::new(Exit::Siblings, text, next))

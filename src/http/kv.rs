@@ -141,12 +141,19 @@ fn read_response(
         _ if show.envelope => None,
         [] => {
             insert_explain(&mut headers, explain.as_ref());
-            let title = "No such object";
-            return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", title, format!("{id} has no value"))
-                .headers(headers.finish()));
+            return Err(not_found(format!("{id} has no value")).headers(headers.finish()));
         }
-        // A delete has nothing to give: the greatest stamp among the values. `Quorate-Siblings` tells of the others.
-        all if all.len() == 1 || show.latest => all.iter().find(|sibling| sibling.value.is_some()),
+        // The greatest stamp is a delete's: what is latest is that there is nothing. An older value would be a guess.
+        [SiblingView { value: None, .. }, ..] if show.latest => {
+            insert_explain(&mut headers, explain.as_ref());
+            let detail = format!(
+                "of {} siblings of {id} the latest is a delete: read without resolve=latest to see the others",
+                siblings.len()
+            );
+            return Err(not_found(detail).headers(headers.finish()));
+        }
+        [only] => Some(only),
+        [latest, ..] if show.latest => Some(latest),
         all => {
             let detail = format!(
                 "{id} has {} siblings: write with this context to settle them, or read with ?resolve=latest to take the \
@@ -168,6 +175,10 @@ fn read_response(
         }
         None => envelope_response(headers, &siblings, &envelope(explain)),
     }
+}
+
+fn not_found(detail: String) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "No such object", detail)
 }
 
 fn write_response(
