@@ -1,4 +1,4 @@
-//! What the targets `token` and `record` do with an input; `tests/corpora_stored.rs` does the same with each file of
+//! What the targets `token` and `record` do with an input; `tests/corpora/` does the same with each file of
 //! the corpora. None may panic, whatever the bytes.
 
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! What the targets `frame`, `handshake` and `message` do with an input; `tests/corpora.rs` does the same with each
+//! What the targets `frame`, `handshake` and `message` do with an input; `tests/corpora/` does the same with each
 //! file of the corpora. None may panic, whatever the bytes.
 
 use std::sync::Arc;

@@ -68,7 +68,7 @@ pub(super) fn object_path(room: &str, id: &ObjectId) -> Result<(String, Params),
 pub(super) fn read_request(id: &ObjectId, options: &ReadOptions) -> Result<Request, Error> {
     let mut request = Request::new(Method::GET, object_path("kv", id)?);
     request.header("accept", wire::ENVELOPE_TYPE);
-    request.param("r", wire::level_word(options.r));
+    request.param("r", options.r.to_string());
     if let Some(mode) = options.repair {
         let word = match mode {
             RepairMode::Sync => "sync",
@@ -93,7 +93,7 @@ pub(super) fn write_request(
     options: &WriteOptions,
 ) -> Result<Request, Error> {
     let mut request = Request::new(method, object_path("kv", id)?);
-    request.param("w", wire::level_word(options.w));
+    request.param("w", options.w.to_string());
     if options.durable > 0 {
         request.param("durable", options.durable.to_string());
     }

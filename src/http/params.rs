@@ -11,7 +11,7 @@ use super::RequestLimits;
 use super::problem::Problem;
 use super::uri::percent_decode;
 use crate::kv::{ContextToken, ReadOptions, RepairMode, Value, WriteOptions, wire};
-use crate::quorum::Level;
+use crate::quorum::{Level, LevelError};
 
 /// The longest timeout a request may ask for.
 const MAX_TIMEOUT: Duration = RequestLimits::MAX_TIMEOUT;
@@ -106,12 +106,7 @@ impl<'a> Query<'a> {
             let Some(text) = self.get(name) else {
                 continue;
             };
-            level = wire::parse_level(text).ok_or_else(|| {
-                Problem::bad_parameter(format!(
-                    "{name} is a number from 1 to N or one of one, two, three, quorum, all, local_one, local_quorum, \
-                     each_quorum, any, got {text:?}"
-                ))
-            })?;
+            level = text.parse().map_err(|wrong: LevelError| Problem::bad_parameter(format!("{name}: {wrong}")))?;
         }
         if level == Level::Any {
             return Err(Problem::not_yet("the level any"));

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::{ContextToken, Counted, ETag, Error, ErrorCode, Outcome, ReplicaReport, SiblingView, Value, date};
 use crate::causality::Dot;
-use crate::quorum::{Explain, Level};
+use crate::quorum::Explain;
 use crate::types::{ActorId, Digest, ObjectId, Stamp};
 
 /// `Quorate-Context`: what a write supersedes, what an answer has shown.
@@ -54,41 +54,6 @@ pub fn to_base64(bytes: &[u8]) -> String {
 #[must_use]
 pub fn from_base64(text: &str) -> Option<Bytes> {
     URL_SAFE_NO_PAD.decode(text).ok().map(Bytes::from)
-}
-
-/// The word for a level.
-#[must_use]
-pub fn level_word(level: Level) -> String {
-    match level {
-        Level::Count(n) => return n.to_string(),
-        Level::One => "one",
-        Level::Two => "two",
-        Level::Three => "three",
-        Level::Quorum => "quorum",
-        Level::All => "all",
-        Level::LocalOne => "local_one",
-        Level::LocalQuorum => "local_quorum",
-        Level::EachQuorum => "each_quorum",
-        Level::Any => "any",
-    }
-    .to_owned()
-}
-
-/// The level called so: a word, or 1 to 255 without sign or leading zeros.
-#[must_use]
-pub fn parse_level(text: &str) -> Option<Level> {
-    Some(match text {
-        "one" => Level::One,
-        "two" => Level::Two,
-        "three" => Level::Three,
-        "quorum" => Level::Quorum,
-        "all" => Level::All,
-        "local_one" => Level::LocalOne,
-        "local_quorum" => Level::LocalQuorum,
-        "each_quorum" => Level::EachQuorum,
-        "any" => Level::Any,
-        number => Level::Count(number.parse().ok().filter(|_| number.starts_with(|c: char| ('1'..='9').contains(&c)))?),
-    })
 }
 
 /// Reads what [`Dot`]'s `Display` writes.
@@ -348,18 +313,6 @@ pub fn problem_type(code: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn levels_are_words_or_plain_numbers() {
-        for word in
-            ["one", "two", "three", "quorum", "all", "local_one", "local_quorum", "each_quorum", "any", "1", "9", "255"]
-        {
-            assert_eq!(parse_level(word).map(level_word).as_deref(), Some(word));
-        }
-        for bad in ["", "0", "+1", "-1", "01", "256", "Quorum", "one ", "1.0"] {
-            assert_eq!(parse_level(bad), None, "{bad:?}");
-        }
-    }
 
     #[test]
     fn dots_and_tags_read_back() {

@@ -1,44 +1,14 @@
-//! The fuzzing corpora of what is stored or handed to clients, as plain tests: every file goes through what its fuzz
-//! target does.
-//!
-//! Seeds are made from real encodings: `QUORATE_WRITE_CORPORA=1 cargo test --test corpora_stored` writes them anew.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-use std::path::PathBuf;
+//! Records and tokens.
 
 use bytes::Bytes;
 use quorate::causality::{MergeRules, Object, Payload, Supersedes, TokenKeys, TokenKind, Write, encode_object, write};
 use quorate::types::{ActorId, Bucket, Key, ObjectId, Stamp};
 
-#[path = "../fuzz/entry/stored.rs"]
+#[path = "../../fuzz/entry/stored.rs"]
 #[allow(unreachable_pub)]
-mod stored;
+mod entry;
 
-fn folder(target: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
-}
-
-fn each(target: &str, run: fn(&[u8])) {
-    let mut seen = 0;
-    for entry in std::fs::read_dir(folder(target)).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        run(&bytes);
-        // And cut short or damaged anywhere.
-        for at in 0..bytes.len().min(400) {
-            run(&bytes[..at]);
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 0x55;
-            run(&damaged);
-        }
-        seen += 1;
-    }
-    assert!(seen > 0, "no corpus for {target}");
-}
-
-fn save(target: &str, name: &str, bytes: &[u8]) {
-    std::fs::create_dir_all(folder(target)).unwrap();
-    std::fs::write(folder(target).join(name), bytes).unwrap();
-}
+use super::{each, save, writes};
 
 /// The object after a value, after a second one beside it, and after a delete.
 fn objects() -> Vec<(&'static str, Object)> {
@@ -70,10 +40,10 @@ fn write_corpora() {
 }
 
 #[test]
-fn corpora() {
-    if std::env::var_os("QUORATE_WRITE_CORPORA").is_some() {
+fn the_corpora_of_what_is_stored_or_handed_to_clients() {
+    if writes() {
         write_corpora();
     }
-    each("token", stored::token);
-    each("record", stored::record);
+    each("token", entry::token);
+    each("record", entry::record);
 }
