@@ -343,6 +343,16 @@ group! {
             "Requests that wait for a storage thread.";
         read_only: Gauge = Gauge::default(), "read_only",
             "1 while this node takes no writes.";
+        disk_free: Gauge = Gauge::default(), "disk_free_bytes",
+            "Free space on the data directory's file system.";
+        disk_size: Gauge = Gauge::default(), "disk_size_bytes",
+            "Size of the data directory's file system.";
+        disk_reserve: Gauge = Gauge::default(), "disk_reserve_bytes",
+            "Free space below which no new values are taken.";
+        deletes_only: Gauge = Gauge::default(), "deletes_only",
+            "1 while the disk is filled up to its reserve: no new values, only deletes.";
+        no_room: Counter = Counter::default(), "no_room_refusals",
+            "New values refused, of clients and peers, for want of space on the disk.";
     }
 }
 

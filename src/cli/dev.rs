@@ -13,6 +13,7 @@ use super::running::{Running, keeps_data};
 use super::server::Signals;
 use crate::cluster::Standing;
 use crate::env::Env;
+use crate::replica::Reserve;
 
 /// How long a cluster on one machine may take to found itself.
 const FOUNDING: Duration = Duration::from_secs(30);
@@ -131,6 +132,8 @@ fn one(
         ..Settings::default()
     };
     settings.config.cluster.name = "dev".into();
+    // For trying things out on a disk that may be nearly full: a share of it would be much.
+    settings.config.node.disk_reserve = Reserve::Bytes(64 << 20);
     settings.config.node.zone = char::from(b'a' + u8::try_from(node).unwrap_or_default()).to_string();
     settings.config.node.seeds = if args.nodes > 1 { seeds.to_vec() } else { Vec::new() };
     settings.resolve().map_err(|error| Failure::new(Exit::Usage, error.to_string(), ""))

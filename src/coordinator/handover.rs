@@ -16,9 +16,9 @@ use crate::transport::messages::{self, Ask, HandedRead, HandedWrite, Refusal, Su
 use crate::types::{Digest, Mono, StoreId};
 
 impl Coordinator {
-    /// The owners that an operation may be handed to: for a write first those that mint, as far as their last heartbeat
-    /// tells; same zone first; then the fastest.
-    fn hosts(&self, located: &Located, writes: bool) -> Vec<StoreId> {
+    /// The owners that an operation may be handed to: for a write first those that mint and have room for it, as far as
+    /// their last heartbeat tells; same zone first; then the fastest.
+    fn hosts(&self, located: &Located, write: Option<&WritePlan>) -> Vec<StoreId> {
         let up = self.inner.peers.up();
         let mut hosts: Vec<_> = located
             .route
@@ -27,7 +27,8 @@ impl Coordinator {
             .map(|index| located.layout.member(*index))
             .filter(|member| member.store != self.inner.me && up.is_up(member.store))
             .map(|member| {
-                let reluctant = writes && !up.mints(member.store);
+                let takes = |plan: &WritePlan| up.mints(member.store) && up.writes(member.store, plan.grows());
+                let reluctant = !write.is_none_or(takes);
                 let median = self.inner.peers.median(member.store).map(|median| median.as_millis());
                 ((reluctant, member.zone != self.inner.zone, median), member.store)
             })
@@ -44,7 +45,7 @@ impl Coordinator {
         deadline: Mono,
     ) -> Result<Found, Error> {
         let mut last = self.nobody(located, "read");
-        for host in self.hosts(located, false) {
+        for host in self.hosts(located, None) {
             let now = self.inner.env.clock.now();
             let budget = left(deadline, now);
             if budget.is_zero() {
@@ -91,7 +92,7 @@ impl Coordinator {
         deadline: Mono,
     ) -> Result<Wrote, Error> {
         let mut last = self.nobody(located, "write");
-        for host in self.hosts(located, true) {
+        for host in self.hosts(located, Some(plan)) {
             let budget = left(deadline, self.inner.env.clock.now());
             if budget.is_zero() {
                 break;

@@ -242,6 +242,37 @@ impl Coordinator {
         error
     }
 
+    /// Enough owners are up, but too few of them have room for a new value.
+    fn no_room(&self, located: &Located, short: &Unavailable) -> Error {
+        let up = self.inner.peers.up();
+        let full: Vec<String> = located
+            .stores()
+            .filter(|store| up.is_up(*store) && !self.takes(*store, true))
+            .map(|store| located.name(store))
+            .collect();
+        let detail = format!(
+            "{} of the {} replicas needed have room for a new value: the disk of {} is filled up to what it keeps back \
+             for deletes; nothing was sent",
+            short.live,
+            short.required,
+            full.join(", ")
+        );
+        let mut error = Error::refused(ErrorCode::DiskFull, detail);
+        error.required = u32::try_from(short.required).ok();
+        error.n = u32::try_from(short.n).ok();
+        error.layout = Some(located.layout.version());
+        error
+    }
+
+    /// Whether an owner that is up takes a write; `grows`: one that brings a new value.
+    fn takes(&self, store: StoreId, grows: bool) -> bool {
+        if store != self.inner.me {
+            return self.inner.peers.up().writes(store, grows);
+        }
+        let health = self.inner.replica.health();
+        !(health.is_read_only() || grows && health.room().is_short())
+    }
+
     /// Whether this node coordinates for the object: it owns a copy, completely synced.
     fn is_synced_owner(&self, located: &Located) -> bool {
         located.stores().any(|store| store == self.inner.me)
@@ -310,6 +341,7 @@ fn refused(fault: &Fault) -> Error {
     let code = match fault {
         Fault::Damaged | Fault::Syncing => ErrorCode::ReplicasFailed,
         Fault::ReadOnly(_) => ErrorCode::ReadOnly,
+        Fault::NoRoom => ErrorCode::DiskFull,
         Fault::Overloaded => ErrorCode::Overloaded,
         Fault::Stopping => ErrorCode::NotServing,
         Fault::Barred(crate::replica::Bar::ClockDrift) => ErrorCode::ClockDrift,

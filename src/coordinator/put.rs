@@ -48,6 +48,13 @@ pub struct WritePlan {
     pub max_object: u64,
 }
 
+impl WritePlan {
+    /// Whether it brings a new value: no delete.
+    pub(super) fn grows(&self) -> bool {
+        self.payload.value.is_some()
+    }
+}
+
 /// What a write did.
 #[derive(Clone, Debug)]
 pub struct Wrote {
@@ -83,7 +90,8 @@ impl Coordinator {
         let located = self.locate(id)?;
         self.check(&located, &plan)?;
         let whole = !self.inner.replica.health().is_quarantined(&located.place.stored);
-        let mints = whole && self.is_synced_owner(&located) && self.inner.replica.identity().barred().is_none();
+        let takes = whole && self.takes(self.inner.me, plan.grows());
+        let mints = takes && self.is_synced_owner(&located) && self.inner.replica.identity().barred().is_none();
         if mints && !self.would_rather_not(&located) {
             self.write_here(located, plan, began, deadline, admitted).await
         } else {
@@ -97,12 +105,11 @@ impl Coordinator {
         requirement
             .check_durable(plan.durable as usize)
             .map_err(|wrong| Error::refused(ErrorCode::BadParameter, wrong.to_string()))?;
-        let up = self.inner.peers.up();
-        let writes = |store| match store == self.inner.me {
-            true => !self.inner.replica.health().is_read_only(),
-            false => up.writes(store),
-        };
-        requirement.feasible(writes).map_err(|short| self.unavailable(located, &short, requirement.members().len()))
+        let Err(short) = requirement.feasible(|store| self.takes(store, plan.grows())) else { return Ok(()) };
+        if plan.grows() && requirement.feasible(|store| self.takes(store, false)).is_ok() {
+            return Err(self.no_room(located, &short));
+        }
+        Err(self.unavailable(located, &short, requirement.members().len()))
     }
 
     /// Writes as the coordinating owner; [`Coordinator::check`] has been passed.

@@ -157,7 +157,7 @@ fn status(code: ErrorCode) -> (StatusCode, &'static str) {
         ErrorCode::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "Overloaded"),
         ErrorCode::ClockDrift => (StatusCode::SERVICE_UNAVAILABLE, "No clock that can be trusted"),
         ErrorCode::ReadOnly => (StatusCode::SERVICE_UNAVAILABLE, "Read-only"),
-        ErrorCode::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "The disk is full"),
+        ErrorCode::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "Too few disks have room"),
         ErrorCode::NotServing => (StatusCode::SERVICE_UNAVAILABLE, "Not serving"),
         ErrorCode::WriteTimeout => (StatusCode::GATEWAY_TIMEOUT, "Too few acknowledgements in time"),
         ErrorCode::ReadTimeout => (StatusCode::GATEWAY_TIMEOUT, "Too few answers in time"),

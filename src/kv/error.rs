@@ -38,9 +38,9 @@ pub enum ErrorCode {
     Overloaded,
     /// No node that may coordinate has a clock that can be trusted (503).
     ClockDrift,
-    /// The disk failed, or is being kept from filling (503).
+    /// The disk failed (503).
     ReadOnly,
-    /// The disk is full (507).
+    /// Too few disks have room beyond what is kept back for deletes and compaction (507).
     DiskFull,
     /// The node is not a member of a cluster (yet), or is stopping (503).
     NotServing,

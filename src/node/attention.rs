@@ -46,6 +46,17 @@ impl Node {
         if health.is_read_only() {
             list.add("read_only", "a commit failed: this node is read-only; check its disk, then start it again");
         }
+        if let Some((space, reserve)) = health.room().space().filter(|_| health.room().is_short()) {
+            let mib = |bytes: u64| bytes >> 20;
+            let text = format!(
+                "the disk has {} MiB free of {} MiB, and {} MiB are kept back (node.disk_reserve): this node takes \
+                 deletes and no new values; make room, or give it a larger disk",
+                mib(space.free),
+                mib(space.total),
+                mib(reserve)
+            );
+            list.add("deletes_only", text);
+        }
         if let Some(bar) = self.inner.replica.identity().barred() {
             list.add("coordinates_nothing", format!("this node coordinates no writes: {bar}"));
         }
@@ -78,6 +89,12 @@ impl Node {
                 member.name
             );
             list.add("settings_differ", text);
+        }
+        if status.is_some_and(|status| status.up && status.mood.deletes_only) {
+            list.add(
+                "deletes_only",
+                format!("{} takes no new values: its disk is filled up to its reserve", member.name),
+            );
         }
         if status.is_some_and(|status| status.mood.seedless) {
             list.add("no_seeds", no_seeds(member));

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::coordinator::Limits;
 use crate::quorum::Level;
+use crate::replica::Reserve;
 use crate::storage::Durability;
 
 /// What is the same on all nodes of a cluster; compared when nodes meet.
@@ -84,6 +85,8 @@ pub struct NodeConfig {
     pub bootstrap_expect: Option<usize>,
     /// How durable a write is when it is acknowledged.
     pub durability: Durability,
+    /// Free space on the disk that is kept back for deletes and compaction.
+    pub disk_reserve: Reserve,
     /// Storage threads.
     pub storage_threads: usize,
     /// Names the kernel's life, so that a restart of the machine is told from one of the process.
@@ -110,6 +113,7 @@ impl Default for NodeConfig {
             seeds: Vec::new(),
             bootstrap_expect: None,
             durability: Durability::Flush,
+            disk_reserve: Reserve::default(),
             storage_threads: 2,
             machine_boot: String::new(),
             max_value: 1 << 20,
@@ -241,6 +245,10 @@ impl NodeConfig {
             rule(right, entry, || format!("is 1 to {LONGEST_LABEL} bytes, got {}", text.len()))?;
         }
         rule(self.weight >= 1, "node.weight", || "is at least 1, got 0".into())?;
+        let reserve = self.disk_reserve;
+        rule(!matches!(reserve, Reserve::Percent(51..)), "node.disk_reserve", || {
+            format!("is a size, or at most 50%, got {reserve}")
+        })?;
         rule(self.storage_threads >= 1, "node.storage_threads", || "is at least 1, got 0".into())?;
         let (value, object) = (self.max_value, self.max_object);
         rule(value >= 1, "node.limits.max_value", || "is at least 1B, got 0B".into())?;
@@ -287,7 +295,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 24] = [
+        let broken: [(&str, Breaks); 25] = [
             ("cluster.partitions", |c| c.cluster.partitions = 1000),
             ("cluster.replicas_max", |c| c.cluster.replicas_max = 0),
             ("cluster.n", |c| c.cluster.n = 6),
@@ -301,6 +309,7 @@ mod tests {
             ("cluster.idempotency.window", |c| c.cluster.idempotency_window = Duration::ZERO),
             ("cluster.secret_file", |c| c.cluster.secrets = vec![b"short".to_vec()]),
             ("node.weight", |c| c.node.weight = 0),
+            ("node.disk_reserve", |c| c.node.disk_reserve = Reserve::Percent(51)),
             ("node.limits.max_value", |c| c.node.max_value = 0),
             ("node.limits.max_object", |c| c.node.max_object = 10),
             ("node.limits.max_object", |c| c.node.max_object = (16 << 20) + 1),

@@ -118,6 +118,7 @@ impl Node {
             threads: node.storage_threads,
             partitions: cluster.partitions,
             machine_boot: node.machine_boot.clone(),
+            reserve: node.disk_reserve,
         };
         let replica = Replica::start(&env, storage, Arc::clone(&identity), &metrics, &options)?;
         let hello = Hello {
@@ -152,6 +153,7 @@ impl Node {
         let tasks = this.inner.env.tasks.clone();
         tasks.spawn(this.clone().begin(founding));
         tasks.spawn(this.clone().tend());
+        tasks.spawn(this.clone().watch_the_disk());
         Ok(this)
     }
 
@@ -208,6 +210,14 @@ impl Node {
         }
     }
 
+    /// Measures the room on the disk. Apart from the rest: a disk that hangs shall not silence the node.
+    async fn watch_the_disk(self) {
+        loop {
+            self.inner.env.clock.sleep(TEND_EVERY).await;
+            self.inner.replica.measure().await;
+        }
+    }
+
     fn tell_mood(&self) {
         let inner = &self.inner;
         let read_only = inner.replica.health().is_read_only();
@@ -215,7 +225,8 @@ impl Node {
         let mints_not = inner.replica.identity().barred().is_some();
         let Config { node, .. } = &inner.config;
         let seedless = seedless(&node.seeds, &node.peer_address);
-        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless });
+        let deletes_only = inner.replica.health().room().is_short();
+        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless, deletes_only });
     }
 
     /// Waits until this node serves, or stays out for good; then says which.

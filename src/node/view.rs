@@ -94,6 +94,13 @@ impl NodeView for Node {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.replica.quarantined.set(count(health.quarantined().len()));
         metrics.replica.unsynced.set(count(health.unsynced().len()));
+        if let Some((space, reserve)) = health.room().space() {
+            let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+            metrics.replica.disk_free.set(bytes(space.free));
+            metrics.replica.disk_size.set(bytes(space.total));
+            metrics.replica.disk_reserve.set(bytes(reserve));
+        }
+        metrics.replica.deletes_only.set(i64::from(health.room().is_short()));
         let layout = self.inner.keeper.layout().load_full();
         metrics.peers.members.set(count(layout.as_ref().map_or(0, |layout| layout.members().len())));
         let version = layout.as_ref().map_or(0, |layout| layout.version());

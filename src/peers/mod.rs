@@ -50,6 +50,8 @@ pub struct PeerMood {
     pub draining: bool,
     /// Its seeds name nobody else: wiped, it would found a cluster of its own.
     pub seedless: bool,
+    /// Its disk is filled up to its reserve: no new values.
+    pub deletes_only: bool,
 }
 
 impl PeerMood {
@@ -58,10 +60,17 @@ impl PeerMood {
             | u32::from(self.read_only) << 1
             | u32::from(self.draining) << 2
             | u32::from(self.seedless) << 3
+            | u32::from(self.deletes_only) << 4
     }
 
     fn from_bits(bits: u32) -> Self {
-        Self { mints_not: bits & 1 != 0, read_only: bits & 2 != 0, draining: bits & 4 != 0, seedless: bits & 8 != 0 }
+        Self {
+            mints_not: bits & 1 != 0,
+            read_only: bits & 2 != 0,
+            draining: bits & 4 != 0,
+            seedless: bits & 8 != 0,
+            deletes_only: bits & 16 != 0,
+        }
     }
 }
 
@@ -99,10 +108,11 @@ impl UpSet {
         self.peers.get(&store).is_some_and(|peer| peer.up && !peer.mood.mints_not && !peer.mood.draining)
     }
 
-    /// Whether it is up and can take a write.
+    /// Whether it is up and can take a write; `grows`: one that brings a new value.
     #[must_use]
-    pub fn writes(&self, store: StoreId) -> bool {
-        self.peers.get(&store).is_some_and(|peer| peer.up && !peer.mood.read_only)
+    pub fn writes(&self, store: StoreId, grows: bool) -> bool {
+        let takes = |mood: PeerMood| !(mood.read_only || grows && mood.deletes_only);
+        self.peers.get(&store).is_some_and(|peer| peer.up && takes(peer.mood))
     }
 
     /// What is known of a member.

@@ -19,6 +19,9 @@ pub enum Fault {
     /// be there then is unknown.
     #[error("the disk failed, this node is read-only until it is started again: {0}")]
     ReadOnly(String),
+    /// The disk is filled up to its reserve, and this would bring a new value. Nothing was done.
+    #[error("this node's disk is filled up to what it keeps back for deletes: it takes no new values")]
+    NoRoom,
     /// The queue of the partition's storage thread is full. Nothing was done.
     #[error("too many operations wait for the disk")]
     Overloaded,
@@ -63,7 +66,7 @@ impl Fault {
         match self {
             Self::Damaged => Refusal::Damaged,
             Self::Syncing => Refusal::Syncing,
-            Self::ReadOnly(_) => Refusal::ReadOnly,
+            Self::ReadOnly(_) | Self::NoRoom => Refusal::ReadOnly,
             Self::Overloaded => Refusal::Overloaded,
             Self::Stopping => Refusal::Stopping,
             Self::Barred(_) => Refusal::ClockDrift,

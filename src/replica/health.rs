@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::identity::partition_key;
+use super::room::{Reserve, Room};
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 use crate::types::PartitionId;
 
@@ -26,6 +27,7 @@ pub struct Health {
     /// Held while what is on disk and what is in memory are brought from one state to the next.
     marking: Mutex<()>,
     read_only: AtomicBool,
+    room: Room,
     changes: watch::Sender<u64>,
 }
 
@@ -36,8 +38,8 @@ struct Ill {
 }
 
 impl Health {
-    /// Reads which partitions are unsynced.
-    pub(super) fn open(storage: &dyn Storage) -> Result<Self, StorageError> {
+    /// Reads which partitions are unsynced, measures the room.
+    pub(super) fn open(storage: &dyn Storage, reserve: Reserve) -> Result<Self, StorageError> {
         use std::ops::Bound::{Excluded, Included};
         let mut unsynced = BTreeSet::new();
         for entry in storage.scan(Keyspace::Meta, Included(UNSYNCED), Excluded(b"unsynced0")) {
@@ -49,7 +51,9 @@ impl Health {
         let count = AtomicUsize::new(unsynced.len());
         let ill = Mutex::new(Ill { unsynced, quarantined: BTreeMap::new() });
         let (marking, read_only, changes) = (Mutex::new(()), AtomicBool::new(false), watch::channel(0).0);
-        Ok(Self { ill, count, marking, read_only, changes })
+        let room = Room::new(reserve);
+        room.measured(storage.space());
+        Ok(Self { ill, count, marking, read_only, room, changes })
     }
 
     /// Whether nothing is wrong: the common case, one load.
@@ -74,6 +78,12 @@ impl Health {
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.read_only.load(Ordering::Acquire)
+    }
+
+    /// The room on the disk.
+    #[must_use]
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// The partitions that are not completely synced.

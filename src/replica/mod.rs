@@ -12,6 +12,7 @@ mod fault;
 mod health;
 mod identity;
 mod place;
+mod room;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use fault::Fault;
 pub use health::Health;
 pub use identity::{Bar, Identity, Opened, Renewal};
 pub use place::{Place, name_of, range_of};
+pub use room::{Reserve, Room};
 pub use shard::{Coordinated, MergeRequest, MintRequest};
 
 use crate::env::{Blocking, Buggify, Env};
@@ -51,6 +53,8 @@ pub struct ReplicaOptions {
     /// Names the kernel's life: another one than last time means the machine was restarted, and what was not flushed may
     /// be gone.
     pub machine_boot: String,
+    /// Space kept back on the disk.
+    pub reserve: Reserve,
 }
 
 /// This node's copy of the partitions it owns.
@@ -115,7 +119,7 @@ impl Replica {
         metrics: &Arc<Metrics>,
         options: &ReplicaOptions,
     ) -> Result<Self, StorageError> {
-        let health = Arc::new(Health::open(&*storage)?);
+        let health = Arc::new(Health::open(&*storage, options.reserve)?);
         after_a_power_cut(&*storage, &health, &identity, options)?;
         let mut queues = Vec::new();
         let mut threads = Vec::new();
@@ -174,6 +178,16 @@ impl Replica {
     #[must_use]
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.inner.storage
+    }
+
+    /// Measures the room on the disk. By a storage thread, as all that may hang with the disk.
+    pub async fn measure(&self) {
+        if self.inner.reads_inline {
+            // A queue that is full, or has ended, measures nothing now.
+            let _ = self.run(PartitionId(0), |shard| shard.health.room().measured(shard.storage.space())).await;
+        } else {
+            self.inner.health.room().measured(self.inner.storage.space());
+        }
     }
 
     /// The record under a key, as a vote: none is a vote for "not found".

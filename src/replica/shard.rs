@@ -313,6 +313,11 @@ impl Shard {
         Ok(())
     }
 
+    fn no_room(&self) -> Fault {
+        self.metrics.replica.no_room.inc();
+        Fault::NoRoom
+    }
+
     /// Where a state or a context names one of this node's own actors above all this node can know, the directory went
     /// back or was copied: every partition is unsynced and the incarnation is new before the next mint.
     fn check_rollback(&self, place: &Place, local: &Object, incoming: &causality::VersionVector) -> Result<(), Fault> {
@@ -345,6 +350,9 @@ impl Shard {
         }
         let entry = self.load(loaded, place)?;
         self.check_rollback(place, &entry.object, incoming.context())?;
+        if !self.health.room().admits(&entry.object, &incoming) {
+            return Err(self.no_room());
+        }
         let merged = entry.object.merge(&incoming, &request.rules);
         if merged.clashes > 0 {
             self.metrics.replica.dot_clashes.inc_by(merged.clashes as u64);
@@ -355,6 +363,7 @@ impl Shard {
             entry.dirty = Some(Dirty { record: None, partition, class, leaf });
         } else if merged.changed || (request.mends && entry.dirty.is_none()) {
             let record = if entry.object == incoming { request.record.clone() } else { encode_object(&entry.object) };
+            self.health.room().took(record.len());
             entry.set_dirty(record, place, request.class);
         }
         Ok(())
@@ -380,6 +389,9 @@ impl Shard {
             && let Some(replay) = self.replay(loaded, place, id, fingerprint)?
         {
             return Ok(replay);
+        }
+        if write.payload.value.is_some() && self.health.room().is_short() {
+            return Err(self.no_room());
         }
         // Refuse before the clock is read: what is minted is committed.
         let mut minter = self.identity.minter(place.partition).map_err(Fault::Barred)?;
@@ -414,6 +426,7 @@ impl Shard {
         }
         entry.object = minted.object.clone();
         let digest = entry.set_dirty(record.clone(), place, *class);
+        self.health.room().took(record.len());
         self.metrics.replica.minted.inc();
         Ok(Coordinated { object: minted.object, record, digest, dot: minted.dot, replayed: false })
     }

@@ -25,7 +25,13 @@ fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machin
     let env = Env::real();
     let storage: Arc<dyn Storage> = Arc::new(disk.open().unwrap());
     let identity = Arc::new(Identity::open(Arc::clone(&storage), &env).unwrap());
-    let options = ReplicaOptions { durability, threads: 2, partitions: 8, machine_boot: machine_boot.into() };
+    let options = ReplicaOptions {
+        durability,
+        threads: 2,
+        partitions: 8,
+        machine_boot: machine_boot.into(),
+        reserve: Reserve::default(),
+    };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(on_start(replica.identity().last_life(), answers)).unwrap();
     replica.identity().lift(Bar::Starting);
@@ -136,6 +142,43 @@ async fn nothing_is_minted_before_the_peers_had_their_say() {
 }
 
 #[tokio::test]
+async fn below_the_reserve_nothing_new_is_taken_and_what_makes_room_is() {
+    let disk = disk();
+    let life = live(&disk);
+    let written = life.put("k", "v").await;
+    let beside = life.put("other", "v").await;
+    disk.set_faults(Faults { capacity: Some(1 << 40), ..Faults::default() });
+    let space = life.replica.storage().space().unwrap();
+    let used = space.total - space.free;
+    for (percent_used, short) in [(90, false), (96, true)] {
+        disk.set_faults(Faults { capacity: Some(used * 100 / percent_used), ..Faults::default() });
+        life.replica.measure().await;
+        assert_eq!(life.replica.health().room().is_short(), short, "{percent_used}% of the disk are used");
+    }
+    // Room for all the same, as far as the disk is concerned: it is the reserve that refuses.
+    disk.set_faults(Faults::default());
+
+    assert_eq!(life.mint(life.request("k", "w")).await.unwrap_err(), Fault::NoRoom);
+    assert_eq!(life.mint(life.request("new", "w")).await.unwrap_err(), Fault::NoRoom);
+    assert_eq!(life.merge("new", &beside.object, false).await, Err(Fault::NoRoom));
+    // What is here, or was superseded, is merged as ever; and it is read.
+    assert_eq!(life.merge("k", &written.object, false).await, Ok(true));
+    assert_eq!(life.object("k").await, Some(written.object.clone()));
+    let mut delete = life.request("k", "");
+    delete.write.payload.value = None;
+    delete.write.supersedes = Supersedes::Seen;
+    let (deleted, durable) = life.mint(delete).await.unwrap();
+    assert_eq!((deleted.object.siblings().len(), durable), (1, Ok(true)));
+    assert_eq!(life.merge("k", &written.object, false).await, Ok(true), "an old state brings nothing new");
+    assert_eq!(life.object("k").await, Some(deleted.object));
+    assert_eq!(life.object("new").await, None);
+
+    // Nothing can be measured: nothing is kept back.
+    life.replica.measure().await;
+    life.put("new", "w").await;
+}
+
+#[tokio::test]
 async fn a_failed_commit_is_never_readable_and_ends_all_writing_until_the_next_life() {
     let disk = disk();
     let life = live(&disk);
@@ -219,8 +262,13 @@ async fn a_context_that_names_me_above_what_i_hold_proves_a_rollback() {
     let env = Env::real();
     let storage: Arc<dyn Storage> = Arc::new(disk.open().unwrap());
     let identity = Arc::new(Identity::open(Arc::clone(&storage), &env).unwrap());
-    let options =
-        ReplicaOptions { durability: Durability::Flush, threads: 1, partitions: 8, machine_boot: String::new() };
+    let options = ReplicaOptions {
+        durability: Durability::Flush,
+        threads: 1,
+        partitions: 8,
+        machine_boot: String::new(),
+        reserve: Reserve::default(),
+    };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(Start::SameIncarnation).unwrap();
     replica.identity().lift(Bar::Starting);

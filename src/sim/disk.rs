@@ -70,6 +70,11 @@ impl SimDisk {
         self.disk.set_faults(Faults { capacity: Some(0), ..self.disk.faults() });
     }
 
+    /// Space for so many bytes; none: no bound.
+    pub fn limit(&self, capacity: Option<u64>) {
+        self.disk.set_faults(Faults { capacity, ..self.disk.faults() });
+    }
+
     /// Each flush takes up to this long; zero: none does.
     pub fn slow(&self, stall: Duration) {
         let flush_stall = (!stall.is_zero()).then_some((stall / 2, stall));

@@ -247,6 +247,63 @@ fn settings_that_only_should_agree_are_a_warning() {
     });
 }
 
+/// Leaves a machine so little room that its reserve is touched, and enough for deletes.
+fn fill(cluster: &Cluster, node: usize) {
+    cluster.disk(node, |disk| disk.limit(Some(1 << 40)));
+    let space = cluster.node(node).unwrap().replica().storage().space().unwrap();
+    cluster.disk(node, |disk| disk.limit(Some((space.total - space.free) * 100 / 97)));
+}
+
+#[test]
+fn a_disk_that_fills_takes_deletes_and_no_values_until_there_is_room_again() {
+    sim(4, |time| async move {
+        let cluster = three(time, 4).await;
+        put(&cluster, 0, "big", &"x".repeat(300_000), 3).await.unwrap();
+        put(&cluster, 0, "k", "v", 3).await.unwrap();
+        let delete = async |node: usize, key: &str| {
+            let options = WriteOptions { w: Level::Count(3), ..WriteOptions::default() };
+            cluster.kv(node).unwrap().delete(id(key), options).await
+        };
+        let warns = |node: usize, what: &str| {
+            let attention = cluster.node(node).unwrap().status().attention;
+            attention.iter().any(|a| a.code == "deletes_only" && a.text.contains(what))
+        };
+        let metric = |node: usize, line: &str| cluster.node(node).unwrap().metrics_text().lines().any(|l| l == line);
+
+        fill(&cluster, 0);
+        let seen = || warns(0, "kept back") && warns(1, "n0 takes no new values") && warns(2, "n0 takes no new values");
+        assert!(cluster.until(5 * SECOND, seen).await, "{:?}", cluster.ills());
+        assert!(metric(0, "quorate_deletes_only 1") && metric(1, "quorate_deletes_only 0"));
+        // It leaves coordination to the others, and is asked for no copy.
+        put(&cluster, 0, "new", "v", 2).await.unwrap();
+        let asked = time.now();
+        let refused = put(&cluster, 1, "new", "w", 3).await.unwrap_err();
+        assert_eq!((refused.code, refused.outcome), (ErrorCode::DiskFull, Outcome::NotApplied));
+        assert!(refused.detail.contains("the disk of n0 is filled up") && time.now() - asked < 50_000, "{refused}");
+        assert_eq!(cluster.audit(0).records.len(), 2);
+        // Reads and deletes go on, also through it.
+        assert_eq!(values(&get(&cluster, 0, "new", 2).await.unwrap()), ["v"]);
+        delete(0, "k").await.unwrap();
+        assert!(get(&cluster, 1, "k", 3).await.unwrap().siblings.is_empty());
+
+        (1..3).for_each(|node| fill(&cluster, node));
+        assert!(cluster.until(5 * SECOND, || (0..3).all(|node| warns(node, "kept back"))).await);
+        for node in 0..3 {
+            let refused = put(&cluster, node, "new", "w", 1).await.unwrap_err();
+            assert_eq!((refused.code, refused.outcome), (ErrorCode::DiskFull, Outcome::NotApplied));
+        }
+        assert_eq!(values(&get(&cluster, 1, "new", 2).await.unwrap()), ["v"]);
+
+        // Deletes make the room: nobody has to start anything again.
+        delete(0, "big").await.unwrap();
+        well(&cluster).await;
+        put(&cluster, 0, "new", "w", 3).await.unwrap();
+        assert_eq!(values(&get(&cluster, 0, "new", 3).await.unwrap()), ["v", "w"]);
+        assert!((0..3).all(|node| !cluster.node(node).unwrap().replica().health().is_read_only()));
+        cluster.end();
+    });
+}
+
 /// What is left to judge once all is over.
 async fn verdict(cluster: &Cluster, runner: &workload::Runner, seed: u64) -> Vec<Violation> {
     let mut violations = finish(cluster, runner, &Entropy::seeded(seed)).await;

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::units::{duration, host_port, size};
+use super::units::{duration, host_port, reserve, size};
 use super::{LogFormat, Settings};
 use crate::quorum::Level;
 use crate::storage::Durability;
@@ -164,6 +164,7 @@ pub(super) const KEYS: &[(&str, Setter)] = &[
     ("node.durability", |s, v| {
         set(&mut s.config.node.durability, v.word(&[("flush", Durability::Flush), ("os", Durability::Os)]))
     }),
+    ("node.disk_reserve", |s, v| set(&mut s.config.node.disk_reserve, v.text().and_then(|text| reserve(&text)))),
     ("node.timeout", |s, v| set(&mut s.requests.timeout, v.duration())),
     ("node.shutdown_timeout", |s, v| set(&mut s.shutdown_timeout, v.duration())),
     ("node.admin_token_file", |s, v| set(&mut s.admin_token_file, v.path().map(Some))),

@@ -140,6 +140,8 @@ fn every_value_that_makes_no_sense_is_an_error_with_key_value_origin_and_what_wo
         ("CLUSTER__MAX_CLOCK_DRIFT", "2m", "cluster.max_clock_drift: is 2ms to 60s, got 120s"),
         ("CLUSTER__IDEMPOTENCY__WINDOW", "0s", "cluster.idempotency.window: is 1s to 86400s, got 0ns"),
         ("CLUSTER__SECRET", "short", "cluster.secret_file: each line is a secret of at least 16 bytes, got one of 5"),
+        ("NODE__DISK_RESERVE", "5", "node.disk_reserve: is a share such as 5% or a size such as 10GiB, got \"5\""),
+        ("NODE__DISK_RESERVE", "60%", "node.disk_reserve: is a size, or at most 50%, got 60%"),
         ("NODE__SEEDS", "a:1,a:1", "node.seeds: lists each address once, got a:1 twice"),
         ("NODE__BOOTSTRAP_EXPECT", "2", "node.bootstrap_expect: is 1 to the number of node.seeds (0), got 2"),
         ("NODE__ADMIN_LISTEN", "127.0.0.1:7400", "node.admin_listen: is another address than node.client_listen"),

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::replica::Reserve;
+
 /// A time with its unit: `250ms`, `2s`, `10m`, `3h`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("is a time such as 250ms, 2s, 10m or 3h, got {text:?}");
@@ -31,6 +33,15 @@ pub fn size(text: &str) -> Result<usize, String> {
     };
     let number: usize = number.parse().map_err(|_| wrong())?;
     number.checked_mul(bytes).ok_or_else(wrong)
+}
+
+/// What is kept back of a disk: a share such as `5%`, or a size.
+pub(super) fn reserve(text: &str) -> Result<Reserve, String> {
+    let wrong = || format!("is a share such as 5% or a size such as 10GiB, got {text:?}");
+    match text.strip_suffix('%') {
+        Some(share) => share.parse().map(Reserve::Percent).map_err(|_| wrong()),
+        None => size(text).map(|bytes| Reserve::Bytes(bytes as u64)).map_err(|_| wrong()),
+    }
 }
 
 fn split(text: &str) -> (&str, &str) {
@@ -95,6 +106,15 @@ mod tests {
         }
         for bad in ["", "2", "KiB", "1kb", "1MB", "-1B", "99999999999999999GiB"] {
             assert!(size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_reserve_is_a_share_or_a_size() {
+        assert_eq!(reserve("5%"), Ok(Reserve::Percent(5)));
+        assert_eq!(reserve("1GiB"), Ok(Reserve::Bytes(1 << 30)));
+        for bad in ["", "%", "5", "5 %", "-1%", "300%", "1.5%", "1GB"] {
+            assert!(reserve(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -59,6 +59,8 @@ impl Cluster {
         for (flag, value) in [("--client-listen", client), ("--admin-listen", admin), ("--peer-listen", peer)] {
             arguments.extend([flag.to_owned(), value]);
         }
+        // On a disk that may be nearly full a share of it would be much.
+        arguments.extend(["--set", "node.disk_reserve=64MiB"].map(str::to_owned));
         for member in &self.members {
             arguments.extend(["--seed".to_owned(), format!("127.0.0.1:{}", member.ports[2])]);
         }
