@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod mints;
+#[path = "../options/mod.rs"]
+mod options;
 mod plants;
 mod scenarios;
 mod seeds;

@@ -6,21 +6,10 @@ use quorate::sim::drive::{Options, Report, Variety, run};
 use quorate::sim::history;
 use quorate::sim::tally::Tally;
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
+use crate::options::{first_seed, number};
 
 fn length() -> Duration {
     Duration::from_secs(number("QUORATE_SECONDS").unwrap_or(60))
-}
-
-/// Fresh seeds for each commit, the same for everybody who has it.
-fn first_seed() -> u64 {
-    let head = || {
-        let git = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output().ok()?;
-        u64::from_str_radix(std::str::from_utf8(&git.stdout).ok()?.get(..12)?, 16).ok()
-    };
-    number("QUORATE_SEED").or_else(head).unwrap_or(20_260_101)
 }
 
 fn one(seed: u64, length: Duration) -> Report {
