@@ -34,7 +34,8 @@ use crate::storage::{Durability, Storage, StorageError};
 use crate::transport::Transport;
 use crate::types::{Incarnation, ObjectId};
 
-const SECRET: &[u8] = b"the secret of simulated clusters";
+/// The secret of simulated clusters, which [`Keys`] reads tokens with.
+pub const SECRET: &[u8] = b"the secret of simulated clusters";
 /// How long a client's request takes to a node, and its answer back.
 const DOOR: Duration = Duration::from_micros(100);
 

@@ -170,13 +170,14 @@ pub fn run(options: &Options) -> Result<Report, CannotSimulate> {
 }
 
 /// A fault that what was acknowledged on one replica alone does not survive.
-fn forgets(kind: Kind) -> bool {
+#[must_use]
+pub fn forgets(kind: Kind) -> bool {
     matches!(kind, Kind::DiskDamage | Kind::RollBack | Kind::Wipe)
 }
 
 /// What the schedule may not do to a cluster that flushes nothing: cut the power of more than one machine, ever.
 /// Acknowledgements on W >= 2 replicas survive the loss of one.
-fn spare_power(schedule: &mut Schedule) {
+pub fn spare_power(schedule: &mut Schedule) {
     for event in &mut schedule.events {
         if let faults::Fault::Crash { node, death } = &mut event.fault
             && *node != 0

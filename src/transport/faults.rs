@@ -12,6 +12,7 @@
 //! All chance comes from [`Env::entropy`] and all waiting from [`Env::clock`]: a seed decides everything.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +62,7 @@ struct Shared {
     env: Env,
     inner: Arc<dyn Transport>,
     rules: Mutex<Rules>,
+    returned: AtomicU64,
 }
 
 #[derive(Default)]
@@ -79,7 +81,7 @@ impl Faults {
     /// Over `inner`, without any fault yet.
     #[must_use]
     pub fn new(env: Env, inner: Arc<dyn Transport>) -> Self {
-        Self { shared: Arc::new(Shared { env, inner, rules: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { env, inner, rules: Mutex::default(), returned: AtomicU64::new(0) }) }
     }
 
     /// Sets the fault between this node and the one at `address`. One without [`Fault::hold`] delivers what was held.
@@ -106,10 +108,17 @@ impl Faults {
     pub fn release(&self, address: &str) {
         let held = self.shared.rules().held.remove(address).unwrap_or_default();
         for Held { expect, request, deadline } in held.into_iter().rev() {
+            self.shared.returned.fetch_add(1, Ordering::Relaxed);
             let call = self.shared.inner.call(address, expect, request, deadline);
             // Whatever becomes of it, nobody waits for the reply.
             self.shared.env.tasks.spawn(async move { drop(call.await) });
         }
+    }
+
+    /// How many requests that were held back have been sent after all.
+    #[must_use]
+    pub fn returned(&self) -> u64 {
+        self.shared.returned.load(Ordering::Relaxed)
     }
 
     /// The faults that are set now, by address.

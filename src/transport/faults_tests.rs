@@ -113,8 +113,10 @@ async fn what_was_held_comes_after_what_is_newer() {
     assert_eq!(faults.call("peer", None, request(2), DEADLINE).await, Err(CallError::TimedOut));
     faults.shared.rules().faults.clear();
     assert!(faults.call("peer", None, request(3), DEADLINE).await.is_ok());
+    assert_eq!(faults.returned(), 0);
     faults.heal();
     assert_eq!(seen(&notes, 3).await, [3, 2, 1]);
+    assert_eq!(faults.returned(), 2);
 }
 
 #[tokio::test]
