@@ -1,24 +1,23 @@
-//! The TCP transport over simulated TCP: partitions, crashes and reconnects, decided by a seed.
+//! The TCP transport over simulated TCP: partitions, crashes, reconnects, short reads and writes, and bits turned over,
+//! decided by a seed.
 //!
 //! Checked for every call: the reply, if there is one, is the one to this request, by the node it was meant for; an
 //! error that says "not seen" is true of every request of that call; and once all is healed, calls work again.
-//! `QUORATE_SEEDS` sets how many seeds run (4), `QUORATE_SEED` runs one.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-#[cfg(not(tokio_unstable))]
-compile_error!("without --cfg tokio_unstable a panic in a simulated task passes as success: see .cargo/config.toml");
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate::env::{Blocking, BoxFuture, Buggify, Clock, Entropy, Env, Tasks};
+use quorate::env::{BoxFuture, Buggify, Entropy, Env};
 use quorate::transport::messages::{Ask, Copy, Held, Read, Reply, Request, Target, Tell};
-use quorate::transport::tcp::{Listener, Net, Stream, TcpConfig, TcpTransport};
+use quorate::transport::tcp::{TcpConfig, TcpTransport};
 use quorate::transport::{CallError, Handler, Hello, Transport};
-use quorate::types::{Incarnation, Mono, NodeId, StoreId, Wall};
-use turmoil::net::{TcpListener, TcpStream};
+use quorate::types::{Incarnation, NodeId, StoreId};
+
+use crate::children::{self, Job, Outcome};
+use crate::harness::Test;
+use crate::options;
+use crate::seams::{HostClock, SimulatedTcp, Whims, World, env};
 
 const HOSTS: [&str; 3] = ["a", "b", "c"];
 const PORT: u16 = 7402;
@@ -26,60 +25,14 @@ const FAULTS_END: Duration = Duration::from_secs(12);
 const END: Duration = Duration::from_secs(16);
 const DEADLINE: Duration = Duration::from_millis(500);
 
-struct Simulated;
-
-impl Net for Simulated {
-    fn bind(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Listener>>> {
-        let address = address.to_owned();
-        Box::pin(async move { Ok(Box::new(SimulatedListener(TcpListener::bind(address).await?)) as Box<dyn Listener>) })
-    }
-
-    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
-        let address = address.to_owned();
-        Box::pin(async move { Ok(Box::new(TcpStream::connect(address).await?) as Box<dyn Stream>) })
-    }
-}
-
-struct SimulatedListener(TcpListener);
-
-impl Listener for SimulatedListener {
-    fn accept(&self) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
-        Box::pin(async move { Ok(Box::new(self.0.accept().await?.0) as Box<dyn Stream>) })
-    }
-
-    fn local_address(&self) -> io::Result<String> {
-        Ok(self.0.local_addr()?.to_string())
-    }
-}
-
-/// Simulated time: tokio's, which turmoil advances.
-struct SimulatedClock(tokio::time::Instant);
-
-#[allow(clippy::disallowed_methods, reason = "the clock seam of this simulation")]
-impl Clock for SimulatedClock {
-    fn now(&self) -> Mono {
-        Mono(self.0.elapsed().as_micros() as u64)
-    }
-
-    fn wall(&self) -> Wall {
-        Wall(self.now().0 / 1000)
-    }
-
-    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep(time))
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "the clock seam of this simulation")]
-fn env(seed: u64) -> Env {
-    Env {
-        clock: Arc::new(SimulatedClock(tokio::time::Instant::now())),
-        entropy: Arc::new(Entropy::seeded(seed)),
-        tasks: Tasks::default(),
-        blocking: Blocking::Inline,
-        buggify: Buggify::default(),
-    }
-}
+const JOB: &str = "transport";
+const CALLS: &str = "transport::calls_are_answered_rightly_or_fail_truthfully";
+pub(crate) const JOBS: &[Job] = &[Job(JOB, |seed, traced| run(seed, traced).outcome())];
+pub(crate) const TESTS: &[Test] = &[
+    Test(CALLS, calls_are_answered_rightly_or_fail_truthfully),
+    Test("transport::one_seed_is_one_run", || children::repeats(JOB, 1)),
+    Test("transport::the_check_notices_a_lie", the_check_notices_a_lie),
+];
 
 /// What happened, over all hosts of one run.
 #[derive(Default)]
@@ -91,6 +44,14 @@ struct Journal {
     outcomes: BTreeMap<&'static str, usize>,
     after_heal: BTreeMap<(usize, usize), usize>,
     trace: String,
+}
+
+impl Journal {
+    fn outcome(self) -> Outcome {
+        let broken = broken(&self).into_iter().collect();
+        let counts = self.outcomes.into_iter().map(|(outcome, count)| (outcome.to_owned(), count as u64)).collect();
+        Outcome { counts, broken, trace: self.trace }
+    }
 }
 
 type Shared = Arc<Mutex<Journal>>;
@@ -141,12 +102,11 @@ fn hello(me: usize, boot: u64) -> Hello {
 }
 
 /// One host's life, from a boot to a crash or the end.
-async fn host(me: usize, seed: u64, journal: Shared) -> turmoil::Result {
-    let since = turmoil::sim_elapsed().unwrap_or_default();
-    let boot = since.as_millis() as u64;
-    let env = env(seed ^ (me as u64) << 32 ^ boot);
+async fn host(me: usize, seed: u64, world: Arc<World>, journal: Shared) -> turmoil::Result {
+    let boot = world.now() / 1_000;
+    let env = env(HostClock::new(&world), seed ^ (me as u64) << 32 ^ boot, Buggify::default());
     let config = TcpConfig { listen: Some(format!("0.0.0.0:{PORT}")), ..TcpConfig::default() };
-    let transport = Arc::new(TcpTransport::bind(env.clone(), Arc::new(Simulated), config).await?);
+    let transport = Arc::new(TcpTransport::bind(env.clone(), Arc::new(SimulatedTcp(world)), config).await?);
     transport.serve(hello(me, boot), Arc::new(Echo { me, env: env.clone(), journal: journal.clone() }));
     let mut n = 0;
     loop {
@@ -189,8 +149,9 @@ async fn one_call(transport: Arc<TcpTransport>, me: usize, to: usize, name: Stri
     journal.trace.push_str(&format!("{} {name}: {outcome}\n", now.as_micros()));
 }
 
-fn run(seed: u64) -> Journal {
-    let journal = Shared::default();
+fn run(seed: u64, traced: bool) -> Journal {
+    let whims = Whims { entropy: Entropy::seeded(seed ^ 0xb175), short: 0.1, flipped: 0.001 };
+    let (journal, world) = (Shared::default(), World::new(whims, traced));
     let mut builder = turmoil::Builder::new();
     builder
         .rng_seed(seed)
@@ -202,8 +163,8 @@ fn run(seed: u64) -> Journal {
         .max_message_latency(Duration::from_millis(5));
     let mut sim = builder.build();
     for (me, name) in HOSTS.into_iter().enumerate() {
-        let journal = journal.clone();
-        sim.host(name, move || host(me, seed, journal.clone()));
+        let (journal, world) = (journal.clone(), world.clone());
+        sim.host(name, move || host(me, seed, world.clone(), journal.clone()));
     }
     sim.client("clock", async {
         #[allow(clippy::disallowed_methods, reason = "ends the simulation")]
@@ -215,12 +176,14 @@ fn run(seed: u64) -> Journal {
     let mut next = Duration::from_secs(2);
     let mut healed = false;
     while !sim.step().unwrap_or_else(|error| panic!("seed {seed}: {error}")) {
+        world.stepped(sim.elapsed());
         if sim.elapsed() < next {
             continue;
         }
         next = sim.elapsed() + Duration::from_millis(200 + dice.below(1500));
         if sim.elapsed() > FAULTS_END - Duration::from_secs(2) {
             if !std::mem::replace(&mut healed, true) {
+                world.calm();
                 for (x, y) in [(0, 1), (0, 2), (1, 2)] {
                     sim.repair(HOSTS[x], HOSTS[y]);
                 }
@@ -244,7 +207,10 @@ fn run(seed: u64) -> Journal {
         }
     }
     drop(sim);
-    Arc::into_inner(journal).unwrap().into_inner().unwrap()
+    let mut journal = Arc::into_inner(journal).unwrap().into_inner().unwrap();
+    journal.trace.push_str(&world.trace().unwrap_or_default());
+    journal.outcomes.insert("bits turned over", world.flips() as usize);
+    journal
 }
 
 /// What a run broke, if anything.
@@ -262,44 +228,17 @@ fn broken(journal: &Journal) -> Option<String> {
     None
 }
 
-fn seeds() -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    match number("QUORATE_SEED") {
-        Some(seed) => vec![seed],
-        None => (1..=number("QUORATE_SEEDS").unwrap_or(4)).collect(),
-    }
-}
-
-#[test]
 fn calls_are_answered_rightly_or_fail_truthfully() {
-    let mut totals = BTreeMap::<&str, usize>::new();
-    let seeds = seeds();
-    for seed in &seeds {
-        let journal = run(*seed);
-        if let Some(what) = broken(&journal) {
-            panic!("{what}\nreplay: QUORATE_SEED={seed} cargo test --no-default-features --test turmoil_transport");
-        }
-        for (outcome, n) in journal.outcomes {
-            *totals.entry(outcome).or_default() += n;
-        }
-    }
-    println!("{} seeds: {totals:?}", seeds.len());
+    let seeds = options::seeds(4);
+    let totals = children::none_breaks(JOB, CALLS, &seeds);
     // The faults must have bitten, or nothing was tested.
-    for outcome in ["replies", "not sent", "lost", "timed out"] {
-        assert!(seeds.len() == 1 || totals.get(outcome).is_some_and(|n| *n > 0), "never seen: {outcome}");
+    for outcome in ["replies", "not sent", "lost", "timed out", "bits turned over"] {
+        assert!(seeds.len() < 4 || totals.get(outcome).is_some_and(|n| *n > 0), "never seen: {outcome}");
     }
 }
 
-#[test]
-fn one_seed_is_one_run() {
-    let (first, second) = (run(1), run(1));
-    assert!(!first.trace.is_empty());
-    assert!(first.trace == second.trace, "the same seed gives the same trace, byte for byte");
-}
-
-#[test]
 fn the_check_notices_a_lie() {
-    let mut journal = run(2);
+    let mut journal = run(2, false);
     assert_eq!(broken(&journal), None);
     let handled = journal.handled.keys().next().unwrap().clone();
     journal.unseen.push(handled.clone());
