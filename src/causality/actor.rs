@@ -69,7 +69,8 @@ pub enum Start {
 ///
 /// The incarnation goes on only with a clean mark *and* an answer that names exactly the last life, none contradicting: a
 /// directory copied, or rolled back to an older copy, has a clean mark as well, and a peer that never met the lives it
-/// forgot cannot speak of them (`docs/decisions/0010`).
+/// forgot cannot speak of them (`docs/decisions/0010`). How many have to answer is for whoever asks to say
+/// (`docs/decisions/0013`).
 #[must_use]
 pub fn on_start(last: LastLife, answers: &[Memory]) -> Start {
     let contradicts = |memory: &Memory| {
