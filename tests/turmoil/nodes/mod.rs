@@ -25,7 +25,7 @@ mod sights;
 const JOB: &str = "nodes";
 const PROMISES: &str = "nodes::no_seed_breaks_a_promise";
 /// Seeds of every CI run.
-const SEEDS: u64 = 4;
+const SEEDS: u64 = 8;
 /// Most seeds a planted bug may survive.
 const SURVIVES: u64 = 12;
 

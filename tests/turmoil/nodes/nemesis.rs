@@ -20,8 +20,6 @@ use super::cluster::{Cluster, host, peer_address};
 
 /// The most that a message takes when nothing is wrong.
 pub(super) const LATENCY: Duration = Duration::from_millis(5);
-/// Chance that a request which meets a cut comes back after the heal, in runs where that happens.
-const HELD: f64 = 0.5;
 /// A link breaks for this share of the frames that a schedule wants lost.
 const BREAKS: f64 = 0.05;
 
@@ -45,8 +43,8 @@ pub(super) struct Nemesis {
     /// (from, to), hosts.
     cuts: BTreeSet<(usize, usize)>,
     link: Link,
-    /// Whether requests that meet a cut may come back.
-    holds: bool,
+    /// Chance that a request which meets a cut comes back after the heal.
+    held: f64,
     paused: BTreeSet<usize>,
     dark: BTreeSet<usize>,
     between: BTreeMap<(usize, usize), Between>,
@@ -58,8 +56,8 @@ impl Nemesis {
         let beside = (0..clients.len()).map(|client| entropy.chance(0.5).then_some(client % nodes)).collect();
         let hosts = (0..nodes).map(host).chain(clients.iter().cloned()).collect();
         let (cuts, paused, dark, between) = Default::default();
-        let holds = entropy.chance(0.7);
-        Self { cluster, hosts, beside, cuts, link: Link::default(), holds, paused, dark, between }
+        let held = [0.1, 0.4, 0.8][entropy.below(3) as usize];
+        Self { cluster, hosts, beside, cuts, link: Link::default(), held, paused, dark, between }
     }
 
     pub(super) fn apply(&mut self, sim: &mut Sim<'_>, fault: &Fault) {
@@ -213,8 +211,8 @@ impl Nemesis {
             for other in (0..self.cluster.len()).filter(|other| *other != node) {
                 let cut = self.cuts.contains(&(node, other)) || self.cuts.contains(&(other, node));
                 let mut fault = message_fault(&self.link);
-                if cut && self.holds {
-                    fault.hold = HELD;
+                if cut {
+                    fault.hold = self.held;
                 }
                 self.cluster.rule(node, peer_address(other), fault);
             }

@@ -16,7 +16,7 @@ use quorate::quorum::Level;
 use quorate::sim::check::{Violation, converge, lost, mono, overlap};
 use quorate::sim::cluster::Keys;
 use quorate::sim::drive::{forgets, spare_power};
-use quorate::sim::faults::{Kind, Profile, Schedule};
+use quorate::sim::faults::{Fault, Kind, Profile, Schedule};
 use quorate::sim::history::{self, Event, Line, Recorder};
 use quorate::sim::net::Death;
 use quorate::sim::workload::{self, Action, Plan, Runner, Step};
@@ -47,6 +47,14 @@ const CLIENTS: u32 = 2;
 const PROGRESS: u32 = u32::MAX - 1;
 const LAST: u32 = u32::MAX;
 
+/// What every run has.
+const ALWAYS: &[fn(&Fault) -> bool] = &[
+    |fault| matches!(fault, Fault::Crash { death: Death::Killed, .. }),
+    |fault| matches!(fault, Fault::Crash { death: Death::PowerCut, .. }),
+    |fault| matches!(fault, Fault::Partition { .. }),
+    |fault| matches!(fault, Fault::Pause { .. }),
+];
+
 /// What a run is: printed when it fails.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
@@ -56,7 +64,7 @@ pub(super) struct Options {
     pub(super) durability: Durability,
     /// The faults there may be, and those that there must be.
     pub(super) profile: Profile,
-    pub(super) always: Vec<Kind>,
+    pub(super) always: &'static [fn(&Fault) -> bool],
     /// Mean time between two steps of a client.
     pub(super) think: Duration,
     pub(super) lag: f64,
@@ -66,8 +74,8 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// What a seed chooses. Every run has crashes and partitions; wiped directories and older copies are nothing that
-    /// sockets have a part in, and stay with the other tier.
+    /// What a seed chooses. Wiped directories and older copies are nothing that sockets have a part in, and stay with the
+    /// other tier.
     pub(super) fn of(seed: u64) -> Self {
         let entropy = Entropy::seeded(seed_of(seed, "options", 0));
         let nodes = if entropy.chance(0.5) { 5 } else { 3 };
@@ -79,19 +87,22 @@ impl Options {
         let think = Duration::from_millis(60 + entropy.below(240));
         let lag = if entropy.chance(0.3) { 0.5 } else { 0.05 };
         let short = [0.0, 0.05, 0.5][entropy.below(3) as usize];
-        let always = vec![Kind::Crash, Kind::Partition];
-        Self { seed, nodes, length, durability, profile, always, think, lag, short, plant: None }
+        Self { seed, nodes, length, durability, profile, always: ALWAYS, think, lag, short, plant: None }
     }
 
     /// The first schedule of this seed that has what there must be.
     fn schedule(&self) -> Schedule {
-        let has = |schedule: &Schedule| self.always.iter().all(|kind| schedule.options.kinds.contains(kind));
-        let mut schedules = (0..).map(|try_| Schedule::generate(seed_of(self.seed, "schedule", try_), &self.profile));
-        let mut schedule = schedules.find(has).expect("half of the kinds occur in each");
-        if self.durability == Durability::Os {
-            spare_power(&mut schedule);
-        }
-        schedule
+        let drawn = |number| {
+            let mut schedule = Schedule::generate(seed_of(self.seed, "schedule", number), &self.profile);
+            if self.durability == Durability::Os {
+                spare_power(&mut schedule);
+            }
+            schedule
+        };
+        let has = |schedule: &Schedule| {
+            self.always.iter().all(|wanted| schedule.events.iter().any(|event| wanted(&event.fault)))
+        };
+        (0..).map(drawn).find(has).expect("the schedules of a seed have no end")
     }
 }
 

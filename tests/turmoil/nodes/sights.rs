@@ -21,7 +21,7 @@ impl Sights {
     }
 }
 
-/// What has to happen in every few seeds, else the faults do not bite.
+/// What has to happen in any eight seeds, else the faults do not bite.
 pub(super) const SOMETIMES: &[&str] = &[
     "operations answered",
     "operations of unknown outcome",
