@@ -12,15 +12,18 @@ use quorate::storage::Durability;
 use crate::children::{self, Job, Outcome};
 use crate::harness::Test;
 use crate::options;
+use plan::Options;
 use plants::Plant;
-use run::{Options, run};
+use run::run;
 
 mod cluster;
 mod http;
 mod nemesis;
+mod plan;
 mod plants;
 mod run;
 mod sights;
+mod verdict;
 
 const JOB: &str = "nodes";
 const PROMISES: &str = "nodes::no_seed_breaks_a_promise";

@@ -4,7 +4,6 @@
 //! again. *Liveness*: all has to be well within a bounded time, and writes through every node at W = N have to succeed.
 //! Then everything is read at R = N through every node, and the judges speak.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,11 +12,11 @@ use bytes::Bytes;
 use quorate::env::{Buggify, Entropy, Env};
 use quorate::kv::{ReadOptions, WriteOptions};
 use quorate::quorum::Level;
-use quorate::sim::check::{Violation, converge, lost, mono, overlap};
+use quorate::sim::check::Violation;
 use quorate::sim::cluster::Keys;
-use quorate::sim::drive::{forgets, spare_power};
-use quorate::sim::faults::{Fault, Kind, Profile, Schedule};
-use quorate::sim::history::{self, Event, Line, Recorder};
+use quorate::sim::drive::forgets;
+use quorate::sim::faults::Schedule;
+use quorate::sim::history::Recorder;
 use quorate::sim::net::Death;
 use quorate::sim::workload::{self, Action, Plan, Runner, Step};
 use quorate::storage::Durability;
@@ -28,7 +27,8 @@ use turmoil::Sim;
 use super::cluster::{Cluster, Setup, host, seed_of};
 use super::http::Http;
 use super::nemesis::{LATENCY, Nemesis};
-use super::plants::Plant;
+use super::plan::Options;
+use super::verdict::{equal, verdict};
 use crate::children::Outcome;
 use crate::seams::{HostClock, Whims, World, env};
 
@@ -44,67 +44,8 @@ const END: Duration = Duration::from_secs(600);
 const CLIENT_HOSTS: u32 = 3;
 const CLIENTS: u32 = 2;
 /// The client that asks for progress, and the one that reads everything at the end.
-const PROGRESS: u32 = u32::MAX - 1;
+pub(super) const PROGRESS: u32 = u32::MAX - 1;
 const LAST: u32 = u32::MAX;
-
-/// What every run has.
-const ALWAYS: &[fn(&Fault) -> bool] = &[
-    |fault| matches!(fault, Fault::Crash { death: Death::Killed, .. }),
-    |fault| matches!(fault, Fault::Crash { death: Death::PowerCut, .. }),
-    |fault| matches!(fault, Fault::Partition { .. }),
-    |fault| matches!(fault, Fault::Pause { .. }),
-];
-
-/// What a run is: printed when it fails.
-#[derive(Clone, Debug)]
-pub(super) struct Options {
-    pub(super) seed: u64,
-    pub(super) nodes: usize,
-    pub(super) length: Duration,
-    pub(super) durability: Durability,
-    /// The faults there may be, and those that there must be.
-    pub(super) profile: Profile,
-    pub(super) always: &'static [fn(&Fault) -> bool],
-    /// Mean time between two steps of a client.
-    pub(super) think: Duration,
-    pub(super) lag: f64,
-    /// Chance that a read or a write of a socket takes a few bytes only.
-    pub(super) short: f64,
-    pub(super) plant: Option<Plant>,
-}
-
-impl Options {
-    /// What a seed chooses. Wiped directories and older copies are nothing that sockets have a part in, and stay with the
-    /// other tier.
-    pub(super) fn of(seed: u64) -> Self {
-        let entropy = Entropy::seeded(seed_of(seed, "options", 0));
-        let nodes = if entropy.chance(0.5) { 5 } else { 3 };
-        let length = Duration::from_secs(20);
-        let durability = if entropy.chance(0.25) { Durability::Os } else { Durability::Flush };
-        let mut profile = Profile::quorum(nodes, 3, length);
-        profile.kinds.retain(|kind| !matches!(kind, Kind::Wipe | Kind::RollBack));
-        profile.every = Duration::from_millis(150 + entropy.below(300));
-        let think = Duration::from_millis(60 + entropy.below(240));
-        let lag = if entropy.chance(0.3) { 0.5 } else { 0.05 };
-        let short = [0.0, 0.05, 0.5][entropy.below(3) as usize];
-        Self { seed, nodes, length, durability, profile, always: ALWAYS, think, lag, short, plant: None }
-    }
-
-    /// The first schedule of this seed that has what there must be.
-    fn schedule(&self) -> Schedule {
-        let drawn = |number| {
-            let mut schedule = Schedule::generate(seed_of(self.seed, "schedule", number), &self.profile);
-            if self.durability == Durability::Os {
-                spare_power(&mut schedule);
-            }
-            schedule
-        };
-        let has = |schedule: &Schedule| {
-            self.always.iter().all(|wanted| schedule.events.iter().any(|event| wanted(&event.fault)))
-        };
-        (0..).map(drawn).find(has).expect("the schedules of a seed have no end")
-    }
-}
 
 /// How far a run is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,12 +56,12 @@ enum Phase {
 }
 
 /// What hosts of one run share beside the cluster.
-struct Shared {
-    cluster: Arc<Cluster>,
+pub(super) struct Shared {
+    pub(super) cluster: Arc<Cluster>,
     phase: watch::Sender<Phase>,
-    recorder: Arc<Recorder>,
+    pub(super) recorder: Arc<Recorder>,
     clients_done: AtomicUsize,
-    violations: Mutex<Vec<Violation>>,
+    pub(super) violations: Mutex<Vec<Violation>>,
 }
 
 impl Shared {
@@ -242,33 +183,6 @@ async fn read_all(http: &Arc<Http>, runner: &Runner) -> usize {
         unread += usize::from(http.at(0).get(id, options.clone()).await.is_err());
     }
     unread
-}
-
-/// What is not equal on all replicas, and what of a replica's own books is wrong.
-fn equal(cluster: &Cluster) -> Vec<Violation> {
-    let (mut dumps, mut violations) = (BTreeMap::new(), Vec::new());
-    for number in 0..cluster.len() {
-        let audit = cluster.audit(number);
-        let wrong = |detail| Violation { rule: "audit", about: host(number), op: None, detail };
-        violations.extend(audit.wrong.into_iter().map(wrong));
-        let records = audit.records.into_iter().map(|(key, record)| (key.to_vec(), record.to_vec())).collect();
-        dumps.insert(host(number), records);
-    }
-    violations.extend(converge(&dumps, cluster.setup.n.into()));
-    violations
-}
-
-/// What an operation after the heal, on a cluster that is well, was not answered with.
-fn no_progress(history: &[Line]) -> Vec<Violation> {
-    let late = |line: &&Line| matches!(&line.event, Event::Invoke(invoke) if invoke.client == PROGRESS);
-    let asked: BTreeMap<u64, &Line> = history.iter().filter(late).map(|line| (line.op, line)).collect();
-    let answered = history.iter().filter(|line| matches!(line.event, Event::Ok(_)) && asked.contains_key(&line.op));
-    if asked.len() == answered.count() && !asked.is_empty() {
-        return Vec::new();
-    }
-    let ends = history.iter().filter(|line| asked.contains_key(&line.op)).map(|line| format!("{:?}", line.event));
-    let detail = ends.collect::<Vec<_>>().join("\n    ");
-    vec![Violation { rule: "no-progress", about: "simulated/progress".to_owned(), op: None, detail }]
 }
 
 /// A run under way.
@@ -394,60 +308,4 @@ pub(super) fn run(options: &Options, traced: bool) -> Outcome {
     (0..nodes).for_each(|node| drive.nemesis.crash(&mut drive.sim, node, Death::Killed));
     drop(drive);
     verdict(options, &schedule, &shared)
-}
-
-/// What the judges say.
-fn verdict(options: &Options, schedule: &Schedule, shared: &Shared) -> Outcome {
-    let (cluster, n) = (&shared.cluster, shared.cluster.setup.n);
-    let history = shared.recorder.lines();
-    let mut violations = std::mem::take(&mut *shared.violations.lock().unwrap());
-    if violations.is_empty() {
-        violations.extend(no_progress(&history));
-        violations.extend(lost::check(&history));
-    }
-    violations.extend(overlap::check(&history, overlap::Rules { n, lww: false }));
-    violations.extend(mono::check(&history, n));
-    let sights = &cluster.sights;
-    for line in &history {
-        sights.count(match line.event {
-            Event::Invoke(_) => "operations",
-            Event::Ok(_) => "operations answered",
-            Event::Info { .. } => "operations of unknown outcome",
-            Event::Fail { .. } => "operations refused",
-        });
-    }
-    let tally = cluster.tally();
-    for (what, count) in [
-        ("sibling writes", tally.siblings),
-        ("read repairs", tally.read_repairs),
-        ("hedges", tally.hedges),
-        ("hand-overs", tally.handovers),
-        ("quarantines", tally.quarantines),
-        ("new incarnations", tally.incarnations),
-        ("failed commits", tally.commit_failures),
-        ("rollback proofs", tally.rollbacks),
-    ] {
-        sights.add(what, count);
-    }
-    sights.add("bits turned over", cluster.world.flips());
-    if tally.clashes > 0 {
-        let detail = format!("{} times one dot was met with two values", tally.clashes);
-        violations.push(Violation { rule: "clash", about: "cluster".to_owned(), op: None, detail });
-    }
-    if let Ok(path) = std::env::var("QUORATE_HISTORY") {
-        std::fs::write(path, history::write(&history)).unwrap();
-    }
-    let mut broken: Vec<String> = violations.iter().take(20).map(|violation| format!("  {violation}")).collect();
-    if !broken.is_empty() {
-        let Options { seed, nodes, length, durability, think, lag, short, .. } = options;
-        let what = format!(
-            "seed {seed}: {nodes} nodes, {length:?}, durability {durability:?}, a step every {think:?}, {lag} of the \
-             commits lag, {short} of the reads and writes are short\n{}\n{} violations",
-            schedule.options,
-            violations.len()
-        );
-        broken.insert(0, what);
-    }
-    let trace = cluster.world.trace().map(|trace| trace + &history::write(&history)).unwrap_or_default();
-    Outcome { counts: sights.all(), broken, trace }
 }
