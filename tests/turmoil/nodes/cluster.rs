@@ -289,7 +289,7 @@ impl Cluster {
 
     /// What all lives together counted; to be asked when all have ended.
     pub(super) fn tally(&self) -> Tally {
-        *self.tally.lock().unwrap()
+        self.tally.lock().unwrap().clone()
     }
 
     /// Damages one stored object of a machine.

@@ -221,7 +221,7 @@ impl Client {
             _ => &[],
         };
         let at = self.http.env.entropy.below(names.len() as u64 + 1) as usize;
-        wire::level_word(names.get(at).copied().unwrap_or(level))
+        names.get(at).copied().unwrap_or(level).to_string()
     }
 
     fn ask(&self, method: Method, id: &ObjectId, level: (&str, Level)) -> Ask {

@@ -89,7 +89,11 @@ impl Nemesis {
             Fault::DiskFull { node } => cluster.disk(*node, |disk| disk.fill()),
             Fault::DiskSlow { node, stall } => cluster.disk(*node, |disk| disk.slow(*stall)),
             Fault::DiskDamage { node, pick } => cluster.damage(*node, *pick),
-            Fault::Wipe { .. } | Fault::KeepCopy { .. } | Fault::RollBack { .. } => {
+            Fault::Stop { .. }
+            | Fault::Wipe { .. }
+            | Fault::KeepCopy { .. }
+            | Fault::RollBack { .. }
+            | Fault::Copy { .. } => {
                 panic!("{fault:?} is for the other tier")
             }
         }

@@ -46,7 +46,7 @@ impl Options {
         let length = Duration::from_secs(20);
         let durability = if entropy.chance(0.25) { Durability::Os } else { Durability::Flush };
         let mut profile = Profile::quorum(nodes, 3, length);
-        profile.kinds.retain(|kind| !matches!(kind, Kind::Wipe | Kind::RollBack));
+        profile.kinds.retain(|kind| !matches!(kind, Kind::Wipe | Kind::RollBack | Kind::Copy));
         profile.every = Duration::from_millis(150 + entropy.below(300));
         let think = Duration::from_millis(60 + entropy.below(240));
         let lag = if entropy.chance(0.3) { 0.5 } else { 0.05 };

@@ -147,7 +147,7 @@ async fn judge(shared: Arc<Shared>) -> turmoil::Result {
             break;
         }
     }
-    runner.last_reads(LAST, nodes, n).await;
+    runner.last_reads(LAST, &(0..nodes).collect::<Vec<_>>(), |_| n).await;
     // Answers do not wait for the slowest owner.
     let give_up = env.clock.now() + PATIENCE;
     while !equal(&shared.cluster).is_empty() && env.clock.now() < give_up {
@@ -274,6 +274,7 @@ pub(super) fn run(options: &Options, traced: bool) -> Outcome {
             n,
             strict: true,
             least_w: if frail { 2 } else { 1 },
+            least_r: 1,
             think: options.think,
         },
     );

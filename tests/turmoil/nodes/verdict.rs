@@ -21,7 +21,7 @@ pub(super) fn equal(cluster: &Cluster) -> Vec<Violation> {
         let records = audit.records.into_iter().map(|(key, record)| (key.to_vec(), record.to_vec())).collect();
         dumps.insert(host(number), records);
     }
-    violations.extend(converge(&dumps, cluster.setup.n.into()));
+    violations.extend(converge(&dumps, |_| cluster.setup.n.into()));
     violations
 }
 
