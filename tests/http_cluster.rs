@@ -1,5 +1,5 @@
-//! The client listeners of three real nodes: the same spellings and the same mistakes as before a mock, and what is then
-//! stored on each node.
+//! The client listeners of three real nodes: the same spellings and the same mistakes as before a mock, and what is
+//! then stored on each node.
 #![cfg(feature = "http")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

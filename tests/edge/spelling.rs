@@ -1,5 +1,5 @@
-//! How objects may be named, and what is refused: one table for the edge before a mock and for real nodes. The listeners
-//! take turns; what is stored is checked in the store, not only in the answers.
+//! How objects may be named, and what is refused: one table for the edge before a mock and for real nodes. The
+//! listeners take turns; what is stored is checked in the store, not only in the answers.
 
 use std::net::SocketAddr;
 
