@@ -53,6 +53,8 @@ pub enum Event {
 #[derive(Clone, Hash, Debug)]
 struct Held {
     state: Arc<State>,
+    /// Its part of the view's hash.
+    fingerprint: u128,
     /// When it was heard, and how old it was then: a reading of a young process's clock may be less than an age.
     at: Mono,
     age: Duration,
@@ -82,10 +84,10 @@ impl View {
     #[must_use]
     pub fn new(me: NodeId, life: Life, now: Mono) -> Self {
         let state = State::new(life);
-        let states_hash = state.fingerprint(me);
-        let held = Held { state: Arc::new(state), at: now, age: Duration::ZERO };
-        let states = BTreeMap::from([(me, held)]);
-        Self { me, states, removed: BTreeSet::new(), members: None, states_hash, removed_hash: 0 }
+        let (states, removed) = (BTreeMap::new(), BTreeSet::new());
+        let mut view = Self { me, states, removed, members: None, states_hash: 0, removed_hash: 0 };
+        view.put(me, state, now, Duration::ZERO);
+        view
     }
 
     /// Whose view it is.
@@ -149,7 +151,8 @@ impl View {
     }
 
     /// Who the members of the live layouts are. All others are forgotten when there has been no sign of them for
-    /// [`FORGET_AFTER`]; gives who was.
+    /// [`FORGET_AFTER`]; gives who was. To be said again every minute or so: who is too old is told to nobody any more,
+    /// but counts in the hash until then.
     pub fn keep(&mut self, members: BTreeSet<NodeId>, now: Mono) -> Vec<NodeId> {
         self.members = Some(members);
         let old: Vec<NodeId> =
@@ -332,13 +335,14 @@ impl View {
 
     fn put(&mut self, node: NodeId, state: State, at: Mono, age: Duration) {
         self.drop(node);
-        self.states_hash = self.states_hash.wrapping_add(state.fingerprint(node));
-        self.states.insert(node, Held { state: Arc::new(state), at, age });
+        let fingerprint = state.fingerprint(node);
+        self.states_hash = self.states_hash.wrapping_add(fingerprint);
+        self.states.insert(node, Held { state: Arc::new(state), fingerprint, at, age });
     }
 
     fn drop(&mut self, node: NodeId) {
         if let Some(held) = self.states.remove(&node) {
-            self.states_hash = self.states_hash.wrapping_sub(held.state.fingerprint(node));
+            self.states_hash = self.states_hash.wrapping_sub(held.fingerprint);
         }
     }
 }

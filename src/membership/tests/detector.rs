@@ -78,6 +78,17 @@ fn an_outage_teaches_nothing() {
 }
 
 #[test]
+fn what_was_queued_during_a_stall_teaches_nothing() {
+    let mut detector = heard(250, 20_000);
+    assert!((0..200).all(|_| !detector.heartbeat(PEER, at(60_000))), "up all the time");
+    for n in 1..40 {
+        detector.heartbeat(PEER, at(60_000 + n * 250));
+        assert_eq!(detector.judge(at(60_000 + n * 250)), []);
+    }
+    assert_eq!(down_after(detector, 60_000 + 39 * 250), 1_296);
+}
+
+#[test]
 fn a_stall_brings_nobody_back_either() {
     let mut detector = heard(250, 5_000);
     detector.broke(PEER);

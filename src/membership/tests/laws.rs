@@ -96,6 +96,7 @@ impl World {
     }
 
     fn deliver(&mut self, from: usize, to: usize, message: Message, roll: u64) {
+        let own = self.views[to].get(node(to)).cloned();
         let (answer, events) = match message {
             Message::Hash(hash) => (self.views[to].answer_hash(hash, roll, self.now).map(Message::Digest), Vec::new()),
             Message::Digest(digest) => {
@@ -112,8 +113,10 @@ impl World {
                 (None, self.views[to].apply(&delta, self.now))
             }
         };
+        assert_eq!(self.views[to].get(node(to)), own.as_ref(), "nobody tells a node what it says");
         self.network.extend(answer.map(|answer| (to, from, answer)));
         self.told(to, events);
+        self.check(to);
     }
 
     fn step(&mut self, what: u8, which: prop::sample::Index, roll: u64) {
@@ -157,21 +160,20 @@ impl World {
     }
 
     /// What a view holds of a node is what that node said.
-    fn check(&self) {
-        for view in &self.views {
-            for (of, state) in view.states() {
-                assert!(of == view.me() || !view.is_removed(of), "a removed node is back");
-                let said = self.history.get(&(of, state.life())).unwrap();
-                for known in NAMES.map(name) {
-                    let upto: Vec<_> = said.iter().filter(|(v, n, _)| *v <= state.version() && *n == known).collect();
-                    let later = said.iter().any(|(v, n, _)| *v > state.version() && *n == known);
-                    let held = state.get(&known);
-                    if later {
-                        // Superseded before it was passed on, perhaps: then an older value, or none, stands here still.
-                        assert!(held.is_none_or(|held| upto.iter().any(|(.., value)| value == held)));
-                    } else {
-                        assert_eq!(held, upto.last().map(|(.., value)| value), "{known:?} of {of} with {}", view.me());
-                    }
+    fn check(&self, n: usize) {
+        let view = &self.views[n];
+        for (of, state) in view.states() {
+            assert!(of == view.me() || !view.is_removed(of), "a removed node is back");
+            let said = self.history.get(&(of, state.life())).unwrap();
+            for known in NAMES.map(name) {
+                let upto: Vec<_> = said.iter().filter(|(v, n, _)| *v <= state.version() && *n == known).collect();
+                let later = said.iter().any(|(v, n, _)| *v > state.version() && *n == known);
+                let held = state.get(&known);
+                if later {
+                    // Superseded before it was passed on, perhaps: then an older value, or none, stands here still.
+                    assert!(held.is_none_or(|held| upto.iter().any(|(.., value)| value == held)));
+                } else {
+                    assert_eq!(held, upto.last().map(|(.., value)| value), "{known:?} of {of} with {}", view.me());
                 }
             }
         }
@@ -211,7 +213,6 @@ proptest! {
         for (what, which, roll) in steps {
             let before = world.reach();
             world.step(what, which, roll);
-            world.check();
             for (n, (was, is)) in before.iter().zip(world.reach()).enumerate() {
                 // A process that started again has forgotten all, as it may.
                 if world.views[n].life().boot == starts[n].boot {
@@ -223,7 +224,6 @@ proptest! {
             }
         }
         world.calm();
-        world.check();
         for view in world.views.iter().filter(|view| !view.is_removed(view.me())) {
             for n in (0..nodes).filter(|n| !world.removed[*n]) {
                 prop_assert_eq!(view.get(node(n)), world.views[n].get(node(n)), "what it says itself, whole");
