@@ -12,9 +12,9 @@
 //! 2. **A promise binds**: an acceptor takes part in no ballot below the highest one it has promised.
 //! 3. **What may be chosen already is carried on**: a proposer takes the accepted value of the highest ballot among the
 //!    promises it counts, its own only if there is none.
-//! 4. **A majority, of stores**: any two majorities share a store that remembers. A wiped disk is another store. One that
-//!    is proven to have gone back, under its own store id, has forgotten promises just as well: until a decision that
-//!    was open then is known, its caller makes no acceptor of it.
+//! 4. **A majority, of stores**: any two majorities share a store that remembers. A wiped disk is another store. One
+//!    that is proven to have gone back, under its own store id, has forgotten promises just as well: until a decision
+//!    that was open then is known, its caller makes no acceptor of it.
 //! 5. **A ballot is never used for two values**: it carries bits drawn for the one proposal, so that a proposer which
 //!    crashed, or runs twice on a copied directory, cannot use it again.
 //!

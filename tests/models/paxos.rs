@@ -31,7 +31,7 @@ enum Bug {
     HidesAccepted,
     /// One store is counted as a majority.
     MinorityDecides,
-    /// The wiped disk answers in the old one's name: as does, under its own name, a disk that went back to its beginning.
+    /// The wiped disk answers in the old one's name. A disk that went back to its beginning does, under its own name.
     OtherStoreVotes,
     /// A proposer that comes back uses its old bits, so its old ballots.
     BallotUsedAgain,
