@@ -150,7 +150,13 @@ fn read_response(
                 "of {} siblings of {id} the latest is a delete: read without resolve=latest to see the others",
                 siblings.len()
             );
-            return Err(not_found(detail).headers(headers.finish()));
+            // A 404 carries a context, so all that it covers is shown, as a 409 shows it. HEAD shows nothing.
+            if show.head {
+                return Err(not_found(detail).headers(headers.finish()));
+            }
+            headers.text(headers::CONTEXT, &context.0);
+            let shown = Envelope { context: Some(context.clone()), ..envelope(explain) };
+            return Err(not_found(detail).headers(headers.finish()).envelope(shown));
         }
         [only] => Some(only),
         [latest, ..] if show.latest => Some(latest),
