@@ -164,6 +164,10 @@ impl ClusterService {
             Some(Ok(layout)) => Heard::Layout(layout),
             Some(Err(bad)) => Heard::Silent(format!("its layout cannot be decoded: {bad}")),
             None if probed.fresh => {
+                if let Some((here, there)) = self.inner.peers.hello().other_defaults(from) {
+                    // What layout 1 is made of is fixed with it: all have to want the same.
+                    return Heard::Silent(format!("its configuration of the cluster is another: {there}; here {here}"));
+                }
                 let member = Member {
                     node: from.node,
                     store: from.store,

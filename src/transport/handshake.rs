@@ -226,6 +226,7 @@ impl Handshake {
             (Some(Kind::Proof), Some(Theirs { bytes, hello: peer, dialled, protocol })) => {
                 self.verify(&bytes, body)?;
                 of_one_cluster(&self.me, &peer, dialled)?;
+                same_settings(&self.me, &peer)?;
                 let welcome = (self.role == Role::Listener).then(|| self.prove(&bytes));
                 Ok(Step::Verified { peer, protocol, welcome })
             }
@@ -246,10 +247,6 @@ impl Handshake {
         if peer.node == me.node {
             let address = peer.peer_address.clone();
             return Err(HandshakeError::SameNode { node: me.node, address });
-        }
-        if me.settings != 0 && peer.settings != 0 && me.settings != peer.settings {
-            let name = peer.name.clone();
-            return Err(HandshakeError::OtherSettings { mine: me.settings, theirs: peer.settings, name });
         }
         Ok(protocol)
     }
@@ -288,6 +285,15 @@ impl Handshake {
         }
         hasher.finalize()
     }
+}
+
+/// Whether two members are set up alike where they have to be. Asked last: what else is wrong says more.
+fn same_settings(me: &Hello, peer: &Hello) -> Result<(), HandshakeError> {
+    if me.settings != 0 && peer.settings != 0 && me.settings != peer.settings {
+        let name = peer.name.clone();
+        return Err(HandshakeError::OtherSettings { mine: me.settings, theirs: peer.settings, name });
+    }
+    Ok(())
 }
 
 /// Refuses the member of another cluster. `dialled` is what its hello says of the address it called.
