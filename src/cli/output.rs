@@ -92,7 +92,10 @@ fn next(code: ErrorCode) -> &'static str {
             "`quorate get BUCKET KEY -o wide` shows the object's context"
         }
         ErrorCode::TooManySiblings => "`quorate get BUCKET KEY` shows them, and the command that settles them",
-        ErrorCode::NotServing | ErrorCode::ReadOnly | ErrorCode::ClockDrift | ErrorCode::DiskFull => {
+        ErrorCode::DiskFull => {
+            "`quorate delete` makes room, and so do larger disks; `quorate status` shows whose are full"
+        }
+        ErrorCode::NotServing | ErrorCode::ReadOnly | ErrorCode::ClockDrift => {
             "`quorate status` tells why; --endpoint names another node"
         }
         ErrorCode::Overloaded => "the same again in a moment; `quorate status` shows whether members are down",

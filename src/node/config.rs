@@ -205,6 +205,8 @@ fn time(entry: &'static str, time: Duration, range: &RangeInclusive<Duration>) -
 impl ClusterConfig {
     fn check(&self) -> Result<(), ConfigError> {
         let (q, most, n) = (self.partitions, self.replicas_max, self.n);
+        let plain = (1..=LONGEST_LABEL).contains(&self.name.len()) && !self.name.chars().any(char::is_control);
+        rule(plain, "cluster.name", || format!("is 1 to {LONGEST_LABEL} bytes without control characters"))?;
         rule(q.is_power_of_two() && q <= 65_536, "cluster.partitions", || {
             format!("is a power of two from 1 to 65536, got {q}")
         })?;

@@ -6,7 +6,8 @@ use super::keys::KEYS;
 use super::units::nearest;
 
 /// Variables that are the other commands', not a server's.
-const OTHERS: [&str; 3] = ["QUORATE_ENDPOINTS", "QUORATE_ADMIN_ENDPOINTS", "QUORATE_ADMIN_TOKEN_FILE"];
+const OTHERS: [&str; 4] =
+    ["QUORATE_ENDPOINTS", "QUORATE_ADMIN_ENDPOINTS", "QUORATE_ADMIN_TOKEN_FILE", "QUORATE_TARGET_DIR"];
 
 /// Where each value that was given came from: a file's path, a variable's name, the command line.
 #[derive(Clone, Default, Debug)]

@@ -210,6 +210,10 @@ impl Transport for TcpTransport {
             return;
         }
         inner.identity.store(Some(Arc::new(Identity { hello: Arc::new(hello), handler })));
+        if inner.stop.is_cancelled() {
+            // The shutdown came between.
+            return inner.identity.store(None);
+        }
         for peer in inner.peers.load().values() {
             peer.retire();
         }

@@ -89,11 +89,9 @@ impl Nemesis {
             Fault::DiskFull { node } => cluster.disk(*node, |disk| disk.fill()),
             Fault::DiskSlow { node, stall } => cluster.disk(*node, |disk| disk.slow(*stall)),
             Fault::DiskDamage { node, pick } => cluster.damage(*node, *pick),
-            Fault::Stop { .. }
-            | Fault::Wipe { .. }
-            | Fault::KeepCopy { .. }
-            | Fault::RollBack { .. }
-            | Fault::Copy { .. } => {
+            // A clean end is the other tier's: here it is one more kill.
+            Fault::Stop { node } => self.crash(sim, *node, Death::Killed),
+            Fault::Wipe { .. } | Fault::KeepCopy { .. } | Fault::RollBack { .. } | Fault::Copy { .. } => {
                 panic!("{fault:?} is for the other tier")
             }
         }
