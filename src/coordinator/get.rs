@@ -13,7 +13,7 @@ use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::quorum::{
     Explain, GetAction, GetCore, GetFailure, Level, NoVote, ReadPlan, Recorder, ReplicaReply, Requirement,
 };
-use crate::replica::{Fault, MergeRequest};
+use crate::replica::{Cause, Fault, MergeRequest};
 use crate::transport::messages::{Ask, Held, Read, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId};
 
@@ -310,12 +310,12 @@ impl Run {
                 rules: self.located.rules,
                 class: self.located.class,
                 flush: false,
-                mends: false,
+                cause: Cause::Repair,
             };
             let replica = inner.replica.clone();
             return Box::pin(async move { Event::Repaired(to, replica.merge(request).await.is_ok()) });
         }
-        let write = Write { target: self.located.target(), record, epoch: 0, flush: false };
+        let write = Write { target: self.located.target(), record, epoch: 0, flush: false, repair: true };
         let budget = if awaited { left(self.deadline, self.now()) } else { REPAIR_FOR };
         let call = inner.peers.call(to, Ask::Write(write), self.located.layout.version(), budget);
         Box::pin(async move {

@@ -27,7 +27,8 @@ impl Coordinator {
             .map(|index| located.layout.member(*index))
             .filter(|member| member.store != self.inner.me && up.is_up(member.store))
             .map(|member| {
-                let takes = |plan: &WritePlan| up.mints(member.store) && up.writes(member.store, plan.grows());
+                let takes =
+                    |plan: &WritePlan| up.mints(member.store) && up.writes(member.store, plan.grows() || plan.looks());
                 let reluctant = !write.is_none_or(takes);
                 let median = self.inner.peers.median(member.store).map(|median| median.as_millis());
                 ((reluctant, member.zone != self.inner.zone, median), member.store)
@@ -142,6 +143,7 @@ impl Coordinator {
     fn turned_away(&self, located: &Located, host: StoreId, refused: &messages::Refused) -> Error {
         let code = match refused.why() {
             Refusal::ReadOnly => ErrorCode::ReadOnly,
+            Refusal::NoRoom => ErrorCode::DiskFull,
             Refusal::Overloaded => ErrorCode::Overloaded,
             Refusal::ClockDrift => ErrorCode::ClockDrift,
             Refusal::Stopping => ErrorCode::NotServing,

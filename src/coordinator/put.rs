@@ -16,7 +16,7 @@ use crate::causality::{self, Dot, Fingerprint, Object, Payload, RequestId, Super
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Recorder};
-use crate::replica::{Coordinated, Fault, MergeRequest, MintRequest, Minting};
+use crate::replica::{Cause, Coordinated, Fault, MergeRequest, MintRequest, Minting};
 use crate::transport::messages::{Ask, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId};
 
@@ -52,6 +52,11 @@ impl WritePlan {
     /// Whether it brings a new value: no delete.
     pub(super) fn grows(&self) -> bool {
         self.payload.value.is_some()
+    }
+
+    /// Whether what it supersedes is what its coordinator sees: a delete without a context.
+    pub(super) fn looks(&self) -> bool {
+        matches!(self.supersedes, Supersedes::Seen)
     }
 }
 
@@ -90,13 +95,21 @@ impl Coordinator {
         let located = self.locate(id)?;
         self.check(&located, &plan)?;
         let whole = !self.inner.replica.health().is_quarantined(&located.place.stored);
-        let takes = whole && self.takes(self.inner.me, plan.grows());
+        let takes = whole && self.takes(self.inner.me, plan.grows()) && !self.knows_less(&located, &plan);
         let mints = takes && self.is_synced_owner(&located) && self.inner.replica.identity().barred().is_none();
         if mints && !self.would_rather_not(&located) {
             self.write_here(located, plan, began, deadline, admitted).await
         } else {
             self.hand_over_write(&located, &plan, deadline).await
         }
+    }
+
+    /// A node that takes no new values does not know what others have taken: where one of those is up, it is not this one
+    /// that looks which values a delete without a context supersedes.
+    fn knows_less(&self, located: &Located, plan: &WritePlan) -> bool {
+        let up = self.inner.peers.up();
+        let knows = |store| store != self.inner.me && up.mints(store) && up.writes(store, true);
+        plan.looks() && !self.takes(self.inner.me, true) && located.stores().any(knows)
     }
 
     /// Refuses what is wrong at every node, and what too few replicas are up for, before anything is sent.
@@ -106,10 +119,10 @@ impl Coordinator {
             .check_durable(plan.durable as usize)
             .map_err(|wrong| Error::refused(ErrorCode::BadParameter, wrong.to_string()))?;
         let Err(short) = requirement.feasible(|store| self.takes(store, plan.grows())) else { return Ok(()) };
-        if plan.grows() && requirement.feasible(|store| self.takes(store, false)).is_ok() {
-            return Err(self.no_room(located, &short));
+        match requirement.feasible(|store| self.takes(store, false)) {
+            Ok(()) => Err(self.no_room(located, &short)),
+            Err(short) => Err(self.unavailable(located, &short, requirement.members().len())),
         }
-        Err(self.unavailable(located, &short, requirement.members().len()))
     }
 
     /// Writes as the coordinating owner; [`Coordinator::check`] has been passed.
@@ -175,7 +188,7 @@ impl Coordinator {
             rules: located.rules,
             class: located.class,
             flush: false,
-            mends: false,
+            cause: Cause::Repair,
         };
         // A merge that fails leaves what was here; the mint then fails for the same reason, or goes on without it.
         let _ = self.inner.replica.merge(merge).await;
@@ -341,8 +354,13 @@ impl Task {
 
     fn send(&self, to: StoreId, record: &Bytes) -> BoxFuture<'static, Event> {
         let inner = &self.coordinator.inner;
-        let write =
-            Write { target: self.located.target(), record: record.clone(), epoch: 0, flush: self.plan.durable > 1 };
+        let write = Write {
+            target: self.located.target(),
+            record: record.clone(),
+            epoch: 0,
+            flush: self.plan.durable > 1,
+            repair: false,
+        };
         let budget = left(self.deadline, inner.env.clock.now()) + LATE_FOR;
         let call = inner.peers.call(to, Ask::Write(write), self.located.layout.version(), budget);
         Box::pin(async move {

@@ -13,7 +13,7 @@ use crate::causality::{
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ReadOptions, RepairMode};
 use crate::peers::Service;
-use crate::replica::{Fault, MergeRequest, Place, name_of};
+use crate::replica::{Cause, Fault, MergeRequest, Place, name_of};
 use crate::ring::{Layout, Mode};
 use crate::transport::Hello;
 use crate::transport::messages::{
@@ -160,7 +160,7 @@ impl Coordinator {
             rules: named.rules,
             class: named.class,
             flush: write.flush,
-            mends: false,
+            cause: if write.repair { Cause::Repair } else { Cause::Written },
         };
         let merged = self.inner.replica.merge(request).await;
         let env = &self.inner.env;

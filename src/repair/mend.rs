@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use crate::causality::{MergeRules, Object, decode_object, encode_object};
 use crate::env::Env;
 use crate::peers::Peers;
-use crate::replica::{Fault, MergeRequest, Place, Replica, name_of};
+use crate::replica::{Cause, Fault, MergeRequest, Place, Replica, name_of};
 use crate::ring::{Layout, Mode};
 use crate::transport::messages::{Ask, Fetch, Held, Read, Refusal, Target, Tell};
 use crate::types::{Bucket, Incarnation, Key, ObjectId, PartitionId, StoreId};
@@ -200,14 +200,14 @@ impl Mender {
     /// Gives way to clients where the storage threads have enough to do.
     async fn merge_patiently(&self, target: Target, record: Bytes) -> Result<(), Fault> {
         loop {
-            match self.merge(target.clone(), record.clone(), false).await {
+            match self.merge(target.clone(), record.clone(), Cause::Repair).await {
                 Err(Fault::Overloaded) => self.env.clock.sleep(GIVE_WAY).await,
                 merged => return merged,
             }
         }
     }
 
-    async fn merge(&self, target: Target, record: Bytes, mends: bool) -> Result<(), Fault> {
+    async fn merge(&self, target: Target, record: Bytes, cause: Cause) -> Result<(), Fault> {
         let bad = |what: String| Fault::Malformed(what);
         let bucket = Bucket::new(&target.bucket).map_err(|wrong| bad(wrong.to_string()))?;
         let key = Key::new(target.key).map_err(|wrong| bad(wrong.to_string()))?;
@@ -216,7 +216,7 @@ impl Mender {
         let place = Place::of(self.layout.grid(), &id, target.generation);
         let rules = MergeRules { last_write_wins: settings.mode == Mode::Lww, idempotency_window: self.window };
         let class = u16::from(settings.n);
-        self.replica.merge(MergeRequest { place, record, rules, class, flush: false, mends }).await.map(|_| ())
+        self.replica.merge(MergeRequest { place, record, rules, class, flush: false, cause }).await.map(|_| ())
     }
 
     async fn mend(&self, partition: PartitionId, stored: Bytes) -> Result<(), String> {
@@ -245,7 +245,7 @@ impl Mender {
         if damaged && !found {
             return Err("another owner's copy is damaged as well, and nobody holds one".into());
         }
-        self.merge(target, encode_object(&merged), true).await.map_err(|fault| fault.to_string())?;
+        self.merge(target, encode_object(&merged), Cause::Mend).await.map_err(|fault| fault.to_string())?;
         self.done.keys.fetch_add(1, Ordering::Relaxed);
         info!(%partition, "a quarantined key is whole again");
         Ok(())

@@ -66,7 +66,8 @@ impl Fault {
         match self {
             Self::Damaged => Refusal::Damaged,
             Self::Syncing => Refusal::Syncing,
-            Self::ReadOnly(_) | Self::NoRoom => Refusal::ReadOnly,
+            Self::ReadOnly(_) => Refusal::ReadOnly,
+            Self::NoRoom => Refusal::NoRoom,
             Self::Overloaded => Refusal::Overloaded,
             Self::Stopping => Refusal::Stopping,
             Self::Barred(_) => Refusal::ClockDrift,

@@ -30,7 +30,7 @@ pub use health::Health;
 pub use identity::{Bar, Identity, Opened, Renewal};
 pub use place::{Place, name_of, range_of};
 pub use room::{Reserve, Room};
-pub use shard::{Coordinated, MergeRequest, MintRequest};
+pub use shard::{Cause, Coordinated, MergeRequest, MintRequest};
 
 use crate::env::{Blocking, Buggify, Env};
 use crate::metrics::Metrics;

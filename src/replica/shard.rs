@@ -72,6 +72,17 @@ pub struct Coordinated {
     pub replayed: bool,
 }
 
+/// Why a state is merged here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// It was written just now.
+    Written,
+    /// It was written before, and this copy lacks it: read repair, a partition that is synced.
+    Repair,
+    /// It replaces what cannot be read here, and ends the quarantine: the merged state of every other owner.
+    Mend,
+}
+
 /// A state to be merged here.
 #[derive(Clone, Debug)]
 pub struct MergeRequest {
@@ -85,8 +96,8 @@ pub struct MergeRequest {
     pub class: u16,
     /// Flush before answering, whatever the node's durability.
     pub flush: bool,
-    /// Replaces what cannot be read here, and ends the quarantine: only with the merged state of every other owner.
-    pub mends: bool,
+    /// Why.
+    pub cause: Cause,
 }
 
 /// The answer to a merge: whether it was flushed.
@@ -184,7 +195,7 @@ impl Shard {
                         if request.flush {
                             durability = Durability::Flush;
                         }
-                        if request.mends {
+                        if request.cause == Cause::Mend {
                             mended.push(request.place.stored.clone());
                         }
                         waiting.push(answer);
@@ -345,12 +356,18 @@ impl Shard {
         self.check_writable()?;
         let place = &request.place;
         let incoming = decode_object(request.record.clone()).map_err(|bad| Fault::Malformed(bad.to_string()))?;
-        if request.mends && !loaded.contains_key(&place.stored) {
-            loaded.insert(place.stored.clone(), self.load_to_mend(place));
+        let mends = request.cause == Cause::Mend;
+        if mends && !loaded.contains_key(&place.stored) {
+            let found = self.load_to_mend(place);
+            // Before it is put where the rest of the batch finds it: refused, the key stays in quarantine.
+            self.check_rollback(place, &found.object, incoming.context())?;
+            loaded.insert(place.stored.clone(), found);
         }
         let entry = self.load(loaded, place)?;
-        self.check_rollback(place, &entry.object, incoming.context())?;
-        if !self.health.room().admits(&entry.object, &incoming) {
+        if !mends {
+            self.check_rollback(place, &entry.object, incoming.context())?;
+        }
+        if !self.health.room().admits(&entry.object, &incoming, request.cause) {
             return Err(self.no_room());
         }
         let merged = entry.object.merge(&incoming, &request.rules);
@@ -358,10 +375,10 @@ impl Shard {
             self.metrics.replica.dot_clashes.inc_by(merged.clashes as u64);
             error!(partition = %place.partition, "one dot came with two values: two nodes mint as one actor; nothing is lost, but find out why");
         }
-        if request.mends && entry.object.is_empty() {
+        if mends && entry.object.is_empty() {
             let (partition, class, leaf) = (place.partition, request.class, place.leaf);
             entry.dirty = Some(Dirty { record: None, partition, class, leaf });
-        } else if merged.changed || (request.mends && entry.dirty.is_none()) {
+        } else if merged.changed || (mends && entry.dirty.is_none()) {
             let record = if entry.object == incoming { request.record.clone() } else { encode_object(&entry.object) };
             self.health.room().took(record.len());
             entry.set_dirty(record, place, request.class);

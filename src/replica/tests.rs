@@ -78,10 +78,10 @@ impl Life {
         self.replica.read(place(key)).await.unwrap().map(|record| decode_object(record).unwrap())
     }
 
-    async fn merge(&self, key: &str, object: &Object, mends: bool) -> Result<bool, Fault> {
+    async fn merge(&self, key: &str, object: &Object, cause: Cause) -> Result<bool, Fault> {
         let rules = MergeRules::default();
         let record = encode_object(object);
-        self.replica.merge(MergeRequest { place: place(key), record, rules, class: 3, flush: false, mends }).await
+        self.replica.merge(MergeRequest { place: place(key), record, rules, class: 3, flush: false, cause }).await
     }
 }
 
@@ -160,16 +160,16 @@ async fn below_the_reserve_nothing_new_is_taken_and_what_makes_room_is() {
 
     assert_eq!(life.mint(life.request("k", "w")).await.unwrap_err(), Fault::NoRoom);
     assert_eq!(life.mint(life.request("new", "w")).await.unwrap_err(), Fault::NoRoom);
-    assert_eq!(life.merge("new", &beside.object, false).await, Err(Fault::NoRoom));
+    assert_eq!(life.merge("new", &beside.object, Cause::Written).await, Err(Fault::NoRoom));
     // What is here, or was superseded, is merged as ever; and it is read.
-    assert_eq!(life.merge("k", &written.object, false).await, Ok(true));
+    assert_eq!(life.merge("k", &written.object, Cause::Written).await, Ok(true));
     assert_eq!(life.object("k").await, Some(written.object.clone()));
     let mut delete = life.request("k", "");
     delete.write.payload.value = None;
     delete.write.supersedes = Supersedes::Seen;
     let (deleted, durable) = life.mint(delete).await.unwrap();
     assert_eq!((deleted.object.siblings().len(), durable), (1, Ok(true)));
-    assert_eq!(life.merge("k", &written.object, false).await, Ok(true), "an old state brings nothing new");
+    assert_eq!(life.merge("k", &written.object, Cause::Written).await, Ok(true), "an old state brings nothing new");
     assert_eq!(life.object("k").await, Some(deleted.object));
     assert_eq!(life.object("new").await, None);
 
@@ -190,7 +190,7 @@ async fn a_failed_commit_is_never_readable_and_ends_all_writing_until_the_next_l
     assert_eq!(life.object("k").await, None);
     assert!(life.replica.health().is_read_only());
     assert!(matches!(life.mint(life.request("k", "v")).await, Err(Fault::ReadOnly(_))));
-    assert!(matches!(life.merge("k", &Object::new(), false).await, Err(Fault::ReadOnly(_))));
+    assert!(matches!(life.merge("k", &Object::new(), Cause::Written).await, Err(Fault::ReadOnly(_))));
     assert!(life.object("kept").await.is_some(), "it still reads");
     let before = life.replica.identity().incarnation();
     disk.crash(&Entropy::seeded(1));
@@ -208,9 +208,9 @@ async fn an_unreadable_key_is_no_vote_until_every_other_owner_was_merged() {
     assert_eq!(life.replica.read(place("k")).await, Err(Fault::Damaged));
     assert_eq!(life.replica.read(place("k")).await, Err(Fault::Damaged), "it stays in quarantine");
     assert_eq!(life.mint(life.request("k", "w")).await.unwrap_err(), Fault::Damaged);
-    assert_eq!(life.merge("k", &written.object, false).await, Err(Fault::Damaged));
+    assert_eq!(life.merge("k", &written.object, Cause::Written).await, Err(Fault::Damaged));
     assert!(!life.replica.health().is_well());
-    assert_eq!(life.merge("k", &written.object, true).await, Ok(true));
+    assert_eq!(life.merge("k", &written.object, Cause::Mend).await, Ok(true));
     assert!(life.replica.health().is_well());
     assert_eq!(life.object("k").await, Some(written.object));
     let next = life.put("k", "w").await;
@@ -224,7 +224,7 @@ async fn mending_with_nothing_leaves_nothing() {
     life.put("k", "v").await;
     assert!(disk.damage(Keyspace::Objects, &place("k").stored));
     assert_eq!(life.replica.read(place("k")).await, Err(Fault::Damaged));
-    life.merge("k", &Object::new(), true).await.unwrap();
+    life.merge("k", &Object::new(), Cause::Mend).await.unwrap();
     assert_eq!(life.object("k").await, None);
     assert_eq!(life.replica.storage().get(Keyspace::Index, &place("k").stored).unwrap(), None);
 }
@@ -241,7 +241,7 @@ async fn an_unsynced_partition_is_no_vote_and_coordinates_nothing() {
     assert_eq!(next.replica.read(place("k")).await, Err(Fault::Syncing));
     assert_eq!(next.mint(next.request("k", "w")).await.unwrap_err(), Fault::Syncing);
     assert!(next.replica.read_to_mend(place("k")).await.is_ok(), "an owner that mends itself is told all the same");
-    next.merge("k", &written.object, false).await.unwrap();
+    next.merge("k", &written.object, Cause::Written).await.unwrap();
     next.replica.mark_synced(partition).await.unwrap();
     assert_eq!(next.object("k").await, Some(written.object));
     disk.kill();
@@ -294,7 +294,7 @@ async fn a_state_that_names_me_above_what_i_hold_proves_a_rollback_too() {
     let rules = MergeRules::default();
     let foreign =
         crate::causality::write(&ahead.object, write, ahead.dot.actor, ahead.dot.stamp, Default::default(), &rules);
-    life.merge("k", &foreign.object, false).await.unwrap();
+    life.merge("k", &foreign.object, Cause::Written).await.unwrap();
     assert_ne!(life.replica.identity().incarnation(), incarnation);
     assert!(!life.replica.health().is_synced(place("k").partition));
 }
@@ -325,7 +325,7 @@ async fn limits_bind_client_writes_and_never_merges() {
     }
     assert_eq!(life.mint(few("3")).await.unwrap_err(), Fault::TooManySiblings { siblings: 2 });
     let third = life.mint(life.request("k", "3")).await.unwrap().0;
-    assert_eq!(life.merge("k", &third.object, false).await, Ok(true));
+    assert_eq!(life.merge("k", &third.object, Cause::Written).await, Ok(true));
     let mut all = few("all");
     all.write.supersedes = Supersedes::Covered(third.object.context().clone());
     assert_eq!(life.mint(all).await.unwrap().0.object.siblings().len(), 1, "a write that resolves is let in");

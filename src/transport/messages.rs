@@ -238,6 +238,9 @@ pub struct Write {
     /// Flush before answering, whatever the replica's `durability`.
     #[prost(bool, tag = "4")]
     pub flush: bool,
+    /// It was written before, and this copy lacks it.
+    #[prost(bool, tag = "5")]
+    pub repair: bool,
 }
 
 /// See [`Tell::Written`].
@@ -471,7 +474,7 @@ pub enum Refusal {
     Syncing = 3,
     /// What is stored cannot be read; the key is quarantined.
     Damaged = 4,
-    /// The disk failed or is full.
+    /// The disk failed.
     ReadOnly = 5,
     /// A queue is full.
     Overloaded = 6,
@@ -483,6 +486,8 @@ pub enum Refusal {
     TooLate = 9,
     /// The message is damaged.
     Malformed = 10,
+    /// The disk is filled up to its reserve: no new values.
+    NoRoom = 11,
 }
 
 /// See [`Tell::Failed`]: a handed-over operation's error, as `kv::Error` says it.

@@ -25,7 +25,7 @@ fn requests() -> Vec<(&'static str, Ask)> {
         ("probe", Ask::Probe(Probe {})),
         ("heartbeat", Ask::Heartbeat(Heartbeat { wall_ms: 1, state: 7, progress: 3 })),
         ("read", Ask::Read(Read { target: target(), have: Some(record.clone()), to_mend: true })),
-        ("write", Ask::Write(Write { target: target(), record: record.clone(), epoch: 4, flush: true })),
+        ("write", Ask::Write(Write { target: target(), record: record.clone(), epoch: 4, flush: true, repair: false })),
         (
             "handed-write",
             Ask::HandedWrite(HandedWrite {

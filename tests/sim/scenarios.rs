@@ -217,6 +217,29 @@ fn with_one_node_down_w2_goes_on_and_w3_is_refused_at_once() {
 }
 
 #[test]
+fn nobody_founds_a_cluster_of_nodes_that_want_different_ones() {
+    sim(3, |time| async move {
+        let cluster = Cluster::new(time.clone(), Setup::new(3, 3));
+        cluster.tell(0, |config| config.cluster.n = 1);
+        cluster.start_all().await;
+        let waits = || {
+            let why = cluster.node(0).map(|node| node.standing());
+            matches!(why, Some(Standing::Waiting(why)) if why.contains("n=3") && why.contains("here") && why.contains("n=1"))
+        };
+        assert!(cluster.until(10 * SECOND, waits).await, "{:?}", cluster.node(0).map(|node| node.standing()));
+        time.sleep(5 * SECOND).await;
+        assert!((0..3).all(|node| cluster.node(node).unwrap().standing() != Standing::Serving));
+
+        cluster.stop(0).await.unwrap();
+        cluster.tell(0, |_| {});
+        cluster.start(0).await.unwrap();
+        well(&cluster).await;
+        put(&cluster, 0, "k", "three replicas", 3).await.unwrap();
+        cluster.end();
+    });
+}
+
+#[test]
 fn settings_that_only_should_agree_are_a_warning() {
     sim(3, |time| async move {
         let cluster = three(time, 3).await;
@@ -281,7 +304,20 @@ fn a_disk_that_fills_takes_deletes_and_no_values_until_there_is_room_again() {
         assert_eq!((refused.code, refused.outcome), (ErrorCode::DiskFull, Outcome::NotApplied));
         assert!(refused.detail.contains("the disk of n0 is filled up") && time.now() - asked < 50_000, "{refused}");
         assert_eq!(cluster.audit(0).records.len(), 2);
-        // Reads and deletes go on, also through it.
+        // What it lacks it does not know to supersede: with a delete that has no context it turns to one that knows.
+        put(&cluster, 1, "unknown here", "v", 2).await.unwrap();
+        delete(0, "unknown here").await.unwrap();
+        assert!(get(&cluster, 1, "unknown here", 2).await.unwrap().siblings.is_empty());
+        // Reads and deletes go on, also through it, and reads mend it: what it lacks was acknowledged.
+        cluster.stop(2).await.unwrap();
+        down(&cluster, 1).await;
+        assert_eq!(values(&get(&cluster, 1, "new", 2).await.unwrap()), ["v"], "only it can be the second to hold it");
+        cluster.start(2).await.unwrap();
+        assert!(
+            cluster
+                .until(10 * SECOND, || cluster.node(0).unwrap().status().members.iter().all(|m| m.state == "up"))
+                .await
+        );
         assert_eq!(values(&get(&cluster, 0, "new", 2).await.unwrap()), ["v"]);
         delete(0, "k").await.unwrap();
         assert!(get(&cluster, 1, "k", 3).await.unwrap().siblings.is_empty());
