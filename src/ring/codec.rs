@@ -49,7 +49,7 @@ pub(super) fn encode(spec: &LayoutSpec) -> Bytes {
     out.freeze()
 }
 
-fn put_count(out: &mut BytesMut, count: usize) {
+pub(super) fn put_count(out: &mut BytesMut, count: usize) {
     out.put_u32(u32::try_from(count).unwrap_or(u32::MAX));
 }
 
@@ -131,34 +131,35 @@ pub(super) fn decode(bytes: &[u8]) -> Result<LayoutSpec, LayoutError> {
     })
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Reads what is encoded from the front of its bytes.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], LayoutError> {
+    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], LayoutError> {
         let (head, tail) = self.0.split_at_checked(len).ok_or(LayoutError::Short)?;
         self.0 = tail;
         Ok(head)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], LayoutError> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], LayoutError> {
         let (head, tail) = self.0.split_first_chunk().ok_or(LayoutError::Short)?;
         self.0 = tail;
         Ok(*head)
     }
 
-    fn u8(&mut self) -> Result<u8, LayoutError> {
+    pub(super) fn u8(&mut self) -> Result<u8, LayoutError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn u32(&mut self) -> Result<u32, LayoutError> {
+    pub(super) fn u32(&mut self) -> Result<u32, LayoutError> {
         self.array().map(u32::from_be_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, LayoutError> {
+    pub(super) fn u64(&mut self) -> Result<u64, LayoutError> {
         self.array().map(u64::from_be_bytes)
     }
 
-    fn count(&mut self, most: usize, what: &'static str) -> Result<u32, LayoutError> {
+    pub(super) fn count(&mut self, most: usize, what: &'static str) -> Result<u32, LayoutError> {
         let count = self.u32()?;
         if count as usize <= most { Ok(count) } else { Err(LayoutError::Unreadable(what)) }
     }

@@ -448,4 +448,4 @@ fn text(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::ring) mod tests;

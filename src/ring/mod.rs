@@ -6,20 +6,36 @@
 //! [`planner`] makes layouts, [`report`] judges them by the four figures of placement, [`founding`] decides who may
 //! make the first one.
 //!
-//! Left to others: how a later layout is agreed on, which layouts are live, who is up.
+//! The others follow it in a [`Chain`]. How the owners change without losing a write stands in five files that say what
+//! one node may do by what it knows: [`trackers`] (how far everybody is), [`live`] (which layouts count), [`sync`] (what
+//! is to be merged), [`judge`] (which requests are served), [`change`] and [`risk`] (which layout may come next). The
+//! exhaustive model in `tests/models/chain.rs` runs them.
+//!
+//! Left to others: how one successor is agreed on, who is up, and every doing.
 
+mod chain;
+mod chain_codec;
+pub mod change;
 mod codec;
 pub mod founding;
 mod grid;
+pub mod judge;
 mod layout;
+pub mod live;
 mod placement;
 pub mod planner;
 mod preference;
 pub mod report;
+pub mod risk;
+pub mod sync;
 mod targets;
+pub mod trackers;
 
+pub use chain::{Chain, ChainError};
 pub use grid::{Grid, InvalidGrid};
 pub use layout::{
     BucketSettings, DEFAULT_N, DEFAULT_REPLICAS_MAX, Layout, LayoutError, LayoutHash, LayoutSpec, Member, MemberIndex,
     Mode, REPLICAS_LIMIT, RegionOwners, Role,
 };
+pub use live::View;
+pub use trackers::{Tracker, Trackers};

@@ -1,0 +1,142 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::ring::chain::tests::{chain, changed, founded, members, store};
+use crate::ring::live::holders;
+use crate::types::{Bucket, PartitionId};
+
+fn plan(chain: &Chain, numbers: &[u128]) -> Layout {
+    planner::plan(chain.newest(), members(numbers)).unwrap()
+}
+
+fn stores(numbers: &[u128]) -> BTreeSet<StoreId> {
+    numbers.iter().map(|number| store(*number)).collect()
+}
+
+fn owners(layout: &Layout) -> Vec<Vec<StoreId>> {
+    layout.grid().partitions().map(|partition| holders(layout, partition, None).stores().collect()).collect()
+}
+
+#[test]
+fn behind_a_complete_layout_anything_goes_that_follows() {
+    let chain = chain(&[&[1, 2, 3]]);
+    assert_eq!(judge_successor(&chain, true, &plan(&chain, &[1, 2, 3, 4, 5])), Ok(Kind::Change));
+    assert_eq!(judge_successor(&chain, true, &plan(&chain, &[1, 2])), Ok(Kind::Change));
+    assert_eq!(judge_successor(&chain, true, &same_again(&chain).unwrap()), Ok(Kind::Same));
+    let raised = changed(&chain, |spec| spec.default_bucket.n = 2);
+    assert_eq!(judge_successor(&chain, true, &raised), Ok(Kind::Change));
+    assert!(matches!(judge_successor(&chain, true, chain.newest()), Err(NotNow::Chain(_))));
+}
+
+#[test]
+fn behind_an_unfinished_one_only_its_abort_or_a_skip_and_joiners_wait() {
+    let chain = chain(&[&[1, 2, 3], &[1, 2, 3, 4]]);
+    let judge = |next: Result<Layout, NotNow>| judge_successor(&chain, false, &next.unwrap());
+    assert_eq!(judge(abort(&chain, &stores(&[]))), Ok(Kind::Abort));
+    assert_eq!(judge(abort(&chain, &stores(&[4]))), Ok(Kind::Abort), "of a joiner that died");
+    assert_eq!(judge(skip(&chain, &stores(&[2]))), Ok(Kind::Skip));
+    assert_eq!(judge(same_again(&chain)), Err(NotNow::Unfinished { unfinished: 2 }));
+    let joins = plan(&chain, &[1, 2, 3, 4, 5]);
+    assert_eq!(judge(Ok(joins)), Err(NotNow::Joins { unfinished: 2, store: store(5) }));
+    let replaced = plan(&chain, &[1, 2, 103, 4]);
+    assert_eq!(judge(Ok(replaced)), Err(NotNow::Joins { unfinished: 2, store: store(103) }), "it is skipped first");
+    let heavier = changed(&chain, |spec| spec.default_bucket.n = 2);
+    assert_eq!(judge(Ok(heavier)), Err(NotNow::Unfinished { unfinished: 2 }));
+}
+
+#[test]
+fn an_abort_is_not_aborted_but_whoever_dies_meanwhile_is_skipped() {
+    let mut chain = chain(&[&[1, 2, 3], &[1, 2, 3, 4]]);
+    chain.push(abort(&chain, &stores(&[])).unwrap()).unwrap();
+    assert_eq!(abort(&chain, &stores(&[])), Err(NotNow::NothingToAbort { unfinished: 3 }));
+    let again = same_again(&chain).unwrap();
+    assert_eq!(judge_successor(&chain, false, &again), Err(NotNow::NothingToAbort { unfinished: 3 }));
+    let without = skip(&chain, &stores(&[2])).unwrap();
+    assert_eq!(judge_successor(&chain, false, &without), Ok(Kind::Skip));
+    let without_joiner = abort(&chain, &stores(&[4])).unwrap();
+    assert_eq!(owners(&without_joiner), owners(&chain.layouts()[0]));
+    assert_eq!(judge_successor(&chain, false, &without_joiner), Ok(Kind::Skip), "the joiner that stayed has died");
+}
+
+#[test]
+fn an_abort_gives_back_n_and_keeps_what_must_not_go_back() {
+    let bucket = Bucket::new("b").unwrap();
+    let mut chain = founded(&[1, 2, 3]);
+    let with = |n, generation| BucketSettings { id: 5, n, generation, ..BucketSettings::default() };
+    chain.push(changed(&chain, |spec| drop(spec.buckets.insert(bucket.clone(), with(2, 1))))).unwrap();
+    chain.drop_before(2);
+    let next = changed(&chain, |spec| {
+        spec.default_bucket.n = 1;
+        spec.buckets.insert(bucket.clone(), with(3, 2));
+    });
+    chain.push(next).unwrap();
+    let back = abort(&chain, &stores(&[])).unwrap();
+    assert_eq!(back.spec().default_bucket.n, 3);
+    assert_eq!(back.settings(&bucket), &with(2, 2), "what was purged stays purged");
+    assert_eq!(judge_successor(&chain, false, &back), Ok(Kind::Abort));
+}
+
+#[test]
+fn an_abort_whose_owners_are_gone_fills_their_places_from_the_old_members() {
+    let chain = chain(&[&[1, 2, 3, 4], &[1, 2, 3, 4, 5]]);
+    let back = abort(&chain, &stores(&[2])).unwrap();
+    let listed: BTreeSet<StoreId> = owners(&back).into_iter().flatten().collect();
+    assert_eq!(listed, stores(&[1, 3, 4]));
+    assert_eq!(back.members().len(), 4, "the joiner lives, and stays");
+    assert_eq!(judge_successor(&chain, false, &back), Ok(Kind::Skip));
+}
+
+#[test]
+fn a_region_that_only_the_aborted_layout_had_goes_with_it() {
+    let mut chain = founded(&[1, 2, 3]);
+    let mut with_us = members(&[1, 2, 3, 4]);
+    with_us[3].region = "us".into();
+    chain.push(planner::plan(chain.newest(), with_us).unwrap()).unwrap();
+    let back = abort(&chain, &stores(&[])).unwrap();
+    assert_eq!(owners(&back), owners(&chain.layouts()[0]));
+    assert_eq!(back.members().len(), 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_change_can_be_aborted_and_whoever_dies_can_be_skipped(
+        before in proptest::collection::btree_set(1u128..9, 1..7),
+        joins in proptest::collection::btree_set(9u128..13, 0..4),
+        dies in proptest::collection::btree_set(1u128..13, 0..3),
+        n in 1u8..4,
+    ) {
+        let (old, all): (Vec<_>, Vec<_>) = (before.iter().copied().collect(), before.iter().chain(&joins).copied().collect());
+        let mut chain = founded(&old);
+        let mut spec = plan(&chain, &all).spec().clone();
+        spec.default_bucket.n = n;
+        chain.push(Layout::new(spec).unwrap()).unwrap();
+        let dead: BTreeSet<StoreId> = dies.iter().filter(|id| all.contains(id)).map(|id| store(*id)).collect();
+        let old_live = old.iter().any(|id| !dead.contains(&store(*id)));
+        let changed = owners(chain.newest()) != owners(&chain.layouts()[0]) || n != 3;
+        if old_live && changed {
+            let back = abort(&chain, &dead).unwrap();
+            prop_assert!(judge_successor(&chain, false, &back).is_ok());
+            prop_assert!(back.members().iter().all(|member| !dead.contains(&member.store)));
+            if old.iter().all(|id| !dead.contains(&store(*id))) {
+                prop_assert_eq!(owners(&back), owners(&chain.layouts()[0]));
+            }
+            // And that once more, if somebody dies while it is under way.
+            let mut on = chain.clone();
+            on.push(back.clone()).unwrap();
+            let last = back.members().last().map(|member| member.store).unwrap();
+            if back.members().len() > 1 {
+                prop_assert_eq!(judge_successor(&on, false, &skip(&on, &[last].into()).unwrap()), Ok(Kind::Skip));
+            }
+        }
+        if !dead.is_empty() && dead.len() < all.len() {
+            let next = skip(&chain, &dead).unwrap();
+            prop_assert!(matches!(judge_successor(&chain, false, &next), Ok(Kind::Skip | Kind::Abort)));
+            let mut on = chain.clone();
+            on.push(next).unwrap();
+            prop_assert!(dead.is_subset(on.ended()));
+            prop_assert!(on.newest().owners_in("home", PartitionId(0), 3).len() <= 3);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+use super::*;
+use crate::ring::chain::tests::{chain, store};
+use crate::ring::{Chain, Tracker, Trackers};
+
+/// The partition is owned by 1, 2, 3 in layout 1, by 1, 2, 4 in layout 2; 3 stays a member.
+fn moved() -> Chain {
+    let mut chain = chain(&[&[1, 2, 3, 4]]);
+    for owners in [[0u16, 1, 2], [0, 1, 3]] {
+        let next = crate::ring::chain::tests::changed(&chain, |spec| {
+            spec.regions[0].width = 3;
+            spec.regions[0].owners = owners.repeat(4).into_iter().map(crate::ring::MemberIndex).collect();
+        });
+        chain.push(next).unwrap();
+    }
+    chain.drop_before(2);
+    chain
+}
+
+const P: PartitionId = PartitionId(0);
+
+fn write(chain: &Chain, me: u128, sender: u128, newest: u64, counted: &[u64]) -> Result<Vec<u64>, Unfit> {
+    let trackers = Trackers::default();
+    let view = View { chain, trackers: &trackers, me: store(me) };
+    let judged = view.judge_write(Named { sender: store(sender), newest, counted }, P, None);
+    judged.map_err(|refusal| {
+        assert_eq!(refusal.live, chain.live().iter().map(crate::ring::Layout::version).collect::<Vec<_>>());
+        refusal.why
+    })
+}
+
+fn read(chain: &Chain, me: u128, own: &Tracker, newest: u64, layout: u64) -> Result<u64, Unfit> {
+    let mut trackers = Trackers::default();
+    trackers.set_own(store(me), own);
+    let view = View { chain, trackers: &trackers, me: store(me) };
+    let named = Named { sender: store(1), newest, counted: &[layout] };
+    view.judge_read(named, &Merged::default(), P, None).map_err(|refusal| refusal.why)
+}
+
+#[test]
+fn a_write_counts_in_the_named_layouts_that_are_live_here_and_give_it_to_this_node() {
+    let chain = moved();
+    assert_eq!(write(&chain, 1, 2, 3, &[2, 3]), Ok(vec![2, 3]));
+    assert_eq!(write(&chain, 1, 2, 3, &[3]), Ok(vec![3]), "not in one that was not named");
+    assert_eq!(write(&chain, 3, 2, 3, &[2, 3]), Ok(vec![2]));
+    assert_eq!(write(&chain, 4, 2, 3, &[2, 3]), Ok(vec![3]));
+    assert_eq!(write(&chain, 4, 2, 3, &[2]), Err(Unfit::NotOwner));
+    assert_eq!(write(&chain, 1, 2, 2, &[2]), Err(Unfit::Behind));
+    assert_eq!(write(&chain, 1, 2, 3, &[1]), Err(Unfit::NotLive));
+    assert_eq!(write(&chain, 1, 2, 5, &[3, 4, 5]), Ok(vec![3]), "not in one that is not known here yet");
+    assert_eq!(write(&chain, 1, 2, 5, &[4, 5]), Err(Unfit::NotLive));
+    let mut dropped = chain.clone();
+    dropped.drop_before(3);
+    assert_eq!(write(&dropped, 1, 2, 3, &[2, 3]), Ok(vec![3]));
+    assert_eq!(write(&dropped, 3, 2, 3, &[2, 3]), Err(Unfit::NotOwner));
+}
+
+#[test]
+fn a_store_that_has_ended_is_refused_for_good() {
+    let chain = chain(&[&[1, 2, 3], &[1, 2, 4], &[1, 2, 4]]);
+    assert_eq!(write(&chain, 1, 3, 3, &[3]), Err(Unfit::Ended));
+    assert_eq!(write(&chain, 1, 3, 9, &[1, 2, 3, 9]), Err(Unfit::Ended), "whatever it knows");
+}
+
+#[test]
+fn a_read_is_served_by_a_synced_owner_and_never_below_what_was_sync_acked() {
+    let chain = moved();
+    let (none, synced) = (Tracker::default(), Tracker { ack: 3, synced: [3].into(), sync_ack: 2 });
+    assert_eq!(read(&chain, 1, &none, 3, 2), Ok(2));
+    assert_eq!(read(&chain, 1, &none, 3, 3), Ok(3), "it keeps what it had");
+    assert_eq!(read(&chain, 4, &none, 3, 3), Err(Unfit::Syncing));
+    assert_eq!(read(&chain, 4, &none, 3, 2), Err(Unfit::NotOwner));
+    assert_eq!(read(&chain, 4, &synced, 3, 3), Ok(3));
+    assert_eq!(read(&chain, 3, &synced, 3, 2), Ok(2));
+    let superseded = Tracker { sync_ack: 3, ..synced };
+    assert_eq!(read(&chain, 3, &superseded, 3, 2), Err(Unfit::Superseded));
+    assert_eq!(read(&chain, 1, &superseded, 3, 3), Ok(3));
+    assert_eq!(read(&chain, 1, &none, 2, 2), Err(Unfit::Behind));
+    assert_eq!(read(&chain, 1, &none, 4, 4), Err(Unfit::NotLive));
+}
