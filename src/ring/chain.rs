@@ -1,9 +1,9 @@
 //! The chain: the layouts a node knows, each naming its parent by hash.
 //!
 //! A store of this kind loses data where nodes disagree about who owns what. So there is one value per version (decided
-//! among the [`Chain::deciders`], elsewhere), a node takes a layout only as the successor of one it has, and two layouts
-//! of one version are an error that is said, never settled by picking one. The chain also remembers two things of
-//! layouts it no longer holds: from which version on layouts are *live* for this node, and the store ids that have
+//! among the [`Chain::deciders`], elsewhere), a node takes a layout only as the successor of one it has, and two
+//! layouts of one version are an error that is said, never settled by picking one. The chain also remembers two things
+//! of layouts it no longer holds: from which version on layouts are *live* for this node, and the store ids that have
 //! *ended*: a store that was a member and is none in the next layout is refused for good, since whatever wakes up under
 //! its name holds a state that nobody waited for.
 //!
@@ -160,9 +160,9 @@ impl Chain {
         &self.ended
     }
 
-    /// Who decides the newest layout's successor: the stores its parent had, too. A store that has only just come in has
-    /// not shown yet that it keeps its promises, nor does anybody know whether it ever held what it is thought to hold.
-    /// All members where there is no parent, or nobody is left of it.
+    /// Who decides the newest layout's successor: the stores its parent had, too. A store that has only just come in
+    /// has not shown yet that it keeps its promises, nor does anybody know whether it ever held what it is thought to
+    /// hold. All members where there is no parent, or nobody is left of it.
     #[must_use]
     pub fn deciders(&self) -> Vec<(NodeId, StoreId)> {
         let parent = self.newest().version().checked_sub(1).and_then(|version| self.get(version));
@@ -179,8 +179,8 @@ impl Chain {
         self.deciders().len() < self.newest().members().len()
     }
 
-    /// Whether `next` may stand behind the newest layout: the form of the chain alone. Whether such a change may be made
-    /// now is [`judge_successor`](super::change::judge_successor)'s to say.
+    /// Whether `next` may stand behind the newest layout: the form of the chain alone. Whether such a change may be
+    /// made now is [`judge_successor`](super::change::judge_successor)'s to say.
     pub fn follows(&self, next: &Layout) -> Result<(), ChainError> {
         let (newest, version) = (self.newest(), next.version());
         if version != newest.version() + 1 {
@@ -230,8 +230,8 @@ impl Chain {
 
     /// Takes what another node's chain has in addition, and says whether that was anything. All or nothing.
     ///
-    /// That the other has dropped layouts is taken over, too: it knows that every member has sync_acked a later one, and
-    /// what it knows stays true.
+    /// That the other has dropped layouts is taken over, too: it knows that every member has sync_acked a later one,
+    /// and what it knows stays true.
     pub fn merge(&mut self, other: &Self) -> Result<bool, ChainError> {
         let mut merged = self.clone();
         for layout in &other.layouts {

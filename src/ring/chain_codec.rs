@@ -1,8 +1,8 @@
 //! The one encoding of a chain and of a tracker, stored and sent.
 //!
-//! Canonical, as the layouts in it are: fixed widths, big endian, a version byte in front, sets in ascending order. What
-//! decodes has been checked whole ([`Chain::new`]), so that neither a disk nor a peer can bring in a layout that follows
-//! nothing.
+//! Canonical, as the layouts in it are: fixed widths, big endian, a version byte in front, sets in ascending order.
+//! What decodes has been checked whole ([`Chain::new`]), so that neither a disk nor a peer can bring in a layout that
+//! follows nothing.
 
 use std::collections::BTreeSet;
 

@@ -1,13 +1,14 @@
 //! Changes: which successor may be decided now, and how the one that aborts or skips is made.
 //!
-//! **The rule**: one unfinished change at a time, beside the successor that aborts or skips it. More would be safe (every
-//! layout is treated like any other: writes in each live one, reads in one that is complete), but each live layout costs
-//! every write another quorum, and a change must not wait behind a queue of others. Joiners that arrive meanwhile go
-//! together into the next version.
+//! **The rule**: one unfinished change at a time, beside the successor that aborts or skips it. More would be safe
+//! (every layout is treated like any other: writes in each live one, reads in one that is complete), but each live
+//! layout costs every write another quorum, and a change must not wait behind a queue of others. Joiners that arrive
+//! meanwhile go together into the next version.
 //!
-//! *Abort* gives back the owners of the last complete layout, as an ordinary layout: what was written meanwhile is merged
-//! by the owners that return. *Skip* leaves out stores that are dead for good, which ends them. Neither ever wedges: a
-//! successor needs the deciders' majority, its own members, and nobody else. [`super::risk`] says what a skip may lose.
+//! *Abort* gives back the owners of the last complete layout, as an ordinary layout: what was written meanwhile is
+//! merged by the owners that return. *Skip* leaves out stores that are dead for good, which ends them. Neither ever
+//! wedges: a successor needs the deciders' majority, its own members, and nobody else. [`super::risk`] says what a skip
+//! may lose.
 
 use std::collections::BTreeSet;
 
@@ -62,9 +63,9 @@ pub enum NotNow {
     NoLayout(#[from] LayoutError),
 }
 
-/// Whether `next` may be decided behind `chain`; `complete` is [`View::is_complete`](super::live::View::is_complete), as
-/// far as the proposer knows. One that does not know yet that a change is complete may abort it all the same: that is then
-/// one more change.
+/// Whether `next` may be decided behind `chain`; `complete` is [`View::is_complete`](super::live::View::is_complete),
+/// as far as the proposer knows. One that does not know yet that a change is complete may abort it all the same: that
+/// is then one more change.
 pub fn judge_successor(chain: &Chain, complete: bool, next: &Layout) -> Result<Kind, NotNow> {
     chain.follows(next)?;
     let newest = chain.newest();
@@ -86,10 +87,10 @@ pub fn judge_successor(chain: &Chain, complete: bool, next: &Layout) -> Result<K
     }
 }
 
-/// The layout that aborts the unfinished one, without `skipped`: the owners and the n of the last complete layout, as it
-/// is known here; the members of now, so that a joiner that lives stays a member without a partition. Where an owner to
-/// be given back is skipped or has ended, the planner fills its places from the others; members of a region that only the
-/// aborted layout had leave with it.
+/// The layout that aborts the unfinished one, without `skipped`: the owners and the n of the last complete layout, as
+/// it is known here; the members of now, so that a joiner that lives stays a member without a partition. Where an owner
+/// to be given back is skipped or has ended, the planner fills its places from the others; members of a region that
+/// only the aborted layout had leave with it.
 pub fn abort(chain: &Chain, skipped: &BTreeSet<StoreId>) -> Result<Layout, NotNow> {
     let (base, newest) = (&chain.live()[0], chain.newest());
     if gives_back(base, newest) && skipped.is_empty() {

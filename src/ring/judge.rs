@@ -1,10 +1,10 @@
 //! A replica's judgement of a request, by the layouts it names.
 //!
-//! Every request names the newest layout its sender knows and those in which its quorum is counted. A refusal is no vote;
-//! it carries what is live here, and the sender goes on with the same dot. An acknowledgement counts only in the layouts
-//! that the request named *and* that were live here when it was accepted: for a later one the sender asks again, also
-//! those that acknowledged before, since between the two an owner may have lost the partition, deleted it and got it back
-//! empty.
+//! Every request names the newest layout its sender knows and those in which its quorum is counted. A refusal is no
+//! vote; it carries what is live here, and the sender goes on with the same dot. An acknowledgement counts only in the
+//! layouts that the request named *and* that were live here when it was accepted: for a later one the sender asks
+//! again, also those that acknowledged before, since between the two an owner may have lost the partition, deleted it
+//! and got it back empty.
 
 use super::live::{View, holders};
 use super::sync::Merged;

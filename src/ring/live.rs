@@ -1,15 +1,16 @@
 //! Live layouts: which count for writes, which one reads use, and what a node may say of itself.
 //!
 //! While a change is under way two or more layouts are live. A write needs its W in each of them, so that whichever of
-//! them a reader uses finds it; a read uses one, the newest that all its members are synced to. A layout ceases to be live
-//! once every member has flushed that it reads in a later one. (Garage's layout manager is the model; its Jepsen set test
-//! went from losing acknowledged writes in every run to none.)
+//! them a reader uses finds it; a read uses one, the newest that all its members are synced to. A layout ceases to be
+//! live once every member has flushed that it reads in a later one. (Garage's layout manager is the model; its Jepsen
+//! set test went from losing acknowledged writes in every run to none.)
 //!
-//! Every question is answered from what one node knows: its chain, the trackers it has heard. Others may have got further,
-//! and its answer is then the more cautious one, since everything here only ever becomes *allowed* by knowing more.
+//! Every question is answered from what one node knows: its chain, the trackers it has heard. Others may have got
+//! further, and its answer is then the more cautious one, since everything here only ever becomes *allowed* by knowing
+//! more.
 //!
-//! *All* means the newest layout's members. Members of older live layouts that it does not list have ended: nobody waits
-//! for them, and nobody takes their word.
+//! *All* means the newest layout's members. Members of older live layouts that it does not list have ended: nobody
+//! waits for them, and nobody takes their word.
 
 use super::{BucketSettings, Chain, Layout, Tracker, Trackers};
 use crate::types::{Bucket, PartitionId, StoreId};
@@ -97,7 +98,8 @@ impl<'a> View<'a> {
         self.trackers.of(self.me)
     }
 
-    /// What a write of a bucket's object in `partition` needs: its W among the owners in each of these, the newest first.
+    /// What a write of a bucket's object in `partition` needs: its W among the owners in each of these, the newest
+    /// first.
     ///
     /// Each is counted with its own n and its own list. Owners that are down, not yet synced or have ended still count:
     /// who leaves out one that is still coming will not find there what it then serves reads without. A read's blocking
@@ -168,8 +170,8 @@ impl<'a> View<'a> {
         self.chain.live_from() == newest || self.may_drop_before() == Some(newest)
     }
 
-    /// For whom a change waits, and for what; empty once it is complete. A member that is down stays here until it is back
-    /// or skipped, so this is what `status` shows.
+    /// For whom a change waits, and for what; empty once it is complete. A member that is down stays here until it is
+    /// back or skipped, so this is what `status` shows.
     #[must_use]
     pub fn waits_for(&self) -> Vec<(StoreId, Awaited)> {
         if self.is_complete() {

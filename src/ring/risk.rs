@@ -1,10 +1,10 @@
-//! What a plan risks: partitions left with too few replicas that live, and, where stores are skipped, writes that only they
-//! may hold.
+//! What a plan risks: partitions left with too few replicas that live, and, where stores are skipped, writes that only
+//! they may hold.
 //!
 //! A skipped store is copied from no more. A write that was acknowledged by a majority survives that as long as fewer
-//! than a majority of its owners are skipped *since the last complete layout*; owners that are not synced count with the
-//! skipped ones, for they do not hold it either. Which owners: those of the last complete layout, and those of every later
-//! layout that may have replaced it somewhere, since a write may then have left the older one out.
+//! than a majority of its owners are skipped *since the last complete layout*; owners that are not synced count with
+//! the skipped ones, for they do not hold it either. Which owners: those of the last complete layout, and those of
+//! every later layout that may have replaced it somewhere, since a write may then have left the older one out.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -55,16 +55,16 @@ pub fn too_thin(plan: &Layout, lives: impl Fn(StoreId) -> bool) -> Vec<Short> {
     short_in(plan, |left, n| left < n / 2 + 1, &lives)
 }
 
-/// What a member said when it accepted a successor: how far it had sync_acked. It never sync_acks a layout older than that
-/// successor afterwards.
+/// What a member said when it accepted a successor: how far it had sync_acked. It never sync_acks a layout older than
+/// that successor afterwards.
 pub type Pledge = (StoreId, u64);
 
 /// Where skipping may lose what a majority acknowledged: then `--accept-data-loss` is asked for. Empty: nothing of the
 /// kind can be lost.
 ///
-/// `skipped` are all stores to be left out now; those that ended since the last complete layout are added from the chain.
-/// `pledges` are the acceptors'. If one of them, not skipped, had not sync_acked a layout, that layout can never have
-/// replaced the last complete one, and nobody has written to it alone.
+/// `skipped` are all stores to be left out now; those that ended since the last complete layout are added from the
+/// chain. `pledges` are the acceptors'. If one of them, not skipped, had not sync_acked a layout, that layout can never
+/// have replaced the last complete one, and nobody has written to it alone.
 #[must_use]
 pub fn may_lose(
     chain: &Chain,

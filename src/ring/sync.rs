@@ -3,11 +3,12 @@
 //! **The rule**: a node is synced to v once, for each partition v gives it, it has merged the complete state of *every*
 //! owner in the older live layouts, each read after that owner acked v. Every owner, because a write at W = 1 may be on
 //! any of them, and one at W = 2 of 3 on two that are not the one chosen. After its ack, because what the owner accepts
-//! later goes to v's owners as well, and what it accepted before is in what is read. Owners that have ended are excepted.
+//! later goes to v's owners as well, and what it accepted before is in what is read. Owners that have ended are
+//! excepted.
 //!
-//! *Gives* means more than the lists show. Where a layout has fewer owners of an object than the one before (a smaller n,
-//! a smaller region) and those that remain were owners before, a write that was acknowledged by a majority of many may be
-//! on a minority of the few. Then all that remain merge, too ([`merges_anew`]).
+//! *Gives* means more than the lists show. Where a layout has fewer owners of an object than the one before (a smaller
+//! n, a smaller region) and those that remain were owners before, a write that was acknowledged by a majority of many
+//! may be on a minority of the few. Then all that remain merge, too ([`merges_anew`]).
 //!
 //! Whoever owned a partition in the layout before and was synced there keeps it, and merges nothing.
 
@@ -17,8 +18,8 @@ use super::live::{LayoutHolders, View, holders};
 use super::{Chain, Layout};
 use crate::types::{Bucket, PartitionId, StoreId};
 
-/// What a node has merged: per partition and source, the newest layout that the source said it had acked when the read of
-/// it began. In memory; what was merged is flushed before [`View::may_claim`]'s answer is.
+/// What a node has merged: per partition and source, the newest layout that the source said it had acked when the read
+/// of it began. In memory; what was merged is flushed before [`View::may_claim`]'s answer is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Merged(BTreeMap<(PartitionId, StoreId), u64>);
 
@@ -45,8 +46,8 @@ pub struct Gain {
     pub sources: BTreeSet<StoreId>,
 }
 
-/// Whether an owner in both layouts has to merge all the same, because there are fewer owners now: over all regions, or in
-/// its own. With at least as many gained (and filled) as lost, a write's share of the owners does not shrink.
+/// Whether an owner in both layouts has to merge all the same, because there are fewer owners now: over all regions, or
+/// in its own. With at least as many gained (and filled) as lost, a write's share of the owners does not shrink.
 #[must_use]
 pub fn merges_anew(older: &LayoutHolders<'_>, newer: &LayoutHolders<'_>, owner: StoreId) -> bool {
     let fewer = |before: &BTreeSet<StoreId>, after: &BTreeSet<StoreId>| {
@@ -78,8 +79,8 @@ pub fn placements(live: &[Layout]) -> Vec<Option<Bucket>> {
 
 /// Whether `me` deletes what it has of a bucket in a partition, under a new tenure, before it accepts anything for it:
 /// the layouts behind `known` give it the partition, and in no live layout up to there did it own it. What it may still
-/// hold from an earlier tenure was left out of what has happened since. An owner in any live layout never deletes: what it
-/// holds may be acknowledged.
+/// hold from an earlier tenure was left out of what has happened since. An owner in any live layout never deletes: what
+/// it holds may be acknowledged.
 ///
 /// Deleted first, then the chain is flushed: asked again after a crash in between, the answer is the same.
 #[must_use]
@@ -90,14 +91,15 @@ pub fn starts_afresh(chain: &Chain, known: u64, me: StoreId, partition: Partitio
 }
 
 impl View<'_> {
-    /// Whether this node owns a bucket's objects in a partition in no live layout, so that it may delete them once a last
-    /// comparison has shown that every key is covered by an owner in the newest layout.
+    /// Whether this node owns a bucket's objects in a partition in no live layout, so that it may delete them once a
+    /// last comparison has shown that every key is covered by an owner in the newest layout.
     #[must_use]
     pub fn may_delete(&self, partition: PartitionId, bucket: Option<&Bucket>) -> bool {
         !self.chain.live().iter().any(|layout| holders(layout, partition, bucket).contains(self.me))
     }
 
-    /// What is still to be merged for the newest layout. What an aborted one would have given is not asked for any more.
+    /// What is still to be merged for the newest layout. What an aborted one would have given is not asked for any
+    /// more.
     #[must_use]
     pub fn to_merge(&self, merged: &Merged) -> Vec<Gain> {
         let placements = placements(self.chain.live());
@@ -129,7 +131,8 @@ impl View<'_> {
         (0..live.len()).filter(claimable).map(|at| live[at].version()).collect()
     }
 
-    /// Whether this node is a synced owner of a bucket's objects in a partition of a live layout: it serves reads there.
+    /// Whether this node is a synced owner of a bucket's objects in a partition of a live layout: it serves reads
+    /// there.
     #[must_use]
     pub fn holds(&self, merged: &Merged, version: u64, partition: PartitionId, bucket: Option<&Bucket>) -> bool {
         let Some(at) = self.chain.live().iter().position(|layout| layout.version() == version) else { return false };

@@ -1,18 +1,18 @@
 //! Trackers: how far each member has followed the chain.
 //!
-//! - `ack(v)`: uses v, and no write that it coordinates or has accepted is in flight on anything older. Only then is its
-//!   store a source worth copying: what it is sent from now on is sent to v's owners as well.
+//! - `ack(v)`: uses v, and no write that it coordinates or has accepted is in flight on anything older. Only then is
+//!   its store a source worth copying: what it is sent from now on is sent to v's owners as well.
 //! - `synced(v)`: it holds all that v gives it (`sync`).
 //! - `sync_ack(v)`: it knows that all of v's members are synced, and serves no read in an older layout ever after.
 //!
-//! `ack` and `sync_ack` are numbers, since each says something of all older layouts. `synced` is a set: after an abort a
-//! joiner holds all that v+1 gives it, which is nothing, and may never have held what v did; counted as a maximum, its
-//! word for v+1 would pass for one for v.
+//! `ack` and `sync_ack` are numbers, since each says something of all older layouts. `synced` is a set: after an abort
+//! a joiner holds all that v+1 gives it, which is nothing, and may never have held what v did; counted as a maximum,
+//! its word for v+1 would pass for one for v.
 //!
-//! **The rule**: only the member itself raises its tracker, and flushes before it tells ([`OwnTracker`]); everybody else
-//! keeps the greatest heard ([`Trackers::hear`]). A word that was acted upon cannot be taken back: a source that forgot
-//! its ack would accept writes that nobody copies. A tracker that goes beyond what its own member knows is therefore
-//! proof that the member's directory went back.
+//! **The rule**: only the member itself raises its tracker, and flushes before it tells ([`OwnTracker`]); everybody
+//! else keeps the greatest heard ([`Trackers::hear`]). A word that was acted upon cannot be taken back: a source that
+//! forgot its ack would accept writes that nobody copies. A tracker that goes beyond what its own member knows is
+//! therefore proof that the member's directory went back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,7 +51,8 @@ impl Tracker {
         self.sync_ack = self.sync_ack.max(other.sync_ack);
     }
 
-    /// Whether `other` says nothing beyond this. What `other` says of layouts before `live_from` is past, and not asked.
+    /// Whether `other` says nothing beyond this. What `other` says of layouts before `live_from` is past, and not
+    /// asked.
     #[must_use]
     pub fn covers(&self, other: &Self, live_from: u64) -> bool {
         self.ack >= other.ack
@@ -72,8 +73,8 @@ pub enum HeardTracker {
     Known,
     /// It was raised, or it was the first.
     News,
-    /// It is about this node, and says more than this node knows of itself: its directory went back, or was copied. Every
-    /// partition is unsynced until merged anew, and the node mints under a new incarnation.
+    /// It is about this node, and says more than this node knows of itself: its directory went back, or was copied.
+    /// Every partition is unsynced until merged anew, and the node mints under a new incarnation.
     WentBack,
 }
 

@@ -107,7 +107,8 @@ proptest! {
         dies in proptest::collection::btree_set(1u128..13, 0..3),
         n in 1u8..4,
     ) {
-        let (old, all): (Vec<_>, Vec<_>) = (before.iter().copied().collect(), before.iter().chain(&joins).copied().collect());
+        let old: Vec<u128> = before.iter().copied().collect();
+        let all: Vec<u128> = before.iter().chain(&joins).copied().collect();
         let mut chain = founded(&old);
         let mut spec = plan(&chain, &all).spec().clone();
         spec.default_bucket.n = n;

@@ -140,8 +140,8 @@ fn owners(from: u128) -> impl Strategy<Value = BTreeSet<u128>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// The count behind the rule: whatever a write's quorum was in the older layout, once those who gain, or merge anew,
-    /// hold all of it, the owners of the newer layout without the write are too few to be a read's quorum.
+    /// The count behind the rule: whatever a write's quorum was in the older layout, once those who gain, or merge
+    /// anew, hold all of it, the owners of the newer layout without the write are too few to be a read's quorum.
     #[test]
     fn a_quorum_of_the_older_owners_meets_every_quorum_of_the_newer(
         before in (owners(0), owners(10)), after in (owners(0), owners(10)),
