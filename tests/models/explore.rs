@@ -1,6 +1,5 @@
 //! Breadth first through all states of a model, so that what is found is found by a shortest way.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Deref;
@@ -15,18 +14,26 @@ pub(crate) trait Model {
     fn step(&self, state: &Self::State, action: &Self::Action) -> Self::State;
     /// What is wrong with a state.
     fn wrong(&self, state: &Self::State) -> Option<String>;
+    /// More states than this are a mistake in the model's bounds.
+    fn most(&self) -> usize {
+        150_000
+    }
+    /// Whether they are where the exploration ends instead, for models too large to be seen whole.
+    fn may_stop_there(&self) -> bool {
+        false
+    }
 }
-
-/// More states than this are a mistake in the model's bounds.
-const MOST: usize = 150_000;
 
 struct Explored {
     states: usize,
+    /// Whether no state is left to be seen.
+    all: bool,
     found: Option<String>,
 }
 
 fn explore<M: Model>(model: &M) -> Explored {
-    let mut seen = BTreeSet::new();
+    let most = model.most();
+    let mut seen = Seen::new();
     // How each state was reached: from which other, by what.
     let mut ways: Vec<(usize, Option<M::Action>)> = vec![(0, None)];
     let mut frontier = vec![(0, model.start())];
@@ -34,23 +41,70 @@ fn explore<M: Model>(model: &M) -> Explored {
     while !frontier.is_empty() {
         for (at, state) in std::mem::take(&mut frontier) {
             if let Some(what) = model.wrong(&state) {
-                return Explored { states: ways.len(), found: Some(format!("{what}{}", trace(&ways, at))) };
+                return Explored { states: ways.len(), all: false, found: Some(format!("{what}{}", trace(&ways, at))) };
             }
             for action in model.actions(&state) {
                 let next = model.step(&state, &action);
                 if seen.insert(name_of(&next)) {
-                    assert!(ways.len() < MOST, "more than {MOST} states");
+                    if ways.len() >= most && model.may_stop_there() {
+                        return Explored { states: ways.len(), all: false, found: None };
+                    }
+                    assert!(ways.len() < most, "more than {most} states");
                     ways.push((at, Some(action)));
                     frontier.push((ways.len() - 1, next));
                 }
             }
         }
     }
-    Explored { states: ways.len(), found: None }
+    Explored { states: ways.len(), all: true, found: None }
 }
 
-/// 64 bits that stand for a state: among the few hundred thousand of a model two with one name are not to be expected.
-fn name_of(state: &impl Hash) -> u64 {
+/// The names of states seen: a table of its own, because some models have tens of millions.
+struct Seen {
+    /// 0: free.
+    table: Vec<u64>,
+    count: usize,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { table: vec![0; 1 << 12], count: 0 }
+    }
+
+    /// Whether it was not there yet.
+    fn insert(&mut self, name: u64) -> bool {
+        if 2 * self.count > self.table.len() {
+            let larger = vec![0; 2 * self.table.len()];
+            let before = std::mem::replace(&mut self.table, larger);
+            before.into_iter().filter(|name| *name != 0).for_each(|name| self.put(name));
+        }
+        let name = name.max(1);
+        if self.table[self.place(name)] == name {
+            return false;
+        }
+        self.put(name);
+        self.count += 1;
+        true
+    }
+
+    fn put(&mut self, name: u64) {
+        let place = self.place(name);
+        self.table[place] = name;
+    }
+
+    /// Where `name` is, or would go.
+    fn place(&self, name: u64) -> usize {
+        let mask = self.table.len() - 1;
+        let mut at = name as usize & mask;
+        while self.table[at] != 0 && self.table[at] != name {
+            at = (at + 1) & mask;
+        }
+        at
+    }
+}
+
+/// 64 bits that stand for a state: among ten million states the chance that any two share one is below one in 300,000.
+pub(crate) fn name_of(state: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     state.hash(&mut hasher);
     hasher.finish()
@@ -96,7 +150,8 @@ fn trace<A: Debug>(ways: &[(usize, Option<A>)], mut at: usize) -> String {
 /// The rules as they are: nothing may be found.
 pub(crate) fn clean<M: Model>(name: &str, model: &M) -> usize {
     let explored = explore(model);
-    println!("{name}: {} states, nothing lost", explored.states);
+    let which = if explored.all { "all" } else { "the first" };
+    println!("{name}: {which} {} states, nothing lost", explored.states);
     assert_eq!(explored.found, None, "{name}");
     explored.states
 }
