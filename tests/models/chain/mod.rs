@@ -185,6 +185,7 @@ fn scenarios() -> Vec<(&'static str, World)> {
         ("n from 3 to 1", majority(n_changed(3, 1))),
         ("n from 3 to 2", majority(n_changed(3, 2))),
         ("n from 3 to 2, w=one r=all", levels(n_changed(3, 2), Level::One, Level::All)),
+        ("one of three replaced, anybody dies", World { mortal: 0b1111, deaths: 1, settle_one_in: 8, ..one() }),
         ("a dead owner replaced", World { alike: A_AND_B, ..dies(&[C], 0, majority(dead_replaced())) }),
         ("one given back, who stays coordinates", World { coordinators: 1 << A | 1 << B, ..back() }),
         ("one given back, who leaves coordinates", World { coordinators: 1 << C, ..back() }),
@@ -204,6 +205,17 @@ fn no_change_loses_or_hides_or_wedges() {
     for (name, world) in scenarios() {
         assert!(clean(name, &world) > 500, "{name}: the model hardly ran");
     }
+}
+
+/// I-MONO over two changes: what a read returned was written back, and no later read misses it. In `full` alone.
+#[test]
+fn reads_stay_monotonic_over_two_changes() {
+    if !full() {
+        println!("not run: QUORATE_MODEL=full asks for it");
+        return;
+    }
+    let world = World { coordinators: 0b1111, writes_back: true, most: 10_000_000, ..back() };
+    clean("one given back, reads that write back", &World { in_part: true, settle_one_in: 1024, ..world });
 }
 
 /// Everything at once, for whoever has the time: the first ten million states of each.
