@@ -132,6 +132,18 @@ pub fn skip(chain: &Chain, skipped: &BTreeSet<StoreId>) -> Result<Layout, NotNow
     Ok(planner::plan(newest, members.cloned().collect())?)
 }
 
+/// The layout by which `leaving` give up all their partitions, and stay members: what they hold is copied from them, and
+/// everybody waits for them. Once it is complete they can be left out. Who is left out while it owns something is
+/// skipped, and [`super::risk::may_lose`] is to be asked first.
+pub fn leave(chain: &Chain, leaving: &BTreeSet<StoreId>) -> Result<Layout, NotNow> {
+    let newest = chain.newest();
+    let stay = newest.members().iter().filter(|member| !leaving.contains(&member.store));
+    let filled = planner::plan(newest, stay.cloned().collect())?;
+    let members = newest.members().to_vec();
+    let regions = filled.spec().regions.iter().map(|table| of_members(&filled, table, &members)).collect();
+    Ok(Layout::new(LayoutSpec { regions, members, ..successor(newest) })?)
+}
+
 /// The newest layout again, as its own successor: see [`Chain::some_do_not_decide`].
 pub fn same_again(chain: &Chain) -> Result<Layout, NotNow> {
     Ok(Layout::new(successor(chain.newest()))?)

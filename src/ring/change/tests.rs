@@ -2,7 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ring::chain::tests::{chain, changed, founded, members, store};
-use crate::ring::live::holders;
+use crate::ring::live::{View, holders};
+use crate::ring::risk::may_lose;
+use crate::ring::sync::Merged;
+use crate::ring::{Tracker, Trackers};
 use crate::types::{Bucket, PartitionId};
 
 fn plan(chain: &Chain, numbers: &[u128]) -> Layout {
@@ -95,6 +98,31 @@ fn a_region_that_only_the_aborted_layout_had_goes_with_it() {
     let back = abort(&chain, &stores(&[])).unwrap();
     assert_eq!(owners(&back), owners(&chain.layouts()[0]));
     assert_eq!(back.members().len(), 3);
+}
+
+#[test]
+fn who_leaves_owns_nothing_and_is_copied_from() {
+    let mut chain = founded(&[1, 2, 3, 4]);
+    let next = leave(&chain, &stores(&[2])).unwrap();
+    assert_eq!(judge_successor(&chain, true, &next), Ok(Kind::Change));
+    let listed: BTreeSet<StoreId> = owners(&next).into_iter().flatten().collect();
+    assert_eq!(listed, stores(&[1, 3, 4]));
+    chain.push(next).unwrap();
+    assert!(chain.ended().is_empty());
+    let (mut trackers, me) = (Trackers::default(), store(4));
+    trackers.set_own(me, &Tracker { ack: 2, ..Tracker::default() });
+    let gains = View { chain: &chain, trackers: &trackers, me }.to_merge(&Merged::default());
+    assert!(!gains.is_empty() && gains.iter().all(|gain| gain.sources.contains(&store(2))));
+    let without = plan(&chain, &[1, 3, 4]);
+    assert_eq!(judge_successor(&chain, true, &without), Ok(Kind::Change));
+    chain.drop_before(2);
+    assert_eq!(
+        may_lose(&chain, &stores(&[2]), &stores(&[]), &[]),
+        [],
+        "then it is left out, and nothing is lost by it"
+    );
+    let all_of_a_region = leave(&chain, &stores(&[1, 2, 3, 4]));
+    assert!(matches!(all_of_a_region, Err(NotNow::NoLayout(_))), "somebody has to stay");
 }
 
 proptest! {
