@@ -219,7 +219,7 @@ fn with_one_node_down_w2_goes_on_and_w3_is_refused_at_once() {
 #[test]
 fn nobody_founds_a_cluster_of_nodes_that_want_different_ones() {
     sim(3, |time| async move {
-        let cluster = Cluster::new(time.clone(), Setup::new(3, 3));
+        let cluster = Cluster::new(time, Setup::new(3, 3));
         cluster.tell(0, |config| config.cluster.n = 1);
         cluster.start_all().await;
         let waits = || {
