@@ -276,7 +276,8 @@ fn target() -> Target {
 fn write_request(size: usize) -> impl Fn() -> Request + Clone + Send + 'static {
     let record = Bytes::from(value(size));
     move || {
-        Request::new(Ask::Write(messages::Write { target: target(), record: record.clone(), epoch: 0, flush: false }))
+        let write = messages::Write { target: target(), record: record.clone(), ..messages::Write::default() };
+        Request::new(Ask::Write(write))
     }
 }
 
