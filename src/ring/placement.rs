@@ -8,6 +8,8 @@ use super::preference::shuffle;
 use super::targets::Shape;
 use crate::types::PartitionId;
 
+mod economy;
+
 /// No owner (yet).
 pub(super) const FREE: usize = usize::MAX;
 
@@ -79,6 +81,7 @@ impl<'a> Placement<'a> {
             self.fill();
             self.exchange();
         }
+        self.economise();
         self.lists
     }
 
@@ -228,10 +231,15 @@ impl<'a> Placement<'a> {
 
     /// Draws a member for a free place among those that are under, in proportion to how much they lack.
     fn draw(&self, partition: usize, than: Than) -> Option<usize> {
+        // Nothing was there and nothing is: whoever comes costs the same.
+        let list = partition * self.width..(partition + 1) * self.width;
+        let behind = list.start + self.position..list.end;
+        let blank = self.lists[behind].iter().chain(&self.old[list]).all(|owner| *owner == FREE);
         (0..self.shape.len()).filter(|member| self.under(*member, than) && self.may(partition, *member)).min_by_key(
             |member| {
                 let lacks = (self.bound(*member, than) - self.load(*member)) as u64;
-                (self.cost(partition, *member), self.rank(partition, *member) / lacks, *member)
+                let cost = if blank { 0 } else { self.cost(partition, *member) };
+                (cost, self.rank(partition, *member) / lacks, *member)
             },
         )
     }
@@ -244,12 +252,11 @@ impl<'a> Placement<'a> {
     /// What it costs to give this position to `member`: at this n and every later one, the replicas that somebody holds
     /// who did not, and how far loads leave their bounds, each compared with doing nothing. Whoever `member` drives
     /// out of a later position, by being there itself or by its zone, leaves it to whom it takes this position from.
+    /// Doubled, so that of equal ones who moves up within the list goes before who is new to it: the place behind
+    /// stays open for whoever lacks most.
     fn cost(&self, partition: usize, member: usize) -> i64 {
         let first = partition * self.width;
         let (old, now) = (&self.old[first..][..self.width], &self.lists[first..][..self.width]);
-        if now[self.position..].iter().chain(old).all(|owner| *owner == FREE) {
-            return 0;
-        }
         let mut then = [FREE; REPLICAS_LIMIT];
         let then = &mut then[..self.width];
         then[..self.position].copy_from_slice(&now[..self.position]);
@@ -279,7 +286,7 @@ impl<'a> Placement<'a> {
                 cost += outside(load + change) - outside(load);
             }
         }
-        cost
+        2 * cost - i64::from(now[self.position + 1..].contains(&member))
     }
 
     fn exchange(&mut self) {

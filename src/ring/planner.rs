@@ -9,7 +9,8 @@
 //! (breadth first over members, as in bipartite matching), until nobody can be helped. Of several ways the one that
 //! moves least is taken (`Placement::cost` looks at the positions to come as well); of equal ones a fixed
 //! hash draws one, in proportion to what members lack, so that any two members share few partitions and a dead one is
-//! replaced from many. Adding, removing and replacing members move hardly more than the least possible, at every n.
+//! replaced from many. Positions are settled one by one, so what the last ones force on the first is not seen in time:
+//! when the lists are filled, moves that turn out needless are taken back (`economy`).
 //!
 //! Hard rules, whatever the targets say: no owner twice in a list; no two owners in one zone while zones suffice, and
 //! zones evenly used where they do not. A member or zone whose target is a replica of *every* partition is given its

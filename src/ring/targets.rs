@@ -5,6 +5,8 @@
 //! suffice). What a member or a zone may not take goes to the others, still by weight. Targets only grow with n, because
 //! the first n owners are also among the first n + 1.
 
+use std::collections::BTreeMap;
+
 /// What matters of a region's members, by their order in it.
 pub(super) struct Shape {
     /// Q.
@@ -20,12 +22,14 @@ pub(super) struct Shape {
 
 /// Slack for sums of floating point numbers that should be whole.
 const EPSILON: f64 = 1e-6;
+/// The same for a zone's sum, of a thousand such.
+const SLACK: f64 = 1e-2;
 
 impl Shape {
     /// The shape of members given as (weight, zone label).
     pub(super) fn new<'a>(q: usize, members: impl Iterator<Item = (u32, &'a str)>) -> Self {
         let mut shape = Self { q, weights: Vec::new(), total: 0.0, zones: Vec::new(), zone_sizes: Vec::new() };
-        let mut labels = std::collections::BTreeMap::new();
+        let mut labels = BTreeMap::new();
         for (weight, label) in members {
             let next = labels.len();
             let zone = *labels.entry(label).or_insert(next);
@@ -108,17 +112,33 @@ pub(super) struct Bounds {
 }
 
 impl Shape {
-    /// Rounds the targets at `n`: down, or up for as many as need be, where up hurts the least relative to weight.
+    /// Rounds the targets at `n`: down, or up for as many as need be, where up hurts the least relative to weight. A
+    /// zone whose replicas the rules number rounds within itself; all others round among themselves.
     pub(super) fn bounds(&self, targets: &[f64], n: usize) -> Bounds {
         let ratio = |member: usize, load: usize| load as f64 / self.share(member, n);
         let whole: Vec<(usize, usize)> =
             targets.iter().map(|t| ((t + EPSILON).floor() as usize, (t - EPSILON).ceil() as usize)).collect();
-        let raised_count = (n * self.q).saturating_sub(whole.iter().map(|(low, _)| low).sum());
-        let mut raised: Vec<f64> =
-            (0..self.len()).filter(|m| whole[*m].1 > whole[*m].0).map(|m| ratio(m, whole[m].1)).collect();
-        raised.sort_by(f64::total_cmp);
-        let raised = raised_count.checked_sub(1).and_then(|last| raised.get(last)).copied().unwrap_or(0.0);
-        let most = (0..self.len()).map(|m| ratio(m, whole[m].0)).fold(raised, f64::max);
+        let cap = self.zone_cap(n);
+        let mut sums = vec![0.0; self.zone_sizes.len()];
+        targets.iter().zip(&self.zones).for_each(|(target, zone)| sums[*zone] += target);
+        let numbered = |zone: usize| {
+            [cap - 1, cap].iter().any(|each| (sums[zone] - (each * self.q) as f64).abs() < SLACK)
+                || self.zone_sizes[zone] <= cap && (sums[zone] - (self.zone_sizes[zone] * self.q) as f64).abs() < SLACK
+        };
+        let mut groups = BTreeMap::<Option<usize>, Vec<usize>>::new();
+        for (member, zone) in self.zones.iter().enumerate() {
+            groups.entry(numbered(*zone).then_some(*zone)).or_default().push(member);
+        }
+        let mut most = (0..self.len()).map(|m| ratio(m, whole[m].0)).fold(0.0, f64::max);
+        for members in groups.values() {
+            let sum = members.iter().map(|m| targets[*m]).sum::<f64>().round() as usize;
+            let raised_count = sum.saturating_sub(members.iter().map(|m| whole[*m].0).sum());
+            let mut raised: Vec<f64> =
+                members.iter().filter(|m| whole[**m].1 > whole[**m].0).map(|m| ratio(*m, whole[*m].1)).collect();
+            raised.sort_by(f64::total_cmp);
+            let last = raised_count.checked_sub(1).and_then(|last| raised.get(last));
+            most = most.max(last.copied().unwrap_or(0.0));
+        }
         let fits = |m: usize| ratio(m, whole[m].1) <= most + EPSILON;
         let loads = (0..self.len()).map(|m| if fits(m) { whole[m] } else { (whole[m].0, whole[m].0) }).collect();
         Bounds { loads, ratio: most }

@@ -113,7 +113,7 @@ fn regions_are_placed_one_by_one() {
 }
 
 proptest! {
-    // Seeded: these bounds are those of a greedy planner, not laws.
+    // Seeded: these bounds are those of a planner that searches locally, not laws.
     #![proptest_config(ProptestConfig { cases: 32, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
     #[test]
@@ -131,14 +131,14 @@ proptest! {
         prop_assert_eq!(&again.spec().regions, &layout.spec().regions);
     }
 
-    // The bar (1.10 of the least) is asserted for ten members above. The least that is printed is a lower bound that may
-    // be out of reach, and at other sizes the greedy planner moves more: this guards against moving wholesale.
+    // The least is a lower bound at one n, so 1.10 of it can be out of reach by a few partitions. How many more are
+    // allowed, here and below, is the most that a thousand drawn changes needed, rounded up.
     #[test]
     fn equal_members_move_little(count in 1u128..=50, gone in any::<prop::sample::Index>()) {
         let before = first(256, equal(0..count, 1));
         let grown = plan(&before, equal(0..count + 1, 1)).unwrap();
         sound(Some(&before), &grown, 0.0)?;
-        moves_little(&before, &grown, 1.5, 12)?;
+        moves_little(&before, &grown, 1.10, 8)?;
         let mut fewer = equal(0..count, 1);
         let mut replaced = fewer.clone();
         fewer.remove(gone.index(fewer.len()));
@@ -147,7 +147,7 @@ proptest! {
         if !fewer.is_empty() {
             let shrunk = plan(&before, fewer).unwrap();
             sound(Some(&before), &shrunk, 0.0)?;
-            moves_little(&before, &shrunk, 1.5, 12)?;
+            moves_little(&before, &shrunk, 1.10, 8)?;
         }
         let replaced = plan(&before, replaced).unwrap();
         sound(Some(&before), &replaced, 0.0)?;
@@ -161,13 +161,14 @@ proptest! {
         members[at].weight = weight;
         let weighed = plan(&before, members.clone()).unwrap();
         sound(Some(&before), &weighed, 6.0)?;
+        moves_little(&before, &weighed, 1.25, 40)?;
         members.push(member(77, at % 5, weight));
         let grown = plan(&weighed, members.clone()).unwrap();
         sound(Some(&weighed), &grown, 6.0)?;
-        moves_little(&weighed, &grown, 3.0, 40)?;
+        moves_little(&weighed, &grown, 1.25, 20)?;
         members.remove(at);
         let shrunk = plan(&grown, members).unwrap();
         sound(Some(&grown), &shrunk, 6.0)?;
-        moves_little(&grown, &shrunk, 3.0, 40)?;
+        moves_little(&grown, &shrunk, 1.25, 20)?;
     }
 }
