@@ -19,7 +19,12 @@ pub struct FiguresAtN {
     pub least_max_over_mean: f64,
     /// Replicas that a member holds now and did not before.
     pub moves: usize,
-    /// The fewest moves after which loads are right.
+    /// A lower bound of `moves` where loads are right, by two counts of the same moves. By partition: it has n
+    /// owners and had k of those that are still members, so at least n - k of its owners are new. By member: it
+    /// holds at least the least that is right for it and had h of it, so at least the difference is new to it.
+    /// Every move is counted once by its partition and once by its member, so each sum is a bound, and so is the
+    /// greater. It may be out of reach: it looks at this n alone, and not at whom a zone's rule keeps out of which
+    /// partition.
     pub least_moves: usize,
     /// Partitions with two replicas in one zone while zones suffice, or more than need be where they do not.
     pub zone_violations: usize,
