@@ -147,7 +147,8 @@ impl Node {
             zone: member.zone.clone(),
             weight: member.weight,
             state: self.state_of(member, None),
-            phi: None,
+            // Two places are what people look at, and what documents can be compared by.
+            phi: self.inner.peers.phi(member.store).map(|phi| (phi * 100.0).round() / 100.0),
             since,
             layout: layout.version(),
         }

@@ -1,27 +1,28 @@
-//! One task a member: is it up, by this node's own round trips?
+//! One task a member sends heartbeats and tells the failure detector what came of them; one task judges all members.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{DOWN_AFTER, HEARTBEAT_EVERY, PeerMood, PeerStatus, Peers};
+use super::{HEARTBEAT_EVERY, PeerMood, PeerStatus, Peers};
 use crate::causality::Reading;
 use crate::transport::messages::{Ask, Request, Tell};
 use crate::transport::{Answer, CallError};
 use crate::types::{Mono, StoreId, Wall};
 
-/// How long one heartbeat may take: shorter than [`DOWN_AFTER`], so that a single lost one takes nobody down.
+/// How long one heartbeat may take: short enough that two lost in a row take no regular member down.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
-/// A task that wakes this much too late was stalled with the whole node: it judges nobody this time.
-const STALLED: Duration = Duration::from_millis(500);
+/// How soon a heartbeat for which there was no room is tried again: under load the member must not fall silent.
+const ROOM_WITHIN: Duration = Duration::from_millis(25);
 
 /// Begins to watch a member.
 pub(super) fn start(peers: &Peers, store: StoreId, address: String) {
+    peers.detector().watch(store, peers.inner.env.clock.now());
     let peers = peers.clone();
     let tasks = peers.inner.env.tasks.clone();
     tasks.spawn(async move {
         let clock = peers.inner.env.clock.clone();
-        let mut last_heard = clock.now();
         loop {
             let sent = clock.now();
             let beat = peers.beat();
@@ -29,37 +30,47 @@ pub(super) fn start(peers: &Peers, store: StoreId, address: String) {
             let request = Request::new(Ask::Heartbeat(beat));
             let answer = peers.inner.transport.call(&address, Some(store), request, ANSWER_WITHIN).await;
             let now = clock.now();
+            let mut every = HEARTBEAT_EVERY;
             match answer {
-                Ok(answer) => {
-                    if heard(&peers, store, &answer, (sent, sent_wall), now).await {
-                        last_heard = now;
-                    }
-                }
-                // Full of this node's own calls: that says nothing of the peer.
-                Err(CallError::Busy(_)) => {}
+                Ok(answer) => heard(&peers, store, &answer, (sent, sent_wall), now).await,
+                // Full of this node's own calls: that says nothing of the member.
+                Err(CallError::Busy(_)) => every = ROOM_WITHIN,
                 Err(failed) => {
                     peers.inner.metrics.peers.heartbeat_misses.inc();
-                    peers.inner.clocks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).forget(store);
+                    peers.inner.clocks.lock().unwrap_or_else(PoisonError::into_inner).forget(store);
+                    // What took all its time was not refused, whatever became of it: that is silence.
                     let refused = matches!(failed, CallError::NotSent(_) | CallError::Rejected(_));
-                    if refused || now.since(last_heard) >= DOWN_AFTER {
-                        suspect(&peers, store, &failed.to_string());
+                    if refused && now.since(sent) < ANSWER_WITHIN {
+                        let mut detector = peers.detector();
+                        detector.broke(store);
+                        down(&peers, store, &failed.to_string());
                     }
                 }
             }
-            let slept_from = clock.now();
-            clock.sleep(HEARTBEAT_EVERY).await;
-            let now = clock.now();
-            if now.since(slept_from) > HEARTBEAT_EVERY + STALLED
-                || now.since(sent) > ANSWER_WITHIN + HEARTBEAT_EVERY + STALLED
-            {
-                last_heard = now;
+            // After one that was lost the next is due at once.
+            clock.sleep(every.saturating_sub(now.since(sent))).await;
+        }
+    });
+}
+
+/// Begins to judge everybody's silence.
+pub(super) fn judge(peers: &Peers) {
+    let peers = peers.clone();
+    let tasks = peers.inner.env.tasks.clone();
+    tasks.spawn(async move {
+        loop {
+            peers.inner.env.clock.sleep(HEARTBEAT_EVERY).await;
+            let now = peers.inner.env.clock.now();
+            let mut detector = peers.detector();
+            for store in detector.judge(now) {
+                down(&peers, store, "it is silent");
             }
         }
     });
 }
 
-/// Takes a member that cannot be reached for down, at once.
-pub(super) fn suspect(peers: &Peers, store: StoreId, why: &str) {
+/// Publishes that a member is down. The detector is held by the caller.
+fn down(peers: &Peers, store: StoreId, why: &str) {
     if !peers.up().is_up(store) {
         return;
     }
@@ -73,13 +84,13 @@ pub(super) fn suspect(peers: &Peers, store: StoreId, why: &str) {
     });
 }
 
-/// A heartbeat was answered. Tells whether the member counts as heard from.
-async fn heard(peers: &Peers, store: StoreId, answer: &Answer, (sent, sent_wall): (Mono, Wall), now: Mono) -> bool {
-    let Some(Tell::Alive(beat)) = &answer.reply.tell else { return false };
+/// A heartbeat was answered.
+async fn heard(peers: &Peers, store: StoreId, answer: &Answer, (sent, sent_wall): (Mono, Wall), now: Mono) {
+    let Some(Tell::Alive(beat)) = &answer.reply.tell else { return };
     peers.inner.seen.answered(store, answer.from.boot, now);
     {
         let reading = Reading::new(sent_wall, now.since(sent), Wall(beat.wall_ms));
-        peers.inner.clocks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note(store, reading);
+        peers.inner.clocks.lock().unwrap_or_else(PoisonError::into_inner).note(store, reading);
     }
     let mood = PeerMood::from_bits(beat.state);
     let up = peers.up();
@@ -87,21 +98,23 @@ async fn heard(peers: &Peers, store: StoreId, answer: &Answer, (sent, sent_wall)
     let same_process =
         before.is_some_and(|peer| peer.hello.as_ref().is_some_and(|hello| hello.boot == answer.from.boot));
     let was_up = before.is_some_and(|peer| peer.up);
-    if was_up && same_process && before.is_some_and(|peer| peer.mood == mood) {
-        return true;
-    }
     if !(was_up && same_process) {
         // Whoever was away may have seen more of this store than this node remembers of itself.
         if !super::recall::check(peers, store).await {
-            return false;
+            return;
         }
         info!(%store, name = answer.from.name, "a member is up");
         if let Some((here, there)) = peers.hello().other_defaults(&answer.from) {
             warn!(%store, name = answer.from.name, here, there, "[cluster] settings differ");
         }
     }
+    let mut detector = peers.detector();
+    detector.heartbeat(store, now);
+    // It may have been judged while it was asked.
+    if same_process && peers.up().get(store).is_some_and(|peer| peer.up && peer.mood == mood) {
+        return;
+    }
     let since = if was_up { before.map_or(now, |peer| peer.since) } else { now };
     let status = PeerStatus { up: true, since, mood, hello: Some(answer.from.clone()), why: String::new() };
     peers.change(|up| drop(up.peers.insert(store, status.clone())));
-    true
 }

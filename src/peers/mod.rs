@@ -1,13 +1,15 @@
 //! The other nodes: links, heartbeats, who is up, and what is done with what they send.
 //!
 //! Down is an opinion: it changes where requests go, never who owns what. It is formed from *direct* heartbeats alone: a
-//! round trip of this node's own (indirect ones hide asymmetric links, scylla#8488). A refused connection makes a peer
+//! round trip of this node's own (indirect ones hide asymmetric links, scylla#8488). How long a silence is too long is
+//! [`membership::FailureDetector`](crate::membership::FailureDetector)'s to say; a refused connection makes a peer
 //! suspect at once; after a stall of its own a node judges nobody until it has caught up.
 //!
 //! What others know is published as a snapshot ([`UpSet`]) behind an atomic pointer. Inbound requests are handed to the
 //! services that `node/` registered, so this room names none.
 //!
-//! Bounds: one heartbeat task and one latency window per member; the transport bounds what is in flight.
+//! Bounds: one heartbeat task, one latency window and 128 remembered intervals per member; the transport bounds what is
+//! in flight.
 
 mod clocks;
 mod heartbeat;
@@ -15,13 +17,14 @@ mod recall;
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
 use crate::env::{BoxFuture, Env};
+use crate::membership::{FailureDetector, PhiRules};
 use crate::metrics::Metrics;
 use crate::pacing::LatencyWindow;
 use crate::replica::{Bar, Replica};
@@ -36,8 +39,6 @@ pub use seen::{Seen, Sight};
 
 /// How often a heartbeat is sent.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
-/// A peer that has not answered for this long is down.
-pub const DOWN_AFTER: Duration = Duration::from_millis(1500);
 
 /// What a peer says of itself with every heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -142,6 +143,8 @@ struct Inner {
     layout: ArcSwapOption<Layout>,
     up: ArcSwap<UpSet>,
     changes: watch::Sender<u64>,
+    /// Held while `up` is changed by what it says, so that the two never part.
+    detector: Mutex<FailureDetector>,
     latencies: Mutex<BTreeMap<StoreId, LatencyWindow>>,
     clocks: Mutex<clocks::Clocks>,
     seen: Seen,
@@ -188,6 +191,7 @@ impl Peers {
             layout: ArcSwapOption::empty(),
             up: ArcSwap::default(),
             changes: watch::channel(0).0,
+            detector: Mutex::new(FailureDetector::new(PhiRules { every: HEARTBEAT_EVERY, ..PhiRules::default() })),
             latencies: Mutex::default(),
             clocks: Mutex::new(clocks::Clocks::new(max_clock_drift)),
             seen,
@@ -262,6 +266,7 @@ impl Peers {
         for member in layout.members().iter().filter(|member| member.store != me) {
             heartbeat::start(self, member.store, member.peer_address.clone());
         }
+        heartbeat::judge(self);
         clocks::start(self);
     }
 
@@ -269,6 +274,17 @@ impl Peers {
     #[must_use]
     pub fn up(&self) -> Arc<UpSet> {
         self.inner.up.load_full()
+    }
+
+    /// How suspect a member is: how unlikely its silence would be if it lived, as a power of ten. None of one that gets
+    /// no heartbeats.
+    #[must_use]
+    pub fn phi(&self, store: StoreId) -> Option<f64> {
+        self.detector().phi(store, self.inner.env.clock.now())
+    }
+
+    fn detector(&self) -> MutexGuard<'_, FailureDetector> {
+        self.inner.detector.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Told whenever somebody comes or goes.

@@ -4,6 +4,7 @@
 #![cfg(feature = "sim")]
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod detector;
 mod mints;
 #[path = "../options/mod.rs"]
 mod options;
