@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use quorate::membership::{self, Life, View};
 use quorate::transport::Hello;
 use quorate::transport::frame::{self, Assembler, HEADER_LEN, Kind, UNAUTHENTICATED_CAP};
 use quorate::transport::handshake::{Handshake, Role, Secrets, Step, decode_hello, encode_hello};
-use quorate::transport::messages::{Reply, Request};
-use quorate::types::{ClusterId, Incarnation, NodeId, StoreId};
+use quorate::transport::messages::gossip::{Gossip, GossipAsk, GossipTell, Gossiped};
+use quorate::transport::messages::{Ask, Reply, Request, Tell};
+use quorate::types::{ClusterId, Incarnation, Mono, NodeId, StoreId};
 
 /// Reads a stream of frames and puts messages together: never more comes out than went in.
 pub fn frame(data: &[u8]) {
@@ -48,15 +50,38 @@ pub fn handshake(data: &[u8]) {
     }
 }
 
-/// Decodes requests and replies: what can be read is the same when it is written and read again.
+/// Decodes requests and replies: what can be read is the same when it is written and read again. Gossip that is let in
+/// stays within its bounds, and spoils no view.
 pub fn message(data: &[u8]) {
     use prost::Message;
     if let Ok(request) = Request::decode(data) {
+        if let Some(Ask::Gossip(Gossip { ask: Some(GossipAsk::Push(push)) })) = &request.ask
+            && let Ok(push) = membership::Push::try_from(push)
+        {
+            assert!(push.delta.weight() <= membership::DELTA_MAX);
+            let (delta, _) = view().answer_push(&push, 1, Mono(1));
+            assert!(delta.weight() <= membership::DELTA_MAX);
+        }
         assert_eq!(Request::decode(&request.encode_to_vec()[..]).as_ref(), Ok(&request));
     }
     if let Ok(reply) = Reply::decode(data) {
+        if let Some(Tell::Gossiped(Gossiped { tell: Some(GossipTell::Digest(digest)) })) = &reply.tell
+            && let Ok(digest) = membership::Digest::try_from(digest)
+        {
+            assert!(view().answer_digest(&digest, 1, Mono(1)).0.wants.len() <= membership::KNOWN_MAX);
+        }
+        if let Some(Tell::Gossiped(Gossiped { tell: Some(GossipTell::Delta(delta)) })) = &reply.tell
+            && let Ok(delta) = membership::Delta::try_from(delta)
+        {
+            view().apply(&delta, Mono(1));
+        }
         assert_eq!(Reply::decode(&reply.encode_to_vec()[..]).as_ref(), Ok(&reply));
     }
+}
+
+/// What a node knows that has heard of nobody.
+fn view() -> View {
+    View::new(NodeId::from_bits(1), Life { generation: 2, boot: 3 }, Mono(0))
 }
 
 /// A node; its hello is the same in the corpora.

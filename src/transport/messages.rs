@@ -5,8 +5,12 @@
 //! knows and the layout in which its quorum is counted (semantics section 3); every message that carries an object
 //! carries the partition epoch under which it was read.
 
+pub mod gossip;
+
 use bytes::Bytes;
 use prost::{Message, Oneof};
+
+use gossip::{Gossip, Gossiped};
 
 /// A request from one node to another.
 #[derive(Clone, PartialEq, Message)]
@@ -21,7 +25,7 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
     pub ask: Option<Ask>,
 }
 
@@ -52,6 +56,9 @@ pub enum Ask {
     /// A page of a partition, to merge from.
     #[prost(message, tag = "17")]
     Fetch(Fetch),
+    /// What I know of all nodes, and what do you?
+    #[prost(message, tag = "18")]
+    Gossip(Gossip),
 }
 
 /// A reply.
@@ -61,7 +68,7 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub head: u64,
     /// What is answered.
-    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
     pub tell: Option<Tell>,
 }
 
@@ -98,6 +105,9 @@ pub enum Tell {
     /// A handed-over operation failed.
     #[prost(message, tag = "19")]
     Failed(Failed),
+    /// To [`Ask::Gossip`].
+    #[prost(message, tag = "20")]
+    Gossiped(Gossiped),
 }
 
 /// Names an object: bucket, the bucket's generation, key.

@@ -2,12 +2,15 @@
 
 use bytes::Bytes;
 use prost::Message;
+use quorate::membership::{Life, Name, View};
 use quorate::transport::frame::Kind;
 use quorate::transport::handshake::{Handshake, Role, Secrets, Step, encode_hello};
+use quorate::transport::messages::gossip::{Gossip, Gossiped};
 use quorate::transport::messages::{
     self, Ask, Copy, Fetch, HandedWrite, Heartbeat, Held, Page, PageEntry, Probe, Probed, Read, Refusal, Reply,
     Request, Target, Tell, Write, Written,
 };
+use quorate::types::{Mono, NodeId};
 
 #[path = "../../fuzz/entry/wire.rs"]
 #[allow(unreachable_pub)]
@@ -19,9 +22,28 @@ fn target() -> Target {
     Target { bucket: "b".into(), generation: 1, key: Bytes::from_static(b"key") }
 }
 
+/// Both sides of an exchange: hash, digest, push, delta.
+fn gossip() -> ([Gossip; 2], [Gossiped; 2]) {
+    let now = Mono(1);
+    let view = |node, zone: &'static str| {
+        let mut view = View::new(NodeId::from_bits(node), Life { generation: 2, boot: 3 }, now);
+        view.set(Name::new("zone").unwrap(), Bytes::from_static(zone.as_bytes())).unwrap();
+        view
+    };
+    let (mine, mut theirs) = (view(1, "a"), view(2, "b"));
+    assert!(theirs.remove(NodeId::from_bits(9)));
+    let digest = theirs.digest(0, now);
+    let (push, _) = mine.answer_digest(&digest, 0, now);
+    let (delta, _) = theirs.answer_push(&push, 0, now);
+    ([mine.hash().into(), (&push).into()], [Some(&digest).into(), (&delta).into()])
+}
+
 fn requests() -> Vec<(&'static str, Ask)> {
     let record = Bytes::from_static(b"a record");
+    let ([hash, push], _) = gossip();
     vec![
+        ("gossip-hash", Ask::Gossip(hash)),
+        ("gossip-push", Ask::Gossip(push)),
         ("probe", Ask::Probe(Probe {})),
         ("heartbeat", Ask::Heartbeat(Heartbeat { wall_ms: 1, state: 7, progress: 3 })),
         ("read", Ask::Read(Read { target: target(), have: Some(record.clone()), to_mend: true })),
@@ -41,6 +63,7 @@ fn requests() -> Vec<(&'static str, Ask)> {
 
 fn replies() -> Vec<(&'static str, Reply)> {
     let record = Bytes::from_static(b"a record");
+    let (_, [digest, delta]) = gossip();
     let entries = vec![PageEntry { target: target(), record: record.clone() }];
     vec![
         (
@@ -52,6 +75,9 @@ fn replies() -> Vec<(&'static str, Reply)> {
                 weight: 100,
             })),
         ),
+        ("gossiped-same", Reply::new(Tell::Gossiped(None.into()))),
+        ("gossiped-digest", Reply::new(Tell::Gossiped(digest))),
+        ("gossiped-delta", Reply::new(Tell::Gossiped(delta))),
         ("copy", Reply::new(Tell::Copy(Copy { held: Held::Object.into(), record: Some(record), epoch: 1, sealed: 2 }))),
         ("written", Reply::new(Tell::Written(Written { flushed: true }))),
         ("page", Reply::new(Tell::Page(Page { entries, next: None, epoch: 1, unreadable: vec![target()] }))),
