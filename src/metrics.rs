@@ -65,6 +65,8 @@ pub struct Metrics {
     pub transport: TransportMetrics,
     /// What is known of the other nodes, and of this one's clock.
     pub peers: PeerMetrics,
+    /// What the nodes tell each other about each other.
+    pub gossip: GossipMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -112,7 +114,8 @@ impl Metrics {
         let reads = OperationMetrics::new(at, "read", "reads");
         let writes = OperationMetrics::new(at, "write", "writes and deletes");
         let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
-        Self { registry, http, reads, writes, quorum, replica, transport, peers }
+        let gossip = GossipMetrics::new(at);
+        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip }
     }
 
     /// Adds what a room keeps by itself; it is asked whenever the text is made. Before the node is shared.
@@ -395,6 +398,32 @@ group! {
             "This node's clock against the median of the members.";
         heartbeat_misses: Counter = Counter::default(), "heartbeat_misses",
             "Heartbeats that were not answered in time.";
+    }
+}
+
+group! {
+    /// What the nodes tell each other about each other.
+    GossipMetrics {
+        rounds: Counter = Counter::default(), "gossip_rounds",
+            "Rounds of gossip: about one a second.";
+        exchanges: Counter = Counter::default(), "gossip_exchanges",
+            "Exchanges opened with others.";
+        equal: Counter = Counter::default(), "gossip_equal",
+            "Exchanges opened that found both sides to know the same.";
+        changes: Counter = Counter::default(), "gossip_changes",
+            "Times that news of a node were heard.";
+        failures: Counter = Counter::default(), "gossip_failures",
+            "Exchanges opened that came to nothing.";
+        bytes_sent: Counter = Counter::default(), "gossip_sent_bytes",
+            "Bytes of gossip sent, asked and answered.";
+        bytes_received: Counter = Counter::default(), "gossip_received_bytes",
+            "Bytes of gossip received, asked and answered.";
+        malformed: Counter = Counter::default(), "gossip_malformed",
+            "Gossip left out or refused because no node says that.";
+        twins: Counter = Counter::default(), "gossip_twins",
+            "Times that two lives of one generation were met: copies of one data directory.";
+        nodes: Gauge = Gauge::default(), "gossip_nodes",
+            "Nodes that something is known of, this one included.";
     }
 }
 

@@ -1,9 +1,12 @@
-//! Being in a cluster: how it is founded, which layout is in force.
+//! Being in a cluster: how it is founded, which layout is in force, what the nodes say of themselves.
 //!
 //! The decisions are `ring::Founding`'s; this room probes the seeds, flushes a layout before anybody is told of it, and
-//! publishes the one in force behind an atomic pointer. Until a node serves, it says why not ([`Standing`]).
+//! publishes the one in force behind an atomic pointer. Until a node serves, it says why not ([`Standing`]). Once it is a
+//! member it gossips ([`Gossiper`]).
 
 mod founding;
+mod gossiper;
+mod said;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +15,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use founding::{ClusterService, FoundingOptions};
+pub use gossiper::{About, Gossiper, Heard};
+pub use said::{DiskState, Head, Said};
 
 use crate::replica::{Fault, Replica};
 use crate::ring::Layout;

@@ -33,7 +33,7 @@ pub use builder::Builder;
 pub use config::{ClusterConfig, Config, ConfigError, NodeConfig};
 
 use crate::causality::TokenKeys;
-use crate::cluster::{ClusterService, FoundingOptions, LayoutKeeper, Standing};
+use crate::cluster::{ClusterService, FoundingOptions, Gossiper, Heard, LayoutKeeper, Standing};
 use crate::coordinator::{Coordinator, DataService, Limits};
 use crate::env::Env;
 use crate::metrics::Metrics;
@@ -82,6 +82,7 @@ struct Inner {
     replica: Replica,
     peers: Peers,
     keeper: LayoutKeeper,
+    gossiper: Gossiper,
     coordinator: Coordinator,
     transport: Arc<dyn Transport>,
     keys: Mutex<Option<Arc<TokenKeys>>>,
@@ -146,9 +147,13 @@ impl Node {
         let coordinator = Coordinator::new(&env, replica.clone(), peers.clone(), layout, Arc::clone(&metrics), limits);
         let founding = ClusterService::new(&env, peers.clone(), keeper.clone(), founding_options(&config, &identity));
         let data = Arc::new(DataService::new(coordinator.clone()));
-        peers.open(Services { cluster: Arc::new(founding.clone()), data });
+        let seeds = node.seeds.clone();
+        let gossiper = Gossiper::new(&env, replica.clone(), peers.clone(), keeper.clone(), Arc::clone(&metrics), seeds);
+        let gossip = Arc::new(gossiper.clone());
+        peers.open(Services { cluster: Arc::new(founding.clone()), gossip, data });
         let (keys, draining) = (Mutex::new(None), AtomicBool::new(false));
-        let inner = Inner { env, config, metrics, replica, peers, keeper, coordinator, transport, keys, draining };
+        let inner =
+            Inner { env, config, metrics, replica, peers, keeper, gossiper, coordinator, transport, keys, draining };
         let this = Self { inner: Arc::new(inner) };
         let tasks = this.inner.env.tasks.clone();
         tasks.spawn(this.clone().begin(founding));
@@ -184,6 +189,7 @@ impl Node {
         }
         inner.replica.identity().lift(Bar::Impostor);
         inner.peers.watch_members();
+        inner.gossiper.begin();
         let window = inner.config.cluster.idempotency_window;
         crate::repair::start(&inner.env, inner.replica.clone(), inner.peers.clone(), layout, window);
         self.tell_mood();
@@ -268,6 +274,12 @@ impl Node {
     #[must_use]
     pub fn replica(&self) -> &Replica {
         &self.inner.replica
+    }
+
+    /// What the nodes say of themselves, as far as this one has heard.
+    #[must_use]
+    pub fn heard(&self) -> Arc<Heard> {
+        self.inner.gossiper.heard()
     }
 
     /// The keys that tokens are signed with; none before the node is in a cluster.

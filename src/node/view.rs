@@ -133,10 +133,15 @@ impl Node {
             date::rfc3339(Wall(clock.wall().0.saturating_sub(ago)))
         });
         let hello = status.and_then(|status| status.hello.as_ref());
-        let incarnation = if member.store == self.inner.replica.identity().store() {
-            Some(self.inner.replica.identity().incarnation())
+        let heard = self.heard();
+        let said = heard.of(member.node);
+        let me = self.inner.replica.identity();
+        // What it said of itself on a connection is newer than what others passed on.
+        let (incarnation, known) = if member.store == me.store() {
+            (Some(me.incarnation()), layout.version())
         } else {
-            hello.map(|hello| hello.incarnation)
+            let known = said.and_then(|said| said.head.as_ref()).map_or(0, |head| head.version);
+            (hello.map(|hello| hello.incarnation).or(said.and_then(|said| said.incarnation)), known)
         };
         MemberView {
             id: member.node.to_string(),
@@ -150,7 +155,7 @@ impl Node {
             // Two places are what people look at, and what documents can be compared by.
             phi: self.inner.peers.phi(member.store).map(|phi| (phi * 100.0).round() / 100.0),
             since,
-            layout: layout.version(),
+            layout: known,
         }
     }
 }

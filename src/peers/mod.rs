@@ -160,8 +160,10 @@ struct Inner {
 /// Who answers what.
 #[derive(Clone)]
 pub struct Services {
-    /// Probes: founding, and later gossip.
+    /// Probes: founding.
     pub cluster: Arc<dyn Service>,
+    /// What the nodes say of themselves.
+    pub gossip: Arc<dyn Service>,
     /// Everything about data.
     pub data: Arc<dyn Service>,
 }
@@ -337,8 +339,18 @@ impl Peers {
         ask: Ask,
         budget: Duration,
     ) -> BoxFuture<'static, Result<crate::transport::Answer, CallError>> {
-        let request = Request::new(ask);
-        self.inner.transport.call(address, None, request, budget)
+        self.ask_store(address, None, ask, budget)
+    }
+
+    /// Asks whoever listens at `address`, if it is this store; outside any quorum, and not as an answer to measure.
+    pub fn ask_store(
+        &self,
+        address: &str,
+        expect: Option<StoreId>,
+        ask: Ask,
+        budget: Duration,
+    ) -> BoxFuture<'static, Result<crate::transport::Answer, CallError>> {
+        self.inner.transport.call(address, expect, Request::new(ask), budget)
     }
 
     /// Asks a member, within a quorum that is counted in layout `counted`.
@@ -454,6 +466,7 @@ impl Handler for Peers {
                 Box::pin(async move { this.recall(&from, remember).await })
             }
             Some(Ask::Probe(_)) => services.cluster.serve(from, request),
+            Some(Ask::Gossip(_)) => services.gossip.serve(from, request),
             Some(_) => services.data.serve(from, request),
             None => Box::pin(async { Reply::refused(Refusal::Unknown, "this node does not know that request") }),
         };

@@ -136,14 +136,20 @@ impl Peers {
     }
 
     async fn rolled_back(&self, answers: &[Remembered]) -> Result<(), Fault> {
+        let newest = answers.iter().filter_map(|told| told.memory.latest).map(|(generation, _)| generation).max();
+        let furthest = answers.iter().map(|told| told.progress).max();
+        self.went_back(newest.unwrap_or(0), furthest.unwrap_or(0)).await
+    }
+
+    /// It is proven that this data directory went back, or was copied: others have seen it in this generation, and with
+    /// this progress. It mints as somebody new, above both, and every partition is merged anew.
+    pub async fn went_back(&self, generation: u64, progress: u64) -> Result<(), Fault> {
         warn!(
             "a peer has seen more of this data directory than it holds: it was rolled back or copied; every partition is merged anew from the other owners"
         );
         self.inner.replica.roll_back().await?;
         let identity = self.inner.replica.identity();
-        let newest = answers.iter().filter_map(|told| told.memory.latest).map(|(generation, _)| generation).max();
-        let furthest = answers.iter().map(|told| told.progress).max();
-        identity.catch_up(newest.unwrap_or(0), furthest.unwrap_or(0))?;
+        identity.catch_up(generation, progress)?;
         let (generation, incarnation) = (identity.generation(), identity.incarnation());
         self.introduce(|hello| (hello.generation, hello.incarnation) = (generation, incarnation));
         Ok(())

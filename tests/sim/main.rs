@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod detector;
+mod gossip;
 mod mints;
 #[path = "../options/mod.rs"]
 mod options;
