@@ -1,11 +1,12 @@
 //! The end of every run: heals, ends every process and starts it again, waits until all is well, reads everything at
-//! R = all through every node, and compares what the replicas hold.
+//! R = all through every node, and compares what the replicas hold, and what gossip has told each of all.
 //!
 //! **Who is out.** A wiped node stays out until a layout change takes it in again, and a process on a copy of a directory
 //! was never in. R = all is then what is left of an object's owners: everything acknowledged has to be there, and on
 //! every owner that is left. Who is out must still be out at the end, and hold nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::check::{Violation, converge};
 use super::cluster::Cluster;
 use super::net::Death;
 use super::workload::Runner;
-use crate::cluster::Standing;
+use crate::cluster::{Heard, Standing};
 use crate::env::Entropy;
 use crate::kv::{NodeView as _, ReadOptions, WriteOptions};
 use crate::quorum::Level;
@@ -61,6 +62,7 @@ pub async fn finish_without(
     // Answers do not wait for the slowest owner.
     cluster.time().sleep(Duration::from_secs(10)).await;
     violations.extend(end.compare());
+    violations.extend(end.views().await);
     violations.extend(end.let_in());
     violations
 }
@@ -172,6 +174,31 @@ impl End<'_> {
         };
         violations.extend(converge(&dumps, owners));
         violations
+    }
+
+    /// Whoever is in knows the same of everybody who is in, and of each what it says of itself.
+    async fn views(&self) -> Option<Violation> {
+        let views = || -> Vec<_> {
+            let heard = |machine| self.cluster.node(machine).map(|node| node.heard());
+            self.members().map(|machine| (machine, heard(machine).unwrap_or_default())).collect()
+        };
+        let first =
+            |views: &[(usize, Arc<Heard>)]| views.first().map(|(_, heard)| Arc::clone(heard)).unwrap_or_default();
+        let equal = |views: &[(usize, Arc<Heard>)]| {
+            let first = first(views);
+            first.nodes.len() >= views.len() && views.iter().all(|(_, heard)| *heard == first)
+        };
+        if self.cluster.until(PATIENCE, || equal(&views())).await {
+            return None;
+        }
+        let views = views();
+        let first = first(&views);
+        let other = views.iter().find(|(_, heard)| *heard != first);
+        let detail = match other {
+            Some((machine, heard)) => format!("n{machine} has heard {heard:?}, another {first:?}"),
+            None => format!("{} of {} are known: {first:?}", first.nodes.len(), views.len()),
+        };
+        Some(ill("views-differ", "cluster", detail))
     }
 
     /// Who was to stay out and did not.

@@ -44,6 +44,12 @@ pub struct Tally {
     pub copies: u64,
     /// Clean stops.
     pub stops: u64,
+    /// Exchanges of gossip that nodes opened.
+    pub exchanges: u64,
+    /// Of those, between nodes that knew the same.
+    pub equals: u64,
+    /// News of nodes that gossip brought.
+    pub changes: u64,
     /// Rare paths forced, by name.
     pub forced: BTreeMap<&'static str, u64>,
 }
@@ -51,7 +57,7 @@ pub struct Tally {
 impl Tally {
     /// Adds what one process counted.
     pub fn add_life(&mut self, metrics: &Metrics) {
-        let Metrics { quorum, replica, .. } = metrics;
+        let Metrics { quorum, replica, gossip, .. } = metrics;
         self.add(&Self {
             lives: 1,
             siblings: quorum.sibling_writes.get(),
@@ -63,6 +69,9 @@ impl Tally {
             rollbacks: replica.rollback_proofs.get(),
             commit_failures: replica.commit_failures.get(),
             clashes: replica.dot_clashes.get(),
+            exchanges: gossip.exchanges.get(),
+            equals: gossip.equal.get(),
+            changes: gossip.changes.get(),
             ..Self::default()
         });
     }
@@ -86,6 +95,9 @@ impl Tally {
         self.wipes += other.wipes;
         self.copies += other.copies;
         self.stops += other.stops;
+        self.exchanges += other.exchanges;
+        self.equals += other.equals;
+        self.changes += other.changes;
         for (name, times) in &other.forced {
             *self.forced.entry(name).or_default() += times;
         }
@@ -106,6 +118,9 @@ impl Tally {
             ("failed commits", self.commit_failures),
             ("unknown outcomes", self.unknown),
             ("clean stops", self.stops),
+            ("gossip exchanges", self.exchanges),
+            ("exchanges between equals", self.equals),
+            ("news by gossip", self.changes),
         ];
         let forced = rare::PATHS.iter().map(|(name, _)| *name).chain([rare::LAG]);
         let forced = forced.map(|name| (name, self.forced.get(name).copied().unwrap_or(0)));
@@ -119,7 +134,8 @@ impl fmt::Display for Tally {
             f,
             "{} operations ({} answered, {} unknown), {} lives, {} new incarnations, {} sibling writes, {} read \
              repairs, {} hedges, {} hand-overs, {} quarantines, {} rollback proofs, {} replays, {} failed commits, {} \
-             dot clashes, {} wipes, {} copies, {} clean stops; forced: {:?}",
+             dot clashes, {} wipes, {} copies, {} clean stops, {} gossip exchanges ({} between equals, {} news); \
+             forced: {:?}",
             self.operations,
             self.answered,
             self.unknown,
@@ -137,6 +153,9 @@ impl fmt::Display for Tally {
             self.wipes,
             self.copies,
             self.stops,
+            self.exchanges,
+            self.equals,
+            self.changes,
             self.forced
         )
     }
@@ -150,6 +169,7 @@ mod tests {
     fn what_never_happened_is_named() {
         let mut all = Tally { siblings: 1, read_repairs: 1, hedges: 1, handovers: 1, ..Tally::default() };
         all.add(&Tally { quarantines: 1, incarnations: 1, rollbacks: 1, unknown: 2, ..Tally::default() });
+        all.add(&Tally { exchanges: 2, equals: 1, changes: 1, ..Tally::default() });
         all.add(&Tally { stops: 1, forced: rare::PATHS.map(|(name, _)| (name, 1)).into(), ..Tally::default() });
         assert_eq!(all.never(), ["replays", "failed commits", rare::LAG]);
     }

@@ -16,6 +16,7 @@ use quorate::sim::cluster::{Keys, Wraps};
 use quorate::sim::drive::{Options, run};
 use quorate::sim::faults::Kind;
 use quorate::storage::{Batch, Committed, Durability, Entry, Keyspace, Storage, StorageError};
+use quorate::transport::messages::gossip::{Gossip, GossipAsk, NodeDelta, Push};
 use quorate::transport::messages::{Ask, Copy, Held, Refusal, Reply, Request, Tell, Written};
 use quorate::transport::{Answer, CallError, Handler, Hello, Transport};
 use quorate::types::{ObjectId, StoreId};
@@ -106,6 +107,17 @@ enum NetBug {
     SyncingIsNothing,
     /// A write that was handed over and not answered is handed to the next owner.
     HandOverAgain,
+    /// Of two nodes that gossip tells of at once, one is told to be where the other is.
+    MixUpStates,
+}
+
+/// One node's value in another one's state.
+fn mix_up(push: &mut Push) {
+    let [one, other, ..] = &mut push.delta.nodes[..] else { return };
+    let at = |node: &NodeDelta| node.entries.iter().position(|entry| entry.name == "peer_address");
+    if let (Some(from), Some(to)) = (at(one), at(other)) {
+        other.entries[to].value = one.entries[from].value.clone();
+    }
 }
 
 struct BadNet(Arc<dyn Transport>, NetBug);
@@ -127,6 +139,11 @@ impl Transport for BadNet {
             let mut object = decode_object(write.record.clone()).unwrap();
             object.merge(&Object::new(), &MergeRules { last_write_wins: true, ..MergeRules::default() });
             write.record = encode_object(&object);
+        }
+        if let (NetBug::MixUpStates, Some(Ask::Gossip(Gossip { ask: Some(GossipAsk::Push(push)) }))) =
+            (bug, &mut request.ask)
+        {
+            mix_up(push);
         }
         let (writes, reads, hands_over) = match &request.ask {
             Some(Ask::Write(_)) => (true, false, false),
@@ -251,6 +268,11 @@ fn a_handed_over_write_tried_again_elsewhere_is_caught() {
         (options.nodes, options.profile.nodes) = (5, 5);
         (options.lag, options.think) = (0.9, Duration::from_millis(30));
     });
+}
+
+#[test]
+fn states_mixed_up_by_gossip_are_caught() {
+    caught("mix up states", &bad_net(NetBug::MixUpStates), &["views-differ"], |options| only(options, &[Kind::Crash]));
 }
 
 #[test]
