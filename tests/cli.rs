@@ -200,6 +200,20 @@ fn status_is_one_screen() {
 }
 
 #[test]
+fn members_are_a_table() {
+    let shown = stdout(&ends(0, &["members"]));
+    assert!(shown.starts_with("MEMBER  STATE"), "{shown}");
+    let rows: Vec<Vec<&str>> = shown.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows.iter().map(|row| (row[0], row[1])).collect::<Vec<_>>(), [("n1", "up"), ("n2", "up"), ("n3", "up")]);
+    assert_eq!(rows[0][2], "-", "no node suspects itself: {shown}");
+    let document = json(&ends(0, &["members", "-o", "json"]));
+    let members = document["members"].as_array().unwrap();
+    assert_eq!(members.len(), 3);
+    assert!(members.iter().all(|member| member["incarnation"].is_string()), "{document}");
+    assert!(stdout(&ends(0, &["members", "-o", "wide"])).contains("INCARNATION"));
+}
+
+#[test]
 fn explanations_are_notes() {
     let put = ends(0, &["put", "explain", "k", "x", "-w", "all", "--explain"]);
     let said = stderr(&put);
@@ -212,7 +226,7 @@ fn explanations_are_notes() {
 
 #[test]
 fn help_is_on_stdout_and_has_examples() {
-    for command in ["server", "dev", "demo", "put", "get", "delete", "status", "where"] {
+    for command in ["server", "dev", "demo", "put", "get", "delete", "status", "members", "where"] {
         let help = stdout(&ends(0, &[command, "--help"]));
         assert!(help.contains("Examples:") && help.contains(&format!("quorate {command}")), "{help}");
     }

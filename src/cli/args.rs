@@ -48,7 +48,10 @@ pub(super) enum Command {
     Delete(DeleteArgs),
     /// How the cluster is, on one screen.
     #[command(after_help = STATUS)]
-    Status(StatusArgs),
+    Status(AdminArgs),
+    /// Who is in the cluster, and what one node thinks of each member.
+    #[command(after_help = MEMBERS)]
+    Members(AdminArgs),
     /// Who owns an object, and what each replica holds of it.
     #[command(after_help = WHERE)]
     Where(WhereArgs),
@@ -116,6 +119,15 @@ const STATUS: &str = "\
 Examples:
   quorate status
   quorate status --admin http://127.0.0.1:7411 -o json";
+
+const MEMBERS: &str = "\
+PHI is how unlikely a member's silence would be if it lived, as a power of ten: at 8 it is down. LAYOUT is the newest
+layout that the member has said it knows. All of it is one node's opinion: ask another with --admin.
+
+Examples:
+  quorate members
+  quorate members -o wide                                 with ids and incarnations
+  quorate members --admin http://127.0.0.1:7411 -o json";
 
 const WHERE: &str = "\
 Reads from every replica there is, and mends none: what you see is what is there.
@@ -335,7 +347,7 @@ pub(super) struct WhereArgs {
 }
 
 #[derive(Args, Debug)]
-pub(super) struct StatusArgs {
+pub(super) struct AdminArgs {
     /// A node's admin address. Default: one port above each endpoint.
     #[arg(long = "admin", value_name = "URL", env = "QUORATE_ADMIN_ENDPOINTS", value_delimiter = ',')]
     pub(super) admin: Vec<String>,

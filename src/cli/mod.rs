@@ -9,6 +9,7 @@ pub mod config;
 mod demo;
 mod dev;
 mod logs;
+mod members;
 mod objects;
 mod output;
 mod running;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
             Command::Get(args) => Box::pin(objects::get(args)).await,
             Command::Delete(args) => Box::pin(objects::delete(args)).await,
             Command::Where(args) => Box::pin(objects::whereabouts(args)).await,
+            Command::Members(args) => Box::pin(members::members(args)).await,
             Command::Status(args) => Box::pin(status::status(args)).await,
         }
     });

@@ -131,6 +131,12 @@ impl Paint {
         Self(std::io::stdout().is_terminal() && wanted())
     }
 
+    /// Plain, wherever it is written.
+    #[cfg(test)]
+    pub(super) const fn never() -> Self {
+        Self(false)
+    }
+
     pub(super) fn stderr() -> Self {
         Self(std::io::stderr().is_terminal() && wanted())
     }

@@ -2,13 +2,24 @@
 
 use comfy_table::Cell;
 
-use super::args::{Format, StatusArgs};
+use super::args::{AdminArgs, Format};
 use super::config::host_port;
 use super::objects::client;
 use super::output::{Exit, Failure, Paint, json, print, state_cell, table};
+use crate::client::Client;
 use crate::kv::Status;
 
-pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
+pub(super) async fn status(args: AdminArgs) -> Result<(), Failure> {
+    let client = admin_client(&args)?;
+    let status = client.status().await.map_err(|error| Failure::of_read(&error))?;
+    match args.reach.output {
+        Some(Format::Json) => print(&json(&status)?),
+        other => print(screen(&status, other == Some(Format::Wide), Paint::stdout()).as_bytes()),
+    }
+}
+
+/// A client that knows where to ask administrators' questions, and with which token.
+pub(super) fn admin_client(args: &AdminArgs) -> Result<Client, Failure> {
     let admin = if args.admin.is_empty() {
         args.reach.endpoints.iter().filter_map(|url| admin_of(url)).collect()
     } else {
@@ -23,12 +34,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), Failure> {
             Some(text.trim().to_owned())
         }
     };
-    let client = client(&args.reach, |config| (config.admin_endpoints, config.admin_token) = (admin, token))?;
-    let status = client.status().await.map_err(|error| Failure::of_read(&error))?;
-    match args.reach.output {
-        Some(Format::Json) => print(&json(&status)?),
-        other => print(screen(&status, other == Some(Format::Wide), Paint::stdout()).as_bytes()),
-    }
+    client(&args.reach, |config| (config.admin_endpoints, config.admin_token) = (admin, token))
 }
 
 /// By convention the admin port is one above the client port.

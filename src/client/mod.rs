@@ -19,7 +19,7 @@ use thiserror::Error as ThisError;
 
 use crate::env::{BoxFuture, Env};
 use crate::kv::{
-    Error, ErrorCode, Kv, Outcome, Owners, ReadAnswer, ReadOptions, Status, Value, WriteAnswer, WriteOptions,
+    Error, ErrorCode, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, Status, Value, WriteAnswer, WriteOptions,
 };
 use crate::types::ObjectId;
 
@@ -39,7 +39,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct ClientConfig {
     /// Client APIs of nodes: `http://host:port`. The first is tried first; the one that answered last is kept.
     pub endpoints: Vec<String>,
-    /// Admin APIs of nodes, for [`Client::status`].
+    /// Admin APIs of nodes, for [`Client::status`] and [`Client::members`].
     pub admin_endpoints: Vec<String>,
     /// The secret of the admin APIs.
     pub admin_token: Option<String>,
@@ -136,10 +136,19 @@ impl Client {
 
     /// How the cluster is, as the first admin endpoint that answers sees it.
     pub async fn status(&self) -> Result<Status, Error> {
+        self.admin("/admin/status").await
+    }
+
+    /// Who is in the cluster, as the first admin endpoint that answers sees it.
+    pub async fn members(&self) -> Result<Members, Error> {
+        self.admin("/admin/members").await
+    }
+
+    async fn admin<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         if self.0.admin.is_empty() {
             return Err(Error::refused(ErrorCode::BadParameter, "this client was given no admin endpoint"));
         }
-        let mut request = Request::new(Method::GET, ("/admin/status".to_owned(), Vec::new()));
+        let mut request = Request::new(Method::GET, (path.to_owned(), Vec::new()));
         if let Some(token) = &self.0.config.admin_token {
             request.headers.push(("authorization".to_owned(), format!("Bearer {token}").into_bytes()));
         }

@@ -10,12 +10,11 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::routing::any;
 use http::{HeaderMap, HeaderValue, Method, Response, header};
-use serde_json::json;
 
 use super::Api;
 use super::owners::json;
 use super::problem::Problem;
-use crate::kv::{Error, ErrorCode};
+use crate::kv::{Error, ErrorCode, Members};
 
 /// A secret that admin requests must carry. Kept as a hash, compared in constant time.
 #[derive(Clone)]
@@ -103,7 +102,7 @@ fn answer(admin: &Admin, request: &Request) -> Result<Response<Body>, Problem> {
             Err(why) => Err(Error::refused(ErrorCode::NotServing, why).into()),
         },
         "/metrics" => Ok(text(api.node.metrics_text(), "application/openmetrics-text; version=1.0.0; charset=utf-8")),
-        "/admin/members" => json(&json!({ "members": api.node.status().members })),
+        "/admin/members" => json(&Members { members: api.node.status().members }),
         "/admin/ring" => json(&api.node.ring()),
         _ => json(&api.node.status()),
     }

@@ -26,7 +26,9 @@ pub mod wire;
 pub use crate::quorum::{Counted, Repair as RepairMode};
 pub use error::{Error, ErrorCode, ReplicaReport};
 pub use present::{etag_of, expired, open_context, payload_of, request_of, views};
-pub use view::{Addresses, Attention, MemberView, NodeView, OwnerView, Owners, PartitionView, RingView, Status};
+pub use view::{
+    Addresses, Attention, MemberView, Members, NodeView, OwnerView, Owners, PartitionView, RingView, Status,
+};
 
 /// What a client holds of an object's causal history: opaque, bound to bucket and key, authenticated. Send it with the
 /// next write to supersede exactly what it covers.

@@ -106,12 +106,20 @@ pub struct MemberView {
     pub weight: u32,
     /// `up`, `suspect`, `down`, `syncing`.
     pub state: String,
-    /// How suspect it is; none where this is not measured.
+    /// How suspect it is: how unlikely its silence would be if it lived, as a power of ten; none for the node that
+    /// answers.
     pub phi: Option<f64>,
     /// Since when it is in this state, by the wall clock (RFC 3339).
     pub since: Option<String>,
-    /// The newest layout it is known to hold.
+    /// The newest layout that it has said it knows; 0 while it has not said.
     pub layout: u64,
+}
+
+/// The members of the cluster as one node sees them.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Members {
+    /// All of them, the node that answers included.
+    pub members: Vec<MemberView>,
 }
 
 /// The placement in force.
