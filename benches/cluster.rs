@@ -24,6 +24,7 @@ use quorate::cluster::Standing;
 use quorate::http::{Api, RequestLimits, ServeLimits, TcpSocket, client_router, serve};
 use quorate::kv::{Kv, NodeView};
 use quorate::node::{ClusterConfig, Config, Node, NodeConfig};
+use quorate::replica::Reserve;
 use quorate::storage::Durability;
 use serde_json::{Value, json};
 use support::floor::{AS_WORKER, AT_ONCE, Floor, be_a_worker, measure};
@@ -62,6 +63,8 @@ fn be_a_node(args: &[String]) -> Result<(), String> {
             peer_address: peers[index].clone(),
             client_address: address(index),
             seeds: peers.clone(),
+            // A share of a large disk may be more than is free where this is measured.
+            disk_reserve: Reserve::Bytes(64 << 20),
             durability: if durability == "os" { Durability::Os } else { Durability::Flush },
             machine_boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
             ..NodeConfig::default()

@@ -40,6 +40,8 @@ mod durable {
     /// The flags of a server on three free ports.
     fn flags(base: u16, dir: &std::path::Path) -> Vec<String> {
         let mut flags = vec!["server".to_owned(), "--data-dir".to_owned(), dir.display().to_string()];
+        // A share of a large disk may be more than is free where the tests run.
+        flags.extend(["--set".to_owned(), "node.disk_reserve=64MiB".to_owned()]);
         for (service, flag) in ["--client-listen", "--admin-listen", "--peer-listen"].into_iter().enumerate() {
             flags.extend([flag.to_owned(), format!("127.0.0.1:{}", base + service as u16)]);
         }

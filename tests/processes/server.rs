@@ -70,6 +70,8 @@ impl Server {
         ] {
             words.extend([flag.into(), format!("127.0.0.1:{port}")]);
         }
+        // A share of a large disk may be more than is free where the tests run.
+        words.extend(["--set".into(), "node.disk_reserve=64MiB".into()]);
         for seed in &self.seeds {
             words.extend(["--seed".into(), seed.clone()]);
         }
