@@ -7,7 +7,7 @@
 //! | the clock's lease is flushed, and the clock starts above it | the disk has forgotten it | `1 + the greatest stamp the object has seen`, as long as the object has seen all; so the plant comes with an unclean stop taken for clean |
 //! | no process on a copied directory | whoever asks is let in, and its boot nonce is not remembered, nor gossiped | admission by store and address, the nonce (remembered, or heard by gossip), the proof in the data: all but the last are planted away |
 //! | proof of a rollback is acted upon | `Buggify::breaks` | generation, boot nonce and progress, as long as a directory goes back between two lives: so it goes back under a running process |
-//! | a new incarnation after an unclean stop | the disk calls every stop clean | a peer that does not answer: without a majority the incarnation is new anyway. `plants` has it in random runs, too |
+//! | a new incarnation after an unclean stop | the disk calls every stop clean | a peer that does not answer: without a majority the incarnation is new anyway. Random runs alone find it in about one seed of a hundred |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;

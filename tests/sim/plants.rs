@@ -54,8 +54,6 @@ fn only(options: &mut Options, kinds: &[Kind]) {
 
 #[derive(Clone, Copy, PartialEq)]
 enum DiskBug {
-    /// A stop is taken for clean though it was not: an actor mints on without knowing all it minted.
-    CleanAfterAll,
     /// Flushes are left out.
     NoFlush,
     /// What fails its checksum reads as nothing.
@@ -66,9 +64,6 @@ struct BadDisk(Arc<dyn Storage>, DiskBug);
 
 impl Storage for BadDisk {
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        if self.1 == DiskBug::CleanAfterAll && key == b"identity/clean" {
-            return Ok(Some(Bytes::from_static(&[1])));
-        }
         match self.0.get(keyspace, key) {
             Err(StorageError::Corrupt { .. }) if self.1 == DiskBug::DamageIsNothing => Ok(None),
             found => found,
@@ -215,14 +210,6 @@ impl Kv for BadDoor {
 
 fn bad_door(bug: DoorBug) -> Wraps {
     Wraps { kv: Some(Arc::new(move |node| Arc::new(BadDoor(node, bug)))), ..Wraps::default() }
-}
-
-#[test]
-fn an_actor_that_mints_on_after_an_unclean_stop_is_caught() {
-    caught("mint twice", &bad_disk(DiskBug::CleanAfterAll), &["lost", "dropped", "dot-reused", "stale"], |options| {
-        only(options, &[Kind::Crash, Kind::Loss]);
-        options.lag = 0.9;
-    });
 }
 
 #[test]
