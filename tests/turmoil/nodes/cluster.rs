@@ -17,6 +17,7 @@ use quorate::ring::Grid;
 use quorate::sim::cluster::SECRET;
 use quorate::sim::disk::SimDisk;
 use quorate::sim::net::Death;
+use quorate::sim::rare;
 use quorate::sim::tally::Tally;
 use quorate::storage::Durability;
 use quorate::transport::Transport;
@@ -186,7 +187,8 @@ impl Cluster {
         };
         let life = number as u64 * 1_000_000 + lives;
         let chance = Entropy::seeded(seed_of(seed, "buggify", life));
-        let buggify = Buggify::new(move |_| chance.chance(lag));
+        // The other rare paths are the first tier's.
+        let buggify = Buggify::new(move |name| name == rare::LAG && chance.chance(lag));
         let env = env(Arc::clone(&machine.clock), seed_of(seed, "node", life), buggify);
         let listen = Some(format!("0.0.0.0:{PEER_PORT}"));
         let tcp_config = TcpConfig { listen, secrets: Secrets::new(&[SECRET]), ..TcpConfig::default() };

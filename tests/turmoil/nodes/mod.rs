@@ -30,7 +30,7 @@ const PROMISES: &str = "nodes::no_seed_breaks_a_promise";
 /// Seeds of every CI run.
 const SEEDS: u64 = 8;
 /// Most seeds a planted bug may survive.
-const SURVIVES: u64 = 12;
+const SURVIVES: u64 = 60;
 
 pub(crate) const JOBS: &[Job] = &[
     Job(JOB, |seed, traced| run(&Options::of(seed), traced)),
