@@ -28,7 +28,7 @@ use crate::env::{BoxFuture, Env};
 use crate::membership::{Delta, Digest, Event, Life, Push, View, ViewHash, choose};
 use crate::metrics::Metrics;
 use crate::peers::{Peers, Service};
-use crate::replica::Replica;
+use crate::replica::{Bar, Fault, Replica};
 use crate::transport::messages::gossip::{BadGossip, Gossip, GossipAsk, GossipTell, Gossiped, hash};
 use crate::transport::messages::{Ask, Refusal, Reply, Request, Tell};
 use crate::transport::{CallError, Hello};
@@ -40,6 +40,8 @@ const FANOUT: usize = 3;
 const EVERY: Duration = Duration::from_secs(1);
 /// How long one message of an exchange may take.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+/// Between two tries to act on a proof while the storage threads are busy.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// What a node said of itself, and when in its life.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -210,7 +212,7 @@ impl Gossiper {
             peer_address: Some(hello.peer_address.clone()),
             client_address: Some(hello.client_address.clone()),
             store: Some(hello.store),
-            incarnation: Some(hello.incarnation),
+            incarnation: Some(self.inner.replica.identity().incarnation()),
             head: keeper.layout().load().as_ref().map(|layout| Head::of(layout)),
             protocol: Some(hello.protocol),
             software: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -329,17 +331,30 @@ impl Gossiper {
     }
 
     /// Others have heard more of this node than it has said: its directory went back, or was copied. One proof is acted
-    /// on at a time; another comes again with the next exchange.
+    /// on at a time; another comes again with the next exchange. It mints nothing until it is another actor.
     fn raise(&self, heard: Life, raise_to: u64) {
-        if self.inner.raising.swap(true, Ordering::AcqRel) {
+        if self.inner.replica.health().is_read_only() || self.inner.raising.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.inner.replica.identity().bar(Bar::WentBack);
         let this = self.clone();
         self.inner.env.tasks.spawn(async move {
-            if this.inner.replica.identity().generation() < raise_to
-                && let Err(fault) = this.inner.peers.went_back(heard.generation, 0).await
-            {
-                error!(%fault, "could not act on the proof of a rollback");
+            let identity = this.inner.replica.identity();
+            let done = loop {
+                if identity.generation() >= raise_to {
+                    break true;
+                }
+                match this.inner.peers.went_back(heard.generation, 0).await {
+                    Ok(()) => break true,
+                    Err(Fault::Overloaded) => this.inner.env.clock.sleep(AGAIN).await,
+                    Err(fault) => {
+                        error!(%fault, "could not act on the proof of a rollback");
+                        break false;
+                    }
+                }
+            };
+            if done {
+                identity.lift(Bar::WentBack);
             }
             this.say();
             this.inner.raising.store(false, Ordering::Release);

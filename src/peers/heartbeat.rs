@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::{HEARTBEAT_EVERY, PeerMood, PeerStatus, Peers};
 use crate::causality::Reading;
 use crate::transport::messages::{Ask, Request, Tell};
-use crate::transport::{Answer, CallError};
+use crate::transport::{Answer, CallError, Hello};
 use crate::types::{Mono, StoreId, Wall};
 
 /// How long one heartbeat may take: short enough that two lost in a row take no regular member down.
@@ -108,10 +108,14 @@ async fn heard(peers: &Peers, store: StoreId, answer: &Answer, (sent, sent_wall)
             warn!(%store, name = answer.from.name, here, there, "[cluster] settings differ");
         }
     }
+    // What it was asked meanwhile it has answered as well.
+    let now = peers.inner.env.clock.now();
     let mut detector = peers.detector();
     detector.heartbeat(store, now);
     // It may have been judged while it was asked.
-    if same_process && peers.up().get(store).is_some_and(|peer| peer.up && peer.mood == mood) {
+    let life = |hello: &Hello| (hello.generation, hello.incarnation);
+    let same_life = |peer: &PeerStatus| peer.hello.as_ref().is_some_and(|known| life(known) == life(&answer.from));
+    if same_process && peers.up().get(store).is_some_and(|peer| peer.up && peer.mood == mood && same_life(peer)) {
         return;
     }
     let since = if was_up { before.map_or(now, |peer| peer.since) } else { now };

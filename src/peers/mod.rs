@@ -140,6 +140,7 @@ struct Inner {
     transport: Arc<dyn Transport>,
     replica: Replica,
     hello: ArcSwap<Hello>,
+    introducing: Mutex<()>,
     layout: ArcSwapOption<Layout>,
     up: ArcSwap<UpSet>,
     changes: watch::Sender<u64>,
@@ -190,6 +191,7 @@ impl Peers {
             transport,
             replica,
             hello: ArcSwap::from_pointee(hello),
+            introducing: Mutex::default(),
             layout: ArcSwapOption::empty(),
             up: ArcSwap::default(),
             changes: watch::channel(0).0,
@@ -225,6 +227,7 @@ impl Peers {
 
     /// Changes what this node calls itself: a cluster was founded, an incarnation or generation is new.
     pub fn introduce(&self, change: impl FnOnce(&mut Hello)) {
+        let _one_at_a_time = self.inner.introducing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut hello = (*self.hello()).clone();
         change(&mut hello);
         self.inner.hello.store(Arc::new(hello));

@@ -69,10 +69,13 @@ pub enum Bar {
     Starting = 8,
     /// Its clock is too far from the others'.
     ClockDrift = 16,
+    /// Others have seen more of its directory than it holds, and it is not another actor yet.
+    WentBack = 32,
 }
 
 impl Bar {
-    const ALL: [Self; 5] = [Self::DiskFailed, Self::Stopping, Self::Impostor, Self::Starting, Self::ClockDrift];
+    const ALL: [Self; 6] =
+        [Self::DiskFailed, Self::Stopping, Self::Impostor, Self::Starting, Self::ClockDrift, Self::WentBack];
 }
 
 impl fmt::Display for Bar {
@@ -83,6 +86,7 @@ impl fmt::Display for Bar {
             Self::Impostor => "another process answers under its store id",
             Self::Starting => "it has just started, and its peers have not said yet what they saw of it",
             Self::ClockDrift => "its clock is too far from the other members'",
+            Self::WentBack => "others have seen more of its data directory than it holds, and it is acting on that",
         })
     }
 }
@@ -384,8 +388,8 @@ impl Identity {
     /// Raises generation and progress above what peers have seen, so that this life is newer than all of them.
     pub fn catch_up(&self, generation: u64, progress: u64) -> Result<(), StorageError> {
         let _changing = self.change();
-        let generation = self.generation().max(generation + 1);
-        let progress = self.progress().max(progress + 1);
+        let generation = self.generation().max(generation.saturating_add(1));
+        let progress = self.progress().max(progress.saturating_add(1));
         let mut batch = Batch::new();
         batch.put(Keyspace::Meta, GENERATION, generation.to_be_bytes().to_vec());
         batch.put(Keyspace::Meta, PROGRESS, progress.to_be_bytes().to_vec());

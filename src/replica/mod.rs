@@ -269,8 +269,14 @@ impl Replica {
     /// is new.
     pub async fn roll_back(&self) -> Result<(), Fault> {
         self.inner.metrics.replica.rollback_proofs.inc();
-        self.run(PartitionId(0), |shard| shard.roll_back().map_err(|failed| Fault::ReadOnly(failed.to_string())))
-            .await?
+        self.run(PartitionId(0), |shard| {
+            shard.roll_back().map_err(|failed| {
+                // It must not go on as who it was.
+                shard.fail(&failed);
+                Fault::ReadOnly(failed.to_string())
+            })
+        })
+        .await?
     }
 
     /// Flushes entries of the node's own state ([`Keyspace::Meta`]): layouts, what was seen of peers.
