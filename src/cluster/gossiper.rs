@@ -340,21 +340,19 @@ impl Gossiper {
         let this = self.clone();
         self.inner.env.tasks.spawn(async move {
             let identity = this.inner.replica.identity();
-            let done = loop {
+            loop {
                 if identity.generation() >= raise_to {
-                    break true;
+                    identity.lift(Bar::WentBack);
+                    break;
                 }
                 match this.inner.peers.went_back(heard.generation, 0).await {
-                    Ok(()) => break true,
+                    Ok(()) => break,
                     Err(Fault::Overloaded) => this.inner.env.clock.sleep(AGAIN).await,
                     Err(fault) => {
                         error!(%fault, "could not act on the proof of a rollback");
-                        break false;
+                        break;
                     }
                 }
-            };
-            if done {
-                identity.lift(Bar::WentBack);
             }
             this.say();
             this.inner.raising.store(false, Ordering::Release);

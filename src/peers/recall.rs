@@ -147,11 +147,14 @@ impl Peers {
         warn!(
             "a peer has seen more of this data directory than it holds: it was rolled back or copied; every partition is merged anew from the other owners"
         );
-        self.inner.replica.roll_back().await?;
         let identity = self.inner.replica.identity();
+        // Until it is another actor it mints nothing; where that fails, not before the proof comes again.
+        identity.bar(Bar::WentBack);
+        self.inner.replica.roll_back().await?;
         identity.catch_up(generation, progress)?;
         let (generation, incarnation) = (identity.generation(), identity.incarnation());
         self.introduce(|hello| (hello.generation, hello.incarnation) = (generation, incarnation));
+        identity.lift(Bar::WentBack);
         Ok(())
     }
 }

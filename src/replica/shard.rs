@@ -357,14 +357,15 @@ impl Shard {
         let place = &request.place;
         let incoming = decode_object(request.record.clone()).map_err(|bad| Fault::Malformed(bad.to_string()))?;
         let mends = request.cause == Cause::Mend;
-        if mends && !loaded.contains_key(&place.stored) {
+        let first = mends && !loaded.contains_key(&place.stored);
+        if first {
             let found = self.load_to_mend(place);
             // Before it is put where the rest of the batch finds it: refused, the key stays in quarantine.
             self.check_rollback(place, &found.object, incoming.context())?;
             loaded.insert(place.stored.clone(), found);
         }
         let entry = self.load(loaded, place)?;
-        if !mends {
+        if !first {
             self.check_rollback(place, &entry.object, incoming.context())?;
         }
         if !self.health.room().admits(&entry.object, &incoming, request.cause) {
