@@ -67,6 +67,8 @@ pub struct Metrics {
     pub peers: PeerMetrics,
     /// What the nodes tell each other about each other.
     pub gossip: GossipMetrics,
+    /// Layouts, and what moves because of them.
+    pub layout: LayoutMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -115,7 +117,8 @@ impl Metrics {
         let writes = OperationMetrics::new(at, "write", "writes and deletes");
         let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
         let gossip = GossipMetrics::new(at);
-        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip }
+        let layout = LayoutMetrics::new(at);
+        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout }
     }
 
     /// Adds what a room keeps by itself; it is asked whenever the text is made. Before the node is shared.
@@ -312,6 +315,8 @@ group! {
 group! {
     /// This node's own data.
     ReplicaMetrics {
+        forgotten: Counter = Counter::default(), "forgotten_objects",
+            "Objects deleted because this node does not own them any more, or begins to anew.";
         commits: Counter = Counter::default(), "commits",
             "Batches committed.";
         minted: Counter = Counter::default(), "minted_dots",
@@ -424,6 +429,32 @@ group! {
             "Times that two lives of one generation were met: copies of one data directory.";
         nodes: Gauge = Gauge::default(), "gossip_nodes",
             "Nodes that something is known of, this one included.";
+    }
+}
+
+group! {
+    /// Layouts, and what moves because of them.
+    LayoutMetrics {
+        newest: Gauge = Gauge::default(), "layout_newest",
+            "Version of the newest layout this node knows.";
+        live: Gauge = Gauge::default(), "layouts_live",
+            "Layouts that count for writes: more than one while a change is under way.";
+        catch_ups: Counter = Counter::default(), "layout_catch_ups",
+            "Times that a member which knew a newer layout was asked for it.";
+        refused: Counter = Counter::default(), "layout_refused_requests",
+            "Requests of peers refused because of the layouts they named.";
+        retries: Counter = Counter::default(), "layout_retries",
+            "Times that an operation went on under other layouts than it began with.";
+        gains_left: Gauge = Gauge::default(), "transfer_partitions_left",
+            "Partitions still to be merged from all their sources.";
+        transfers: Counter = Counter::default(), "transfers",
+            "Partitions merged whole from one source.";
+        transferred_objects: Counter = Counter::default(), "transfer_objects",
+            "Objects merged by transfers.";
+        transferred_bytes: Counter = Counter::default(), "transfer_bytes",
+            "Bytes of objects merged by transfers.";
+        transfer_failures: Counter = Counter::default(), "transfer_failures",
+            "Transfers that stopped half way, to be resumed.";
     }
 }
 

@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use quorate::ring::founding::{Directory, Founding, Heard, Step, Tell, Terms};
-use quorate::ring::{BucketSettings, Grid, Layout, Member};
+use quorate::ring::{BucketSettings, Chain, Grid, Member};
 use quorate::types::{NodeId, StoreId};
 
 /// A rule taken out.
@@ -53,8 +53,8 @@ struct Node {
     boot: u8,
     /// Counts directories: 0, then 1 once wiped.
     wiped: u8,
-    disk: Option<Layout>,
-    flushing: Option<Layout>,
+    disk: Option<Chain>,
+    flushing: Option<Chain>,
     /// The round that was probed last, and the rounds left.
     round: u64,
     rounds_left: u8,
@@ -190,7 +190,9 @@ impl State {
             let guessed = || Heard::Fresh { member: member(message.from, 0), seeds: seeds(options, at) };
             match (options.bug, &heard) {
                 (Bug::FoundsWhileSilent, Heard::Silent(_)) => heard = guessed(),
-                (Bug::WipedFoundsAgain, Heard::Layout(layout)) if !layout.lists(me.node, me.store) => heard = guessed(),
+                (Bug::WipedFoundsAgain, Heard::Ring(chain)) if !chain.newest().lists(me.node, me.store) => {
+                    heard = guessed();
+                }
                 _ => {}
             }
             let round = if options.bug == Bug::OldAnswersCount { current(process) } else { message.round };
@@ -200,7 +202,7 @@ impl State {
             let told = process.on_asked(&address(message.from));
             let heard = match told {
                 Tell::Fresh(seeds) => Heard::Fresh { member: me, seeds },
-                Tell::Layout(layout) => Heard::Layout(layout),
+                Tell::Ring(chain) => Heard::Ring(chain),
                 Tell::Busy => Heard::Busy,
             };
             if self.nodes[message.from].boot == message.boot && self.nodes[message.from].process.is_some() {
@@ -269,7 +271,7 @@ impl State {
 
     /// What must never be.
     fn wrong(&self) -> Option<String> {
-        let on_disk: Vec<&Layout> = self.nodes.iter().filter_map(|node| node.disk.as_ref()).collect();
+        let on_disk: Vec<&Chain> = self.nodes.iter().filter_map(|node| node.disk.as_ref()).collect();
         if on_disk.windows(2).any(|pair| pair[0] != pair[1]) {
             return Some(format!("two clusters: {on_disk:?}"));
         }
@@ -306,13 +308,13 @@ impl State {
             let founded = self.nodes.iter().any(|node| node.disk.is_some());
             return if founded { Err("founded though seed lists differ".into()) } else { Ok(()) };
         }
-        let Some(layout) = self.nodes.iter().find_map(|node| node.disk.clone()) else {
+        let Some(chain) = self.nodes.iter().find_map(|node| node.disk.clone()) else {
             return Err("no cluster was founded".into());
         };
         for (at, node) in self.nodes.iter().enumerate() {
             let me = member(at, node.wiped);
             let served = node.process.as_ref().map(serves).unwrap_or_default();
-            if served != layout.lists(me.node, me.store) {
+            if served != chain.newest().lists(me.node, me.store) {
                 return Err(format!("n{at} is listed: {}, serves: {served}", !served));
             }
         }

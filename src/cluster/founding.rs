@@ -6,11 +6,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tracing::{error, info};
 
+use super::joiners::Joiners;
 use super::{LayoutKeeper, Standing};
 use crate::env::{BoxFuture, Env};
 use crate::peers::{Peers, Service};
 use crate::ring::founding::{Founding, Heard, Step, Tell as Told, Terms, founded_aside};
-use crate::ring::{Layout, Member};
+use crate::ring::{Chain, Layout, Member};
+use crate::transport::messages::layouts::Layouts;
 use crate::transport::messages::{Ask, Probe, Probed, Refusal, Reply, Request, Tell};
 use crate::transport::{Hello, Stranger};
 
@@ -39,6 +41,7 @@ struct Inner {
     peers: Peers,
     keeper: LayoutKeeper,
     founding: Mutex<Option<Founding>>,
+    joiners: Joiners,
     options: FoundingOptions,
 }
 
@@ -52,12 +55,18 @@ impl ClusterService {
     /// A service that does nothing until [`ClusterService::found`].
     #[must_use]
     pub fn new(env: &Env, peers: Peers, keeper: LayoutKeeper, options: FoundingOptions) -> Self {
-        let founding = Mutex::new(None);
-        Self { inner: Arc::new(Inner { env: env.clone(), peers, keeper, founding, options }) }
+        let (founding, joiners) = (Mutex::new(None), Joiners::new(env));
+        Self { inner: Arc::new(Inner { env: env.clone(), peers, keeper, founding, joiners, options }) }
     }
 
-    /// Goes on until this node serves, and returns its layout; or stays out for good, and returns none.
-    pub async fn found(&self) -> Option<Arc<Layout>> {
+    /// The nodes that ask to be taken in.
+    #[must_use]
+    pub fn joiners(&self) -> &Joiners {
+        &self.inner.joiners
+    }
+
+    /// Goes on until this node is a member, and returns the newest layout; or stays out for good, and returns none.
+    pub async fn found(&self) -> Option<Layout> {
         let inner = &self.inner;
         let directory = match inner.keeper.directory() {
             Ok(directory) => directory,
@@ -68,16 +77,18 @@ impl ClusterService {
         self.with(|slot| *slot = Some(founding));
         loop {
             step = match step {
-                Step::Serve(layout) => {
-                    let layout = Arc::new(layout);
-                    inner.keeper.publish(Arc::clone(&layout));
+                Step::Serve(chain) => {
+                    let layout = chain.newest().clone();
+                    if let Err(fault) = inner.keeper.begin(chain).await {
+                        return self.out(format!("the data directory cannot be read: {fault}"));
+                    }
                     let cluster = layout.cluster();
                     info!(%cluster, version = layout.version(), members = layout.members().len(), "a member of the cluster");
                     inner.peers.introduce(|hello| hello.cluster = Some(cluster));
-                    self.heed_strangers(Arc::clone(&layout));
+                    self.heed_strangers(layout.clone());
                     return Some(layout);
                 }
-                Step::Found(layout) | Step::Adopt(layout) => match inner.keeper.flush(&layout).await {
+                Step::Found(chain) | Step::Adopt(chain) => match inner.keeper.flush(&chain).await {
                     Ok(()) => self.decide(Founding::on_flushed),
                     Err(fault) => return self.out(format!("the layout could not be stored: {fault}")),
                 },
@@ -106,12 +117,13 @@ impl ClusterService {
     }
 
     /// Stops serving once a member of another cluster takes this node, which founded alone, for one of its own.
-    fn heed_strangers(&self, layout: Arc<Layout>) {
+    fn heed_strangers(&self, founded: Layout) {
         let (this, mut strangers) = (self.clone(), self.inner.peers.strangers());
         self.inner.env.tasks.spawn(async move {
             let address = &this.inner.options.me.peer_address;
             loop {
                 let stranger = strangers.borrow_and_update().clone();
+                let layout = this.inner.keeper.newest().unwrap_or_else(|| founded.clone());
                 if let Some(Stranger { cluster, name, address: its_address, dialled }) = stranger
                     && founded_aside(&layout, address, cluster, dialled.as_deref())
                 {
@@ -132,7 +144,7 @@ impl ClusterService {
         });
     }
 
-    fn out(&self, why: String) -> Option<Arc<Layout>> {
+    fn out(&self, why: String) -> Option<Layout> {
         error!(why, "this node does not serve");
         self.inner.keeper.stand(Standing::Refused(why));
         None
@@ -150,7 +162,8 @@ impl ClusterService {
     }
 
     async fn probe(&self, seed: &str) -> Heard {
-        match self.inner.peers.ask(seed, Ask::Probe(Probe {}), PROBE_FOR).await {
+        let weight = self.inner.options.me.weight;
+        match self.inner.peers.ask(seed, Ask::Probe(Probe { weight }), PROBE_FOR).await {
             Ok(answer) => match answer.reply.tell {
                 Some(Tell::Probed(probed)) => self.heard(&answer.from, probed),
                 _ => Heard::Busy,
@@ -160,9 +173,9 @@ impl ClusterService {
     }
 
     fn heard(&self, from: &Hello, probed: Probed) -> Heard {
-        match probed.layout.map(|layout| Layout::decode(&layout)) {
-            Some(Ok(layout)) => Heard::Layout(layout),
-            Some(Err(bad)) => Heard::Silent(format!("its layout cannot be decoded: {bad}")),
+        match probed.chain.map(|chain| Chain::decode(&chain)) {
+            Some(Ok(chain)) => Heard::Ring(chain),
+            Some(Err(bad)) => Heard::Silent(format!("its layouts cannot be decoded: {bad}")),
             None if probed.fresh => {
                 if let Some((here, there)) = self.inner.peers.hello().other_defaults(from) {
                     // What layout 1 is made of is fixed with it: all have to want the same.
@@ -185,23 +198,49 @@ impl ClusterService {
     }
 }
 
+impl ClusterService {
+    fn probed(&self, from: &Hello, probe: Probe) -> Reply {
+        let weight = self.inner.options.me.weight;
+        let told = self.with(|founding| founding.as_mut().map(|founding| founding.on_asked(&from.peer_address)));
+        let nothing = Probed { fresh: false, chain: None, seeds: Vec::new(), weight };
+        Reply::new(Tell::Probed(match told {
+            Some(Told::Ring(chain)) => {
+                // The newest there is: it may have grown since this node began to serve.
+                let known = self.inner.keeper.known();
+                let chain = known.map_or_else(|| chain.encode(), |known| known.chain.encode());
+                self.inner.joiners.hear(from, probe.weight);
+                Probed { chain: Some(chain), ..nothing }
+            }
+            Some(Told::Fresh(seeds)) => Probed { fresh: true, seeds, ..nothing },
+            Some(Told::Busy) | None => nothing,
+        }))
+    }
+
+    async fn layouts(&self, from: &Hello, asked: Layouts) -> Reply {
+        if self.inner.peers.hello().cluster != from.cluster {
+            return Reply::refused(Refusal::NotOwner, "layouts are told within one cluster");
+        }
+        Reply::new(Tell::Layouts(self.inner.keeper.tell(asked.since)))
+    }
+}
+
 impl Service for ClusterService {
     fn serve(&self, from: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply> {
         let this = self.clone();
         Box::pin(async move {
-            let Some(Ask::Probe(_)) = request.ask else {
-                return Reply::refused(Refusal::Unknown, "this node does not know that request");
-            };
-            let weight = this.inner.options.me.weight;
-            let probed =
-                match this.with(|founding| founding.as_mut().map(|founding| founding.on_asked(&from.peer_address))) {
-                    Some(Told::Layout(layout)) => {
-                        Probed { fresh: false, layout: Some(layout.encode()), seeds: Vec::new(), weight }
+            match request.ask {
+                Some(Ask::Probe(probe)) => this.probed(&from, probe),
+                Some(Ask::Layouts(asked)) => this.layouts(&from, asked).await,
+                Some(Ask::Decide(decide)) => {
+                    // Who is behind cannot decide: it asks first.
+                    this.inner.keeper.level_with(&from, request.head).await;
+                    match this.inner.keeper.serve_decide(&decide).await {
+                        Ok(decided) => Reply::new(Tell::Decided(decided)),
+                        Err(fault) => Reply::refused(fault.refusal(), fault.to_string()),
                     }
-                    Some(Told::Fresh(seeds)) => Probed { fresh: true, layout: None, seeds, weight },
-                    Some(Told::Busy) | None => Probed { fresh: false, layout: None, seeds: Vec::new(), weight },
-                };
-            Reply::new(Tell::Probed(probed))
+                }
+                _ => Reply::refused(Refusal::Unknown, "this node does not know that request"),
+            }
         })
     }
 }

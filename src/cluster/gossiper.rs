@@ -29,6 +29,7 @@ use crate::membership::{Delta, Digest, Event, Life, Push, View, ViewHash, choose
 use crate::metrics::Metrics;
 use crate::peers::{Peers, Service};
 use crate::replica::{Bar, Fault, Replica};
+use crate::ring::{Layout, Tracker};
 use crate::transport::messages::gossip::{BadGossip, Gossip, GossipAsk, GossipTell, Gossiped, hash};
 use crate::transport::messages::{Ask, Refusal, Reply, Request, Tell};
 use crate::transport::{CallError, Hello};
@@ -38,6 +39,8 @@ use crate::types::{NodeId, StoreId, Wall};
 const FANOUT: usize = 3;
 /// Between two rounds, give or take a half: so that nodes that started at once do not gossip in step.
 const EVERY: Duration = Duration::from_secs(1);
+/// Between two rounds at least, whatever the news.
+const AT_LEAST: Duration = Duration::from_millis(100);
 /// How long one message of an exchange may take.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// Between two tries to act on a proof while the storage threads are busy.
@@ -145,12 +148,21 @@ impl Gossiper {
         let life = Life { generation: identity.generation(), boot: identity.boot() };
         let view = View::new(identity.node(), life, self.inner.env.clock.now());
         *self.inner.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(view);
+        let mut layouts = self.inner.keeper.changes();
         self.inner.env.tasks.spawn(async move {
             loop {
                 this.round().await;
+                // Who has news of layouts does not wait for the next round.
                 let micros = u64::try_from(EVERY.as_micros()).unwrap_or(u64::MAX);
                 let jitter = Duration::from_micros(this.inner.env.entropy.below(micros));
-                this.inner.env.clock.sleep(EVERY / 2 + jitter).await;
+                let clock = &this.inner.env.clock;
+                clock.sleep(AT_LEAST).await;
+                tokio::select! {
+                    biased;
+                    _ = layouts.changed() => {}
+                    () = clock.sleep(EVERY / 2 - AT_LEAST + jitter) => {}
+                }
+                layouts.mark_unchanged();
             }
         });
     }
@@ -199,7 +211,7 @@ impl Gossiper {
 
     fn myself(&self) -> Said {
         let Inner { replica, peers, keeper, started_at, .. } = &*self.inner;
-        let (hello, health) = (peers.hello(), replica.health());
+        let (hello, health, known) = (peers.hello(), replica.health(), keeper.known());
         let disk = match () {
             () if health.is_read_only() => DiskState::ReadOnly,
             () if health.room().is_short() => DiskState::DeletesOnly,
@@ -213,7 +225,8 @@ impl Gossiper {
             client_address: Some(hello.client_address.clone()),
             store: Some(hello.store),
             incarnation: Some(self.inner.replica.identity().incarnation()),
-            head: keeper.layout().load().as_ref().map(|layout| Head::of(layout)),
+            head: known.as_ref().map(|known| Head::of(known.newest())),
+            tracker: known.as_ref().map(|known| known.view().own().clone()),
             protocol: Some(hello.protocol),
             software: Some(env!("CARGO_PKG_VERSION").to_owned()),
             used_bytes: health.room().space().map(|(space, _)| in_steps(space.free, space.total)),
@@ -225,12 +238,15 @@ impl Gossiper {
     /// Gossips once, with a few.
     async fn round(&self) {
         let Inner { env, peers, keeper, metrics, seeds, .. } = &*self.inner;
-        let Some(layout) = keeper.layout().load_full() else { return };
+        let Some(known) = keeper.known() else { return };
         self.say();
-        let members: BTreeSet<NodeId> = layout.members().iter().map(|member| member.node).collect();
+        let layouts = known.chain.live();
+        let members: BTreeSet<NodeId> = layouts.iter().flat_map(Layout::members).map(|member| member.node).collect();
+        let ended = known.chain.ended();
         let _forgotten = self.with(|view| view.keep(members, env.clock.now()));
         let (me, up) = (peers.hello(), peers.up());
-        let others = layout.members().iter().filter(|member| member.store != me.store);
+        let others = layouts.iter().flat_map(Layout::members);
+        let others = others.filter(|member| member.store != me.store && !ended.contains(&member.store));
         let stores: BTreeMap<&str, StoreId> = others.map(|other| (&*other.peer_address, other.store)).collect();
         let (live, dead): (Vec<&str>, Vec<&str>) = stores.keys().copied().partition(|other| up.is_up(stores[*other]));
         let seeds: Vec<&str> = seeds.iter().map(String::as_str).filter(|seed| *seed != me.peer_address).collect();
@@ -313,9 +329,13 @@ impl Gossiper {
     /// Acts on what came to light.
     fn heed(&self, events: Vec<Event>) {
         let metrics = &self.inner.metrics.gossip;
+        let mut changed = BTreeSet::new();
         for event in events {
             match event {
-                Event::Changed(_) => drop(metrics.changes.inc()),
+                Event::Changed(node) => {
+                    metrics.changes.inc();
+                    changed.insert(node);
+                }
                 Event::Removed(node) => warn!(%node, "a node was removed for good: its id is refused"),
                 Event::Surpassed { heard, raise_to } => self.raise(heard, raise_to),
                 Event::Twins { node, lives: [one, two] } => {
@@ -327,6 +347,14 @@ impl Gossiper {
                     warn!(%node, "gossip told of a node what no node says of itself: left out");
                 }
             }
+        }
+        let heard = self.heard();
+        let said = changed.into_iter().filter_map(|node| heard.of(node));
+        let trackers: Vec<(StoreId, Tracker)> =
+            said.filter_map(|said| Some((said.store?, said.tracker.clone()?))).collect();
+        if !trackers.is_empty() {
+            let keeper = self.inner.keeper.clone();
+            self.inner.env.tasks.spawn(async move { keeper.hear(trackers).await });
         }
     }
 

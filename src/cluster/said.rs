@@ -9,7 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::membership::{Name, State};
-use crate::ring::Layout;
+use crate::ring::{Layout, Tracker};
 use crate::types::{Incarnation, StoreId, Wall};
 
 /// How a node's disk is.
@@ -74,6 +74,8 @@ pub struct Said {
     pub incarnation: Option<Incarnation>,
     /// The newest layout it knows.
     pub head: Option<Head>,
+    /// How far it follows the layouts.
+    pub tracker: Option<Tracker>,
     /// The oldest and the newest protocol version it speaks.
     pub protocol: Option<(u16, u16)>,
     /// The version of the software it runs.
@@ -94,6 +96,7 @@ const CLIENT_ADDRESS: &str = "client_address";
 const STORE: &str = "store";
 const INCARNATION: &str = "incarnation";
 const HEAD: &str = "layout";
+const TRACKER: &str = "tracker";
 const PROTOCOL: &str = "protocol";
 const SOFTWARE: &str = "version";
 const USED: &str = "used_bytes";
@@ -116,6 +119,7 @@ impl Said {
             (STORE, self.store.map(|store| format!("{:032x}", store.bits()))),
             (INCARNATION, self.incarnation.map(|incarnation| format!("{:032x}", incarnation.0))),
             (HEAD, self.head.as_ref().map(|head| format!("{} {}", head.version, head.hash))),
+            (TRACKER, self.tracker.as_ref().map(tracker_text)),
             (PROTOCOL, self.protocol.map(|(oldest, newest)| format!("{oldest} {newest}"))),
             (SOFTWARE, self.software.clone()),
             (USED, text(self.used_bytes)),
@@ -146,6 +150,7 @@ impl Said {
             store: hex(STORE).map(StoreId::from_bits),
             incarnation: hex(INCARNATION).map(Incarnation),
             head: pair(HEAD).and_then(head),
+            tracker: text(TRACKER).and_then(|text| read_tracker(&text)),
             protocol: pair(PROTOCOL).and_then(versions),
             software: text(SOFTWARE),
             used_bytes: text(USED).and_then(|text| text.parse().ok()),
@@ -153,6 +158,20 @@ impl Said {
             started_at: text(STARTED).and_then(|text| text.parse().ok()).map(Wall),
         }
     }
+}
+
+/// Ack, sync_ack, and the layouts synced to, if there are any: `7 6 6,7`.
+fn tracker_text(tracker: &Tracker) -> String {
+    let synced: Vec<String> = tracker.synced.iter().map(u64::to_string).collect();
+    format!("{} {} {}", tracker.ack, tracker.sync_ack, synced.join(","))
+}
+
+fn read_tracker(text: &str) -> Option<Tracker> {
+    let mut words = text.split(' ');
+    let (ack, sync_ack, synced) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?);
+    let versions = synced.split(',').filter(|version| !version.is_empty());
+    let synced = versions.map(|version| version.parse().ok()).collect::<Option<_>>()?;
+    words.next().is_none().then_some(Tracker { ack, synced, sync_ack })
 }
 
 /// Bytes in use, in steps of a hundredth of the size.
@@ -177,6 +196,7 @@ mod tests {
             store: Some(StoreId::from_bits(1)),
             incarnation: Some(Incarnation(u128::MAX)),
             head: Some(Head { version: 7, hash: "abc".into() }),
+            tracker: Some(Tracker { ack: 7, synced: [6, 7].into(), sync_ack: 6 }),
             protocol: Some((1, 2)),
             software: Some("0.1.0".into()),
             used_bytes: Some(10),
@@ -196,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_is_said_is_heard() {
-        assert_eq!(all().values().len(), 13, "a name for everything");
+        assert_eq!(all().values().len(), 14, "a name for everything");
         assert_eq!(heard(all().values()), all());
         assert_eq!(heard(Vec::new()), Said::default());
         for (state, word) in DiskState::WORDS {
@@ -212,6 +232,7 @@ mod tests {
             odd(ZONE, &[0xff]),
             odd(HEAD, b"seven"),
             odd(PROTOCOL, b"1 2 3"),
+            odd(TRACKER, b"1 2 3,x"),
             odd(DISK, b"on fire"),
             odd(INCARNATION, b"-"),
             odd("what newer nodes say", b"?"),

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pending::Pending;
-use super::{Coordinator, Located, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
+use super::{Coordinator, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
 use crate::causality::{Object, decode_object, digest_of_record, encode_object};
+use crate::cluster::Known;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::quorum::{
@@ -46,30 +47,51 @@ impl Coordinator {
         let _admitted = self.admit()?;
         let began = self.inner.env.clock.now();
         let deadline = began + options.timeout;
-        let located = self.locate(id)?;
-        // A level that is wrong is wrong at every node: say so here.
-        let votes = self.require(&located, options.r)?;
-        let up = self.inner.peers.up();
-        if let Err(short) = votes.feasible(|store| up.is_up(store)) {
-            return Err(self.unavailable(&located, &short, votes.members().len()));
-        }
-        if self.is_synced_owner(&located) && !self.would_rather_not(&located) {
-            self.read_for(located, votes, options, began, deadline).await
-        } else {
-            self.hand_over_read(&located, options, deadline).await
+        loop {
+            let located = self.locate(id)?;
+            // A level that is wrong is wrong at every node: say so here.
+            let votes = self.require_votes(&located, options.r)?;
+            let up = self.inner.peers.up();
+            let known = Arc::clone(&located.known);
+            let found = if let Err(short) = votes.feasible(|store| up.is_up(store)) {
+                Err(self.unavailable(&located, &short, votes.members().len()))
+            } else if self.is_synced_owner(&located) && !self.would_rather_not(&located) {
+                self.read_for(located, votes, options, began, deadline).await
+            } else {
+                self.hand_over_read(&located, options, deadline).await
+            };
+            match found {
+                Err(_) if self.goes_on(&known, deadline) => {}
+                found => return found,
+            }
         }
     }
 
     /// Reads as the coordinating owner.
     pub(super) async fn read_here(
         &self,
-        located: Located,
+        mut located: Located,
         options: &ReadOptions,
         began: Mono,
         deadline: Mono,
     ) -> Result<Found, Error> {
-        let votes = self.require(&located, options.r)?;
-        self.read_for(located, votes, options, began, deadline).await
+        loop {
+            let (known, id) = (Arc::clone(&located.known), located.id.clone());
+            let votes = self.require_votes(&located, options.r)?;
+            match self.read_for(located, votes, options, began, deadline).await {
+                Err(_) if self.goes_on(&known, deadline) => located = self.locate(&id)?,
+                found => return found,
+            }
+        }
+    }
+
+    /// Whether an operation that failed is begun anew, since the layouts have moved on under it.
+    pub(super) fn goes_on(&self, known: &Known, deadline: Mono) -> bool {
+        let goes_on = self.moved_on(known) && !left(deadline, self.inner.env.clock.now()).is_zero();
+        if goes_on {
+            self.inner.metrics.layout.retries.inc();
+        }
+        goes_on
     }
 
     async fn read_for(
@@ -85,8 +107,11 @@ impl Coordinator {
         candidates.extend(located.stores().filter(|store| up.is_up(*store)));
         candidates.extend(located.stores().filter(|store| !up.is_up(*store)));
         let repair = options.repair.unwrap_or_else(|| default_repair(&located, &votes));
+        // Repaired is where it is owed: in each live layout.
+        let hold = self.require(&located, options.r)?;
+        let core_hold = hold.clone();
         let plan = ReadPlan {
-            hold: votes.clone(),
+            hold,
             votes,
             candidates,
             own: Some(self.inner.me),
@@ -98,6 +123,7 @@ impl Coordinator {
         let mut run = Run {
             coordinator: self.clone(),
             located: Arc::new(located),
+            hold: core_hold,
             core,
             pending: Pending::new(),
             deadline,
@@ -118,7 +144,8 @@ impl Coordinator {
 
 /// Blocking repair where R overlaps with every other such R (I-MONO), else after the answer.
 fn default_repair(located: &Located, votes: &Requirement) -> RepairMode {
-    let n = located.route.live.first().map_or(0, crate::quorum::OwnersIn::n);
+    let read = located.route.live.iter().find(|owners| owners.layout == located.known.read_version());
+    let n = read.map_or(0, crate::quorum::OwnersIn::n);
     let need: usize = votes.groups().iter().map(|group| group.need).sum();
     if 2 * need > n { RepairMode::Sync } else { RepairMode::Async }
 }
@@ -126,6 +153,8 @@ fn default_repair(located: &Located, votes: &Requirement) -> RepairMode {
 struct Run {
     coordinator: Coordinator,
     located: Arc<Located>,
+    /// Who has to hold what is returned, with blocking repair.
+    hold: Requirement,
     core: GetCore,
     pending: Pending<Event>,
     deadline: Mono,
@@ -270,15 +299,25 @@ impl Run {
     /// The own replica's copy, where that takes no waiting.
     fn own_at_once(&self, to: StoreId) -> Option<Result<Option<Bytes>, Fault>> {
         let inner = &self.coordinator.inner;
-        if to == inner.me { inner.replica.read_at_once(&self.located.place) } else { None }
+        if to != inner.me {
+            return None;
+        }
+        if let Err(fault) = self.coordinator.judge_own_read(&self.located) {
+            return Some(Err(fault));
+        }
+        inner.replica.read_at_once(&self.located.place)
     }
 
     fn ask(&self, to: StoreId, have: Option<Digest>) -> BoxFuture<'static, Event> {
         let inner = &self.coordinator.inner;
         if to == inner.me {
             let (replica, place) = (inner.replica.clone(), self.located.place.clone());
+            let judged = self.coordinator.judge_own_read(&self.located);
             return Box::pin(async move {
-                let found = replica.read(place.clone()).await;
+                let found = match judged {
+                    Ok(()) => replica.read(place.clone()).await,
+                    Err(fault) => Err(fault),
+                };
                 let whole = found.is_ok();
                 let reply = reply_of_read(found);
                 if whole && matches!(reply, ReplicaReply::NoVote(_)) {
@@ -290,10 +329,18 @@ impl Run {
         let have = have.map(|digest| Bytes::copy_from_slice(&digest.0));
         let read = Read { target: self.located.target(), have, to_mend: false };
         let budget = left(self.deadline, self.now());
-        let call = inner.peers.call(to, Ask::Read(read), self.located.layout.version(), budget);
+        let call = inner.peers.call(to, Ask::Read(read), self.located.known.read_version(), budget);
+        let coordinator = self.coordinator.clone();
         Box::pin(async move {
             let reply = match call.await {
-                Ok(reply) => reply_of_tell(reply.tell),
+                Ok(reply) => {
+                    if let Some(Tell::Refused(refused)) = &reply.tell
+                        && about_layouts(refused.why())
+                    {
+                        coordinator.learn_from(to).await;
+                    }
+                    reply_of_tell(reply.tell)
+                }
                 Err(failed) => ReplicaReply::NoVote(no_vote_of(&failed)),
             };
             Event::Replied(to, reply)
@@ -317,9 +364,19 @@ impl Run {
         }
         let write = Write { target: self.located.target(), record, epoch: 0, flush: false, repair: true };
         let budget = if awaited { left(self.deadline, self.now()) } else { REPAIR_FOR };
-        let call = inner.peers.call(to, Ask::Write(write), self.located.layout.version(), budget);
+        let (version, older) = (self.located.version(), self.located.older());
+        let call = inner.peers.call_in(to, Ask::Write(write), version, older, budget);
+        let (coordinator, counts) = (self.coordinator.clone(), self.hold.layouts_of(to));
         Box::pin(async move {
-            let ok = call.await.is_ok_and(|reply| matches!(reply.tell, Some(Tell::Written(_))));
+            let ok = match call.await.map(|reply| reply.tell) {
+                // It holds it in all layouts in which that is asked of it, or it is not counted at all.
+                Ok(Some(Tell::Written(written))) => counts.iter().all(|layout| written.layouts.contains(layout)),
+                Ok(Some(Tell::Refused(refused))) if about_layouts(refused.why()) => {
+                    coordinator.learn_from(to).await;
+                    false
+                }
+                _ => false,
+            };
             Event::Repaired(to, ok)
         })
     }

@@ -21,17 +21,16 @@ impl Coordinator {
     fn hosts(&self, located: &Located, write: Option<&WritePlan>) -> Vec<StoreId> {
         let up = self.inner.peers.up();
         let mut hosts: Vec<_> = located
-            .route
-            .owners
-            .iter()
-            .map(|index| located.layout.member(*index))
+            .stores()
+            .filter_map(|store| located.member(store))
             .filter(|member| member.store != self.inner.me && up.is_up(member.store))
             .map(|member| {
                 let takes =
                     |plan: &WritePlan| up.mints(member.store) && up.writes(member.store, plan.grows() || plan.looks());
                 let reluctant = !write.is_none_or(takes);
                 let median = self.inner.peers.median(member.store).map(|median| median.as_millis());
-                ((reluctant, member.zone != self.inner.zone, median), member.store)
+                let gaining = !located.route.reads_from(member.store);
+                ((reluctant, gaining, member.zone != self.inner.zone, median), member.store)
             })
             .collect();
         // A stable sort: the order of the preference list breaks ties.
@@ -66,11 +65,11 @@ impl Coordinator {
                 hedge: options.hedge,
                 explain: options.explain,
             };
-            match self.inner.peers.call(host, Ask::HandedRead(handed), located.layout.version(), budget).await {
+            match self.inner.peers.call(host, Ask::HandedRead(handed), located.version(), budget).await {
                 Ok(reply) => match reply.tell {
                     Some(Tell::ReadDone(done)) => return found_of(done),
                     Some(Tell::Failed(failed)) => last = error_of(&failed.error),
-                    Some(Tell::Refused(refused)) => last = self.turned_away(located, host, &refused),
+                    Some(Tell::Refused(refused)) => last = self.turned_away(located, host, &refused).await,
                     _ => last = internal(Outcome::Unknown),
                 },
                 Err(CallError::TimedOut) => {
@@ -100,7 +99,7 @@ impl Coordinator {
             }
             self.inner.metrics.quorum.handovers.inc();
             let ask = Ask::HandedWrite(handed_of(located, plan));
-            match self.inner.peers.call(host, ask, located.layout.version(), budget).await {
+            match self.inner.peers.call(host, ask, located.version(), budget).await {
                 Ok(reply) => match reply.tell {
                     Some(Tell::WriteDone(done)) => return wrote_of(&done, plan.return_body),
                     Some(Tell::Failed(failed)) => {
@@ -110,7 +109,7 @@ impl Coordinator {
                         }
                         last = error;
                     }
-                    Some(Tell::Refused(refused)) => last = self.turned_away(located, host, &refused),
+                    Some(Tell::Refused(refused)) => last = self.turned_away(located, host, &refused).await,
                     _ => return Err(internal(Outcome::Unknown)),
                 },
                 Err(failed) if failed.proves_unseen() => {
@@ -140,7 +139,10 @@ impl Coordinator {
         self.later(Error::refused(ErrorCode::QuorumUnavailable, detail))
     }
 
-    fn turned_away(&self, located: &Located, host: StoreId, refused: &messages::Refused) -> Error {
+    async fn turned_away(&self, located: &Located, host: StoreId, refused: &messages::Refused) -> Error {
+        if super::about_layouts(refused.why()) {
+            self.learn_from(host).await;
+        }
         let code = match refused.why() {
             Refusal::ReadOnly => ErrorCode::ReadOnly,
             Refusal::NoRoom => ErrorCode::DiskFull,

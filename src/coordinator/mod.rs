@@ -1,6 +1,8 @@
 //! Coordination: one client operation on the owners of one object.
 //!
-//! A node that is a synced owner coordinates; any other hands the operation over, once, to one that is. The decisions
+//! A node that is a synced owner in a live layout coordinates; any other hands the operation over, once, to one that is.
+//! While a change of layouts is under way writes count in each live one and reads in the one that is complete; a replica
+//! that knows more refuses, and the operation goes on, with the same dot, under what it then knows. The decisions
 //! are made by the pure `quorum::{GetCore, PutCore}`; this room performs them: asks replicas through `peers`, its own
 //! through `replica`, keeps the time, and turns what came of it into an answer or a [`Error`].
 //!
@@ -22,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use tracing::debug;
 
 pub use get::Found;
 pub use put::{WritePlan, Wrote};
@@ -30,14 +33,16 @@ pub use service::DataService;
 use route::{Route, Routes};
 
 use crate::causality::{MergeRules, RequestId};
+use crate::cluster::{Known, LayoutKeeper};
 use crate::env::Env;
 use crate::kv::{Error, ErrorCode, Outcome, ReplicaReport};
 use crate::metrics::Metrics;
 use crate::pacing::Budget;
 use crate::peers::Peers;
-use crate::quorum::{Described, Level, NoVote, Requirement, Role, Unavailable};
+use crate::quorum::{Described, Level, LevelError, NoVote, Requirement, Role, Unavailable};
 use crate::replica::{Fault, Place, Replica};
-use crate::ring::{Layout, Mode};
+use crate::ring::judge::Named;
+use crate::ring::{Layout, Member, Mode};
 use crate::transport::CallError;
 use crate::transport::messages::{Refusal, Target};
 use crate::types::{Mono, ObjectId, StoreId};
@@ -67,7 +72,7 @@ struct Inner {
     env: Env,
     replica: Replica,
     peers: Peers,
-    layout: Arc<ArcSwapOption<Layout>>,
+    keeper: LayoutKeeper,
     routes: ArcSwapOption<Routes>,
     me: StoreId,
     region: String,
@@ -85,9 +90,9 @@ impl std::fmt::Debug for Coordinator {
     }
 }
 
-/// One object in one layout: all that an operation needs to know of it.
+/// One object in the live layouts: all that an operation needs to know of it.
 struct Located {
-    layout: Arc<Layout>,
+    known: Arc<Known>,
     id: ObjectId,
     generation: u64,
     place: Place,
@@ -109,14 +114,31 @@ impl Located {
         self.route.stores.iter().copied()
     }
 
+    /// A member of any live layout, as the newest says it.
+    fn member(&self, store: StoreId) -> Option<&Member> {
+        let mut newest_first = self.known.chain.live().iter().rev();
+        newest_first.find_map(|layout| layout.member_by_store(store).map(|index| layout.member(index)))
+    }
+
+    /// The newest layout's version.
+    fn version(&self) -> u64 {
+        self.known.newest().version()
+    }
+
+    /// The versions of the other live layouts, the newest first: a write is counted in them, too.
+    fn older(&self) -> Vec<u64> {
+        let live = self.known.chain.live();
+        live[..live.len() - 1].iter().rev().map(Layout::version).collect()
+    }
+
     fn name(&self, store: StoreId) -> String {
-        let index = self.layout.member_by_store(store);
-        index.map_or_else(|| store.to_string(), |index| self.layout.member(index).name.clone())
+        self.member(store).map_or_else(|| store.to_string(), |member| member.name.clone())
     }
 
     fn describe(&self, store: StoreId) -> Described {
-        let zone = self.layout.member_by_store(store).map(|index| self.layout.member(index).zone.clone());
-        Described { node: self.name(store), zone: zone.unwrap_or_default(), role: Role::Owner }
+        let zone = self.member(store).map(|member| member.zone.clone());
+        let role = if self.route.reads_from(store) { Role::Owner } else { Role::Joining };
+        Described { node: self.name(store), zone: zone.unwrap_or_default(), role }
     }
 
     fn reports(&self, states: impl Iterator<Item = (StoreId, &'static str)>) -> Vec<ReplicaReport> {
@@ -134,13 +156,13 @@ impl Drop for Admitted {
 }
 
 impl Coordinator {
-    /// A coordinator for this node; `layout` is what the layout keeper publishes.
+    /// A coordinator for this node.
     #[must_use]
     pub fn new(
         env: &Env,
         replica: Replica,
         peers: Peers,
-        layout: Arc<ArcSwapOption<Layout>>,
+        keeper: LayoutKeeper,
         metrics: Arc<Metrics>,
         limits: Limits,
     ) -> Self {
@@ -151,7 +173,7 @@ impl Coordinator {
             me: replica.identity().store(),
             replica,
             peers,
-            layout,
+            keeper,
             routes: ArcSwapOption::empty(),
             region,
             zone,
@@ -191,40 +213,81 @@ impl Coordinator {
             let detail = "this node is not in a cluster yet; `quorate status` says what it waits for";
             return Err(self.later(Error::refused(ErrorCode::NotServing, detail)));
         };
-        let layout = Arc::clone(routes.layout());
+        let known = Arc::clone(routes.known());
+        let layout = known.newest();
+        if !known.is_member() {
+            let detail = format!("this node was removed from the cluster by layout {}", layout.version());
+            return Err(self.later(Error::refused(ErrorCode::NotServing, detail)));
+        }
         let settings = layout.settings(&id.bucket);
         let place = Place::of(layout.grid(), id, settings.generation);
-        let route = routes.of(place.partition, settings);
+        let route = routes.of(place.partition, &id.bucket);
         let (class, generation) = (u16::from(settings.n), settings.generation);
         let rules = MergeRules {
             last_write_wins: settings.mode == Mode::Lww,
             idempotency_window: self.inner.limits.idempotency_window,
         };
-        Ok(Located { layout, id: id.clone(), generation, place, route, rules, class })
+        Ok(Located { known, id: id.clone(), generation, place, route, rules, class })
     }
 
-    /// The routes of the layout in use; none before there is one.
+    /// The routes of the layouts in use; none before there are any.
     fn routes(&self) -> Option<Arc<Routes>> {
-        let layout = self.inner.layout.load();
-        let layout = layout.as_ref()?;
-        let known = self.inner.routes.load();
-        if let Some(known) = known.as_ref().filter(|known| Arc::ptr_eq(known.layout(), layout)) {
-            return Some(Arc::clone(known));
+        let now = self.inner.keeper.look();
+        let now = now.as_ref()?;
+        let kept = self.inner.routes.load();
+        if let Some(kept) = kept.as_ref().filter(|kept| Arc::ptr_eq(kept.known(), now)) {
+            return Some(Arc::clone(kept));
         }
-        let routes = Arc::new(Routes::new(Arc::clone(layout), &self.inner.region));
+        let routes = Arc::new(Routes::new(Arc::clone(now), &self.inner.region));
         self.inner.routes.store(Some(Arc::clone(&routes)));
         Some(routes)
     }
 
+    /// Whether the layouts have moved on since an operation was begun.
+    fn moved_on(&self, known: &Known) -> bool {
+        self.inner.keeper.look().as_ref().is_some_and(|now| !now.routes_like(known))
+    }
+
+    /// Whether this node's own copy is a vote in the layout that the read is counted in: judged as anybody's.
+    fn judge_own_read(&self, located: &Located) -> Result<(), Fault> {
+        let now = self.inner.keeper.look();
+        let Some(now) = now.as_ref() else { return Err(Fault::Syncing) };
+        let counted = [located.known.read_version()];
+        let named = Named { sender: self.inner.me, newest: now.newest().version(), counted: &counted };
+        let judged = now.judge_read(named, located.place.partition, &located.id.bucket);
+        judged.map(|_| ()).map_err(|_| Fault::Syncing)
+    }
+
+    /// Asks a member that refused because of layouts what it knows; whoever refused because it is behind learns from
+    /// this node instead.
+    async fn learn_from(&self, store: StoreId) {
+        if store == self.inner.me {
+            return;
+        }
+        let head = self.inner.keeper.newest().map_or(0, |layout| layout.version());
+        if let Err(why) = self.inner.keeper.catch_up(store, head).await {
+            debug!(%store, %why, "could not learn what a member that refuses knows");
+        }
+    }
+
     fn require(&self, located: &Located, level: Level) -> Result<Requirement, Error> {
+        self.known_level(level)?;
+        let wrong = |wrong: LevelError| Error::refused(ErrorCode::BadParameter, wrong.to_string());
+        located.route.writes(level, &self.inner.region).map_err(wrong)
+    }
+
+    fn require_votes(&self, located: &Located, level: Level) -> Result<Requirement, Error> {
+        self.known_level(level)?;
+        let wrong = |wrong: LevelError| Error::refused(ErrorCode::BadParameter, wrong.to_string());
+        located.route.reads(level, &self.inner.region).map_err(wrong)
+    }
+
+    fn known_level(&self, level: Level) -> Result<(), Error> {
         if level == Level::Any {
             let detail = "the level `any` needs hints, which are not built yet; use `one`";
             return Err(Error::refused(ErrorCode::NotYet, detail));
         }
-        located
-            .route
-            .requirement(level, &self.inner.region)
-            .map_err(|wrong| Error::refused(ErrorCode::BadParameter, wrong.to_string()))
+        Ok(())
     }
 
     fn unavailable(&self, located: &Located, short: &Unavailable, n: usize) -> Error {
@@ -237,7 +300,7 @@ impl Coordinator {
         error.required = u32::try_from(short.required).ok();
         error.answered = Some(0);
         error.n = u32::try_from(n).ok();
-        error.layout = Some(located.layout.version());
+        error.layout = Some(located.version());
         error.replicas = located.reports(states);
         error
     }
@@ -260,7 +323,7 @@ impl Coordinator {
         let mut error = Error::refused(ErrorCode::DiskFull, detail);
         error.required = u32::try_from(short.required).ok();
         error.n = u32::try_from(short.n).ok();
-        error.layout = Some(located.layout.version());
+        error.layout = Some(located.version());
         error
     }
 
@@ -273,9 +336,9 @@ impl Coordinator {
         !(health.is_read_only() || grows && health.room().is_short())
     }
 
-    /// Whether this node coordinates for the object: it owns a copy, completely synced.
+    /// Whether this node coordinates for the object: it owns a copy in a live layout, completely synced.
     fn is_synced_owner(&self, located: &Located) -> bool {
-        located.stores().any(|store| store == self.inner.me)
+        located.known.coordinates(located.place.partition, &located.id.bucket)
             && self.inner.replica.health().is_synced(located.place.partition)
     }
 
@@ -320,6 +383,11 @@ fn no_vote_of(failed: &CallError) -> NoVote {
         CallError::NotSent(_) | CallError::Lost(_) => NoVote::Unreachable,
         CallError::Rejected(_) | CallError::Busy(_) => NoVote::Refused,
     }
+}
+
+/// Whether a refusal is about layouts: this node, or the one that refuses, does not know the newest.
+fn about_layouts(why: Refusal) -> bool {
+    matches!(why, Refusal::Layout | Refusal::NotOwner)
 }
 
 /// What a refusal says of the peer's vote.

@@ -11,15 +11,20 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::pending::Pending;
-use super::{Claim, Coordinator, Located, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal, refused};
+use super::{
+    Claim, Coordinator, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal, refused,
+};
 use crate::causality::{self, Dot, Fingerprint, Object, Payload, RequestId, Supersedes, VersionVector, encode_object};
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Recorder};
 use crate::replica::{Cause, Coordinated, Fault, MergeRequest, MintRequest, Minting};
+use crate::ring::judge::Named;
 use crate::transport::messages::{Ask, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId};
 
+/// How often an owner is asked again that refuses because of layouts, and knows none that is news.
+const ASKED_AGAIN: u32 = 6;
 /// How long owners that are late are still waited for after the answer.
 const LATE_FOR: Duration = Duration::from_secs(5);
 
@@ -82,25 +87,61 @@ pub struct Wrote {
 }
 
 enum Event {
-    Acked { from: StoreId, flushed: bool },
-    Failed { from: StoreId, why: NoVote },
+    Acked {
+        from: StoreId,
+        layouts: Vec<u64>,
+        flushed: bool,
+    },
+    Failed {
+        from: StoreId,
+        why: NoVote,
+    },
+    /// Because of layouts; what it knows has been learnt, if it knows more.
+    Refused {
+        from: StoreId,
+    },
+    /// It may have caught up by now.
+    Again {
+        from: StoreId,
+    },
 }
 
 impl Coordinator {
     /// Writes an object, here or at an owner.
     pub async fn put(&self, id: &ObjectId, plan: WritePlan) -> Result<Wrote, Error> {
-        let admitted = self.admit()?;
+        let admitted = Arc::new(self.admit()?);
         let began = self.inner.env.clock.now();
         let deadline = began + plan.timeout;
-        let located = self.locate(id)?;
-        self.check(&located, &plan)?;
+        loop {
+            // Before the look at the layouts: see `Held`.
+            let guard = self.inner.keeper.held().take();
+            let located = self.locate(id)?;
+            let known = Arc::clone(&located.known);
+            let wrote = self.write(located, &plan, began, deadline, (Arc::clone(&admitted), guard)).await;
+            match wrote {
+                Err(error) if error.outcome == Outcome::NotApplied && self.goes_on(&known, deadline) => {}
+                wrote => return wrote,
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        located: Located,
+        plan: &WritePlan,
+        began: Mono,
+        deadline: Mono,
+        held: impl Send + 'static,
+    ) -> Result<Wrote, Error> {
+        self.check(&located, plan)?;
         let whole = !self.inner.replica.health().is_quarantined(&located.place.stored);
-        let takes = whole && self.takes(self.inner.me, plan.grows()) && !self.knows_less(&located, &plan);
+        let takes = whole && self.takes(self.inner.me, plan.grows()) && !self.knows_less(&located, plan);
         let mints = takes && self.is_synced_owner(&located) && self.inner.replica.identity().barred().is_none();
         if mints && !self.would_rather_not(&located) {
-            self.write_here(located, plan, began, deadline, admitted).await
+            self.write_here(located, plan.clone(), began, deadline, held).await
         } else {
-            self.hand_over_write(&located, &plan, deadline).await
+            drop(held);
+            self.hand_over_write(&located, plan, deadline).await
         }
     }
 
@@ -132,7 +173,7 @@ impl Coordinator {
         plan: WritePlan,
         began: Mono,
         deadline: Mono,
-        admitted: impl Send + 'static,
+        held: impl Send + 'static,
     ) -> Result<Wrote, Error> {
         let claim = match plan.request {
             Some((id, _)) => {
@@ -162,10 +203,13 @@ impl Coordinator {
             })
             .map_err(|fault| self.refusal(&fault))?;
         let (answer, answered) = oneshot::channel();
-        let task = Task { coordinator: self.clone(), located, plan, began, deadline, answer: Some(answer), claim };
-        self.inner.env.tasks.spawn(task.run(minting));
+        let (answer, refused) = (Some(answer), Vec::new());
+        let task = Task { coordinator: self.clone(), located, plan, began, deadline, answer, claim, refused };
+        self.inner.env.tasks.spawn(async move {
+            task.run(minting).await;
+            drop(held);
+        });
         let answered = answered.await;
-        drop(admitted);
         answered.unwrap_or_else(|_| {
             // The node stopped with the write under way.
             Err(Error::new(ErrorCode::NotServing, Outcome::Unknown, "the node stopped before the write was answered"))
@@ -212,6 +256,8 @@ struct Task {
     deadline: Mono,
     answer: Option<oneshot::Sender<Result<Wrote, Error>>>,
     claim: Option<Claim>,
+    /// How often each owner has refused because of layouts, without anything to be learnt from that.
+    refused: Vec<(StoreId, u32)>,
 }
 
 impl Task {
@@ -260,38 +306,98 @@ impl Task {
             }
         }
         let me = inner.me;
+        let mine = core.layouts_of(me);
         pending.push(Box::pin(async move {
             match minting.durable().await {
-                Ok(flushed) => Event::Acked { from: me, flushed },
+                Ok(flushed) => Event::Acked { from: me, layouts: mine, flushed },
                 Err(fault) => Event::Failed { from: me, why: no_vote_of_fault(&fault) },
             }
         }));
-        let layouts = [self.located.layout.version()];
         let mut deadline = env.clock.sleep(left(self.deadline, env.clock.now()));
         let mut late = None;
         loop {
-            let action = tokio::select! {
+            let actions = tokio::select! {
                 biased;
                 event = pending.next() => match event {
                     None => break,
-                    Some(Event::Acked { from, flushed }) => core.on_ack(env.clock.now(), from, &layouts, flushed),
-                    Some(Event::Failed { from, why }) => core.on_failed(env.clock.now(), from, why),
+                    Some(event) => self.on(event, &mut core, &mut pending, &coordinated),
                 },
                 () = &mut deadline => {
                     if late.is_some() {
                         break;
                     }
-                    core.on_deadline(env.clock.now())
+                    core.on_deadline(env.clock.now()).into_iter().collect()
                 }
             };
-            if let Some(action) = action {
-                late = Some(());
-                deadline = env.clock.sleep(LATE_FOR);
-                self.finish(action, &core, &coordinated);
+            for action in actions {
+                match action {
+                    PutAction::Send { to, .. } => pending.push(self.send(to, &coordinated.record)),
+                    action => {
+                        late = Some(());
+                        deadline = env.clock.sleep(LATE_FOR);
+                        self.finish(action, &core, &coordinated);
+                    }
+                }
             }
         }
         inner.metrics.quorum.missed_owners.inc_by(core.missed().count() as u64);
         self.finish_undecided();
+    }
+
+    fn on(
+        &mut self,
+        event: Event,
+        core: &mut PutCore,
+        pending: &mut Pending<Event>,
+        coordinated: &Coordinated,
+    ) -> Vec<PutAction> {
+        let now = self.coordinator.inner.env.clock.now();
+        match event {
+            Event::Acked { from, layouts, flushed } => core.on_ack(now, from, &layouts, flushed).into_iter().collect(),
+            Event::Failed { from, why } => core.on_failed(now, from, why).into_iter().collect(),
+            Event::Again { from } => {
+                pending.push(self.send(from, &coordinated.record));
+                Vec::new()
+            }
+            Event::Refused { from } if core.is_decided() => {
+                core.on_failed(now, from, NoVote::Refused).into_iter().collect()
+            }
+            Event::Refused { from } => {
+                if self.coordinator.moved_on(&self.located.known)
+                    && let Ok(located) = self.coordinator.locate(&self.located.id)
+                    // What N is by now may be less than was asked for: all of them, then.
+                    && let Ok(requirement) = self
+                        .coordinator
+                        .require(&located, self.plan.w)
+                        .or_else(|_| self.coordinator.require(&located, Level::All))
+                {
+                    self.coordinator.inner.metrics.layout.retries.inc();
+                    let owners: Vec<StoreId> = located.stores().collect();
+                    self.located = located;
+                    return core.on_layouts(now, requirement, owners);
+                }
+                if let Some(wait) = self.patience_with(from) {
+                    let wait = self.coordinator.inner.env.clock.sleep(wait);
+                    pending.push(Box::pin(async move {
+                        wait.await;
+                        Event::Again { from }
+                    }));
+                    return Vec::new();
+                }
+                core.on_failed(now, from, NoVote::Refused).into_iter().collect()
+            }
+        }
+    }
+
+    /// How long to wait before an owner that refuses because of layouts is asked again; none: often enough.
+    fn patience_with(&mut self, store: StoreId) -> Option<Duration> {
+        let at = self.refused.iter().position(|(known, _)| *known == store).unwrap_or_else(|| {
+            self.refused.push((store, 0));
+            self.refused.len() - 1
+        });
+        let attempt = self.refused[at].1;
+        self.refused[at].1 += 1;
+        (attempt < ASKED_AGAIN).then(|| Duration::from_millis(20 << attempt))
     }
 
     fn finish(&mut self, action: PutAction, core: &PutCore, coordinated: &Coordinated) {
@@ -354,6 +460,9 @@ impl Task {
 
     fn send(&self, to: StoreId, record: &Bytes) -> BoxFuture<'static, Event> {
         let inner = &self.coordinator.inner;
+        if to == inner.me {
+            return self.accept_here(record);
+        }
         let write = Write {
             target: self.located.target(),
             record: record.clone(),
@@ -362,15 +471,50 @@ impl Task {
             repair: false,
         };
         let budget = left(self.deadline, inner.env.clock.now()) + LATE_FOR;
-        let call = inner.peers.call(to, Ask::Write(write), self.located.layout.version(), budget);
+        let (version, older) = (self.located.version(), self.located.older());
+        let call = inner.peers.call_in(to, Ask::Write(write), version, older, budget);
+        let coordinator = self.coordinator.clone();
         Box::pin(async move {
             match call.await {
                 Ok(reply) => match reply.tell {
-                    Some(Tell::Written(written)) => Event::Acked { from: to, flushed: written.flushed },
+                    Some(Tell::Written(written)) => {
+                        Event::Acked { from: to, layouts: written.layouts, flushed: written.flushed }
+                    }
+                    Some(Tell::Refused(refused)) if about_layouts(refused.why()) => {
+                        coordinator.learn_from(to).await;
+                        Event::Refused { from: to }
+                    }
                     Some(Tell::Refused(refused)) => Event::Failed { from: to, why: no_vote_of_refusal(refused.why()) },
                     _ => Event::Failed { from: to, why: NoVote::Failed },
                 },
                 Err(failed) => Event::Failed { from: to, why: no_vote_of(&failed) },
+            }
+        })
+    }
+
+    /// Under other layouts than it was minted under, the own copy is asked again like any other.
+    fn accept_here(&self, record: &Bytes) -> BoxFuture<'static, Event> {
+        let inner = Arc::clone(&self.coordinator.inner);
+        let merge = MergeRequest {
+            place: self.located.place.clone(),
+            record: record.clone(),
+            rules: self.located.rules,
+            class: self.located.class,
+            flush: self.plan.durable > 1,
+            cause: Cause::Written,
+        };
+        let (partition, bucket) = (self.located.place.partition, self.located.id.bucket.clone());
+        Box::pin(async move {
+            let from = inner.me;
+            let Some(known) = inner.keeper.known() else { return Event::Failed { from, why: NoVote::Refused } };
+            let counted = known.live();
+            let named = Named { sender: from, newest: known.newest().version(), counted: &counted };
+            let Ok(layouts) = known.judge_write(named, partition, &bucket) else {
+                return Event::Failed { from, why: NoVote::Refused };
+            };
+            match inner.replica.merge(merge).await {
+                Ok(flushed) => Event::Acked { from, layouts, flushed },
+                Err(fault) => Event::Failed { from, why: no_vote_of_fault(&fault) },
             }
         })
     }

@@ -1,14 +1,16 @@
-//! What a layout says of the objects of one partition, worked out once.
+//! What the live layouts say of the objects of one partition, worked out once.
 //!
-//! Owners, their order and who has to answer at which level depend on the layout, the partition and how many replicas a
-//! bucket wants, not on the key: so they are kept, for every partition that was asked for, until the layout changes.
-//! Bounded by what there is to keep: partitions times the different wishes for replicas.
+//! Owners, their order and who has to answer at which level depend on the layouts, the partition and how many replicas a
+//! bucket wants, not on the key: so they are kept, for every partition that was asked for, until other layouts are live
+//! or reads use another one. Bounded by what there is to keep: partitions times the different wishes for replicas.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use crate::cluster::Known;
 use crate::quorum::{Level, LevelError, OwnersIn, RegionOwners, Requirement, requirement};
-use crate::ring::{BucketSettings, Layout, MemberIndex};
-use crate::types::{PartitionId, StoreId};
+use crate::ring::{BucketSettings, Layout};
+use crate::types::{Bucket, PartitionId, StoreId};
 
 /// The levels whose requirements are kept. A number is worked out each time: it is rare, and there are many.
 const KEPT: [Level; 8] = [
@@ -24,86 +26,138 @@ const KEPT: [Level; 8] = [
 
 /// The owners of one partition's objects.
 pub(super) struct Route {
-    /// The owners, in the order in which they coordinate.
-    pub(super) owners: Vec<MemberIndex>,
-    /// Their stores, in the same order.
+    /// The owners in all live layouts, each once, in the order in which they coordinate: those of the layout that reads
+    /// use come first.
     pub(super) stores: Vec<StoreId>,
-    /// The owners by live layout and region.
+    /// The owners by live layout and region, the newest first.
     pub(super) live: Vec<OwnersIn>,
+    /// The layout that reads use.
+    read: u64,
     requirements: [OnceLock<Result<Requirement, LevelError>>; KEPT.len()],
+    reads: [OnceLock<Result<Requirement, LevelError>>; KEPT.len()],
 }
 
 impl Route {
-    fn new(layout: &Layout, home: &str, partition: PartitionId, settings: &BucketSettings) -> Self {
-        let owners = layout.preference_list(home, partition, settings);
-        let stores = owners.iter().map(|index| layout.member(*index).store).collect();
-        let regions = layout.regions().map(|region| {
-            let n = settings.n_in(region);
-            let owners = layout.owners_in(region, partition, n).iter().map(|index| layout.member(*index).store);
-            RegionOwners { region: region.into(), n: usize::from(n), owners: owners.collect() }
-        });
-        let live = vec![OwnersIn { layout: layout.version(), regions: regions.collect() }];
-        Self { owners, stores, live, requirements: Default::default() }
+    /// `settings`: one for each layout.
+    fn new(layouts: &[Layout], read: u64, home: &str, partition: PartitionId, settings: &[BucketSettings]) -> Self {
+        let mut stores: Vec<StoreId> = Vec::new();
+        let both = || layouts.iter().zip(settings);
+        let first = both().filter(|(layout, _)| layout.version() == read);
+        for (layout, settings) in first.chain(both().filter(|(layout, _)| layout.version() != read)) {
+            for index in layout.preference_list(home, partition, settings) {
+                let store = layout.member(index).store;
+                if !stores.contains(&store) {
+                    stores.push(store);
+                }
+            }
+        }
+        let in_layout = |(layout, settings): (&Layout, &BucketSettings)| {
+            let regions = layout.regions().map(|region| {
+                let n = settings.n_in(region);
+                let owners = layout.owners_in(region, partition, n).iter().map(|index| layout.member(*index).store);
+                RegionOwners { region: region.into(), n: usize::from(n), owners: owners.collect() }
+            });
+            OwnersIn { layout: layout.version(), regions: regions.collect() }
+        };
+        let live = both().rev().map(in_layout).collect();
+        Self { stores, live, read, requirements: Default::default(), reads: Default::default() }
     }
 
-    /// Who has to answer at `level`, asked in the region `home`.
-    pub(super) fn requirement(&self, level: Level, home: &str) -> Result<Requirement, LevelError> {
-        match KEPT.iter().position(|kept| *kept == level) {
-            Some(at) => self.requirements[at].get_or_init(|| requirement(level, &self.live, home)).clone(),
-            None => requirement(level, &self.live, home),
+    /// Who has to take a write at `level`, asked in the region `home`: enough in each live layout.
+    pub(super) fn writes(&self, level: Level, home: &str) -> Result<Requirement, LevelError> {
+        let make = || requirement(level, &self.live, home);
+        kept(&self.requirements, level, make)
+    }
+
+    /// Who has to answer a read at `level`: enough in the layout that reads use. The level is judged by the newest one.
+    pub(super) fn reads(&self, level: Level, home: &str) -> Result<Requirement, LevelError> {
+        if self.live.len() == 1 {
+            return self.writes(level, home);
         }
+        let make = || {
+            let all = self.writes(level, home)?;
+            all.in_layout(self.read).ok_or(LevelError::NoOwners)
+        };
+        kept(&self.reads, level, make)
+    }
+
+    /// Whether a store is an owner in the layout that reads use.
+    pub(super) fn reads_from(&self, store: StoreId) -> bool {
+        let regions = self.live.iter().filter(|owners| owners.layout == self.read).flat_map(|owners| &owners.regions);
+        regions.into_iter().any(|region| region.owners.iter().take(region.n).any(|owner| *owner == store))
+    }
+}
+
+fn kept(
+    list: &[OnceLock<Result<Requirement, LevelError>>; KEPT.len()],
+    level: Level,
+    make: impl FnOnce() -> Result<Requirement, LevelError>,
+) -> Result<Requirement, LevelError> {
+    match KEPT.iter().position(|kept| *kept == level) {
+        Some(at) => list[at].get_or_init(make).clone(),
+        None => make(),
     }
 }
 
 /// The partitions as buckets with the same wish for replicas see them.
 struct Class {
-    n: u8,
-    n_in_region: Vec<(String, u8)>,
+    /// What they want, in each live layout.
+    settings: Vec<BucketSettings>,
     partitions: Box<[OnceLock<Arc<Route>>]>,
 }
 
 impl Class {
-    fn holds(&self, settings: &BucketSettings) -> bool {
-        self.n == settings.n && self.n_in_region == settings.n_in_region
+    fn holds(&self, settings: &[&BucketSettings]) -> bool {
+        let same = |(mine, theirs): (&BucketSettings, &&BucketSettings)| {
+            mine.n == theirs.n && mine.n_in_region == theirs.n_in_region
+        };
+        self.settings.len() == settings.len() && self.settings.iter().zip(settings).all(same)
     }
 }
 
-/// The routes of one layout.
+/// The routes while these layouts are live.
 pub(super) struct Routes {
-    layout: Arc<Layout>,
+    known: Arc<Known>,
     home: String,
     classes: Vec<Class>,
+    /// The class of each bucket that was ever configured; all others are in the first.
+    of_bucket: BTreeMap<Bucket, usize>,
 }
 
 impl Routes {
     /// Nothing is worked out yet. `home` is the region of this node.
-    pub(super) fn new(layout: Arc<Layout>, home: &str) -> Self {
-        let mut classes: Vec<Class> = Vec::new();
-        let spec = layout.spec();
-        for settings in std::iter::once(&spec.default_bucket).chain(spec.buckets.values()) {
-            if !classes.iter().any(|class| class.holds(settings)) {
-                classes.push(Class {
-                    n: settings.n,
-                    n_in_region: settings.n_in_region.clone(),
-                    partitions: layout.grid().partitions().map(|_| OnceLock::new()).collect(),
-                });
-            }
+    pub(super) fn new(known: Arc<Known>, home: &str) -> Self {
+        let (mut classes, mut of_bucket): (Vec<Class>, BTreeMap<Bucket, usize>) = (Vec::new(), BTreeMap::new());
+        let live = known.chain.live();
+        let mut class_of = |settings: Vec<&BucketSettings>| {
+            classes.iter().position(|class| class.holds(&settings)).unwrap_or_else(|| {
+                let settings = settings.into_iter().cloned().collect();
+                let partitions = known.newest().grid().partitions().map(|_| OnceLock::new()).collect();
+                classes.push(Class { settings, partitions });
+                classes.len() - 1
+            })
+        };
+        let _first = class_of(live.iter().map(|layout| &layout.spec().default_bucket).collect());
+        for bucket in live.iter().flat_map(|layout| layout.spec().buckets.keys()) {
+            let class = class_of(live.iter().map(|layout| layout.settings(bucket)).collect());
+            of_bucket.insert(bucket.clone(), class);
         }
-        Self { layout, home: home.to_owned(), classes }
+        Self { known, home: home.to_owned(), classes, of_bucket }
     }
 
-    /// The layout they are of.
-    pub(super) fn layout(&self) -> &Arc<Layout> {
-        &self.layout
+    /// What they were made from.
+    pub(super) fn known(&self) -> &Arc<Known> {
+        &self.known
     }
 
     /// The route of a bucket's objects in `partition`.
-    pub(super) fn of(&self, partition: PartitionId, settings: &BucketSettings) -> Arc<Route> {
-        let make = || Arc::new(Route::new(&self.layout, &self.home, partition, settings));
-        match self.classes.iter().find(|class| class.holds(settings)) {
-            Some(class) => class.partitions[partition.0 as usize].get_or_init(make).clone(),
-            // Settings that are not this layout's: nothing is kept for them.
-            None => make(),
-        }
+    pub(super) fn of(&self, partition: PartitionId, bucket: &Bucket) -> Arc<Route> {
+        let class =
+            &self.classes[if self.of_bucket.is_empty() { 0 } else { self.of_bucket.get(bucket).copied().unwrap_or(0) }];
+        let make = || {
+            let (live, read) = (self.known.chain.live(), self.known.read_version());
+            Arc::new(Route::new(live, read, &self.home, partition, &class.settings))
+        };
+        class.partitions[partition.0 as usize].get_or_init(make).clone()
     }
 }

@@ -10,20 +10,26 @@ use crate::causality::{
     Fingerprint, MergeRules, Payload, RequestId, Supersedes, decode_vector, digest_of_record, encode_object,
     encode_vector,
 };
+use crate::cluster::Known;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ReadOptions, RepairMode};
 use crate::peers::Service;
 use crate::replica::{Cause, Fault, MergeRequest, Place, name_of};
+use crate::ring::judge::{self, Named, Unfit};
 use crate::ring::{Layout, Mode};
 use crate::transport::Hello;
+use crate::transport::messages::layouts::{DigestOf, Digests, ListDigests};
 use crate::transport::messages::{
     self, Ask, Copy, Failed, Fetch, HandedRead, HandedWrite, Held, Page, PageEntry, Read, ReadDone, Refusal, Refused,
     Reply, Request, Superseding, Target, Tell, Write, WriteDone, Written,
 };
-use crate::types::{Bucket, Key, ObjectId, PartitionId, Wall};
+use crate::types::{Bucket, Digest, Key, ObjectId, PartitionId, Wall};
 
 /// Most bytes of a page.
 const PAGE_MOST: u32 = 4 << 20;
+
+/// Most entries of a list of digests.
+const DIGESTS_MOST: u32 = 10_000;
 
 /// Answers what peers ask of this node's data.
 #[derive(Clone, Debug)]
@@ -42,14 +48,21 @@ impl Service for DataService {
         let this = self.0.clone();
         Box::pin(async move {
             let budget = Duration::from_micros(request.budget_us);
-            let layout = match this.layout_for(&from, request.counted) {
-                Ok(layout) => layout,
+            // Who is behind the sender learns first.
+            this.inner.keeper.level_with(&from, request.head).await;
+            // Before the look at the layouts: see `Held`.
+            let _guard = matches!(request.ask, Some(Ask::Write(_))).then(|| this.inner.keeper.held().take());
+            let known = match this.known_to(&from) {
+                Ok(known) => known,
                 Err(refused) => return turn_away(refused),
             };
+            let counted: Vec<u64> = std::iter::once(request.counted).chain(request.also).collect();
+            let named = Named { sender: from.store, newest: request.head, counted: &counted };
             match request.ask {
-                Some(Ask::Read(read)) => this.serve_read(&layout, read).await,
-                Some(Ask::Write(write)) => this.serve_write(&layout, write).await,
-                Some(Ask::Fetch(fetch)) => this.serve_fetch(fetch).await,
+                Some(Ask::Read(read)) => this.serve_read(&known, named, read).await,
+                Some(Ask::Write(write)) => this.serve_write(&known, named, write).await,
+                Some(Ask::Fetch(fetch)) => this.serve_fetch(&known, fetch).await,
+                Some(Ask::ListDigests(list)) => this.serve_digests(list).await,
                 Some(Ask::HandedRead(read)) => this.serve_handed_read(read, budget).await,
                 Some(Ask::HandedWrite(write)) => this.serve_handed_write(write, budget).await,
                 _ => Reply::refused(Refusal::Unknown, "this node does not know that request"),
@@ -58,12 +71,11 @@ impl Service for DataService {
     }
 }
 
-struct Named {
+struct Found {
     id: ObjectId,
     place: Place,
     rules: MergeRules,
     class: u16,
-    owned: bool,
 }
 
 fn malformed(detail: impl Into<String>) -> Reply {
@@ -84,56 +96,66 @@ fn fail(error: &Error) -> Reply {
 }
 
 impl Coordinator {
-    /// The layout that the request is counted in, if it is the one in use here and the sender is a member.
-    fn layout_for(&self, from: &Hello, counted: u64) -> Result<Arc<Layout>, Refused> {
-        let Some(layout) = self.inner.layout.load_full() else {
+    /// What this node knows of layouts, if the sender is a member of one that is live.
+    fn known_to(&self, from: &Hello) -> Result<Arc<Known>, Refused> {
+        let Some(known) = self.inner.keeper.known() else {
             return Err(Refused::new(Refusal::Layout, "this node is in no cluster yet"));
         };
-        if counted != layout.version() {
-            let live = vec![layout.version()];
-            let detail = format!("layout {counted} is not in use here, {} is", layout.version());
-            return Err(Refused { live, ..Refused::new(Refusal::Layout, detail) });
+        if known.chain.ended().contains(&from.store) {
+            let detail =
+                "the sender was removed from the cluster for good: it is to be stopped, and its directory emptied";
+            return Err(Refused::new(Refusal::Ended, detail));
         }
-        if layout.member_by_store(from.store).is_none() {
-            return Err(Refused::new(Refusal::NotOwner, "the sender is not a member of this cluster's layout"));
+        if known.chain.live().iter().all(|layout| layout.member_by_store(from.store).is_none()) {
+            return Err(Refused::new(Refusal::NotOwner, "the sender is not a member of a layout that is live here"));
         }
-        Ok(layout)
+        Ok(known)
     }
 
-    fn name(&self, layout: &Layout, target: Target) -> Result<Named, Refused> {
+    fn find(&self, layout: &Layout, target: Target) -> Result<Found, Refused> {
         let bucket = Bucket::new(&target.bucket).map_err(|bad| Refused::new(Refusal::Malformed, bad.to_string()))?;
         let key = Key::new(target.key).map_err(|bad| Refused::new(Refusal::Malformed, bad.to_string()))?;
         let id = ObjectId::new(bucket, key);
         let settings = layout.settings(&id.bucket);
         if target.generation != settings.generation {
             let detail = format!("the bucket's generation is {} here", settings.generation);
-            return Err(Refused::new(Refusal::Malformed, detail));
+            return Err(Refused::new(Refusal::Layout, detail));
         }
         let place = Place::of(layout.grid(), &id, target.generation);
-        let me = layout.member_by_store(self.inner.me);
-        let owned = me.is_some_and(|me| layout.owns(me, place.partition, settings));
         let rules = MergeRules {
             last_write_wins: settings.mode == Mode::Lww,
             idempotency_window: self.inner.limits.idempotency_window,
         };
         let class = u16::from(settings.n);
-        Ok(Named { id, place, rules, class, owned })
+        Ok(Found { id, place, rules, class })
     }
 
-    fn named_owner(&self, layout: &Layout, target: Target) -> Result<Named, Refused> {
-        let named = self.name(layout, target)?;
-        if named.owned { Ok(named) } else { Err(Refused::new(Refusal::NotOwner, "this node does not own that object")) }
+    fn unfit(&self, refusal: judge::Refusal) -> Reply {
+        self.inner.metrics.layout.refused.inc();
+        let (why, detail) = match refusal.why {
+            Unfit::Ended => (Refusal::Ended, "the sender was removed from the cluster for good"),
+            Unfit::Behind => (Refusal::Layout, "a newer layout is known here than the request names"),
+            Unfit::NotLive => (Refusal::Layout, "none of the layouts that the request names is live here"),
+            Unfit::NotOwner => (Refusal::NotOwner, "this node does not own that object in the layouts named"),
+            Unfit::Syncing => (Refusal::Syncing, "this node does not hold everything of that partition yet"),
+            Unfit::Superseded => (Refusal::Layout, "this node reads in a later layout"),
+        };
+        turn_away(Refused { live: refusal.live, ..Refused::new(why, detail) })
     }
 
-    async fn serve_read(&self, layout: &Layout, read: Read) -> Reply {
-        let named = match self.named_owner(layout, read.target) {
-            Ok(named) => named,
+    async fn serve_read(&self, known: &Known, named: Named<'_>, read: Read) -> Reply {
+        let found = match self.find(known.newest(), read.target) {
+            Ok(found) => found,
             Err(refused) => return turn_away(refused),
         };
         let found = if read.to_mend {
-            self.inner.replica.read_to_mend(named.place).await
+            // No vote: whatever is here is of use.
+            self.inner.replica.read_to_mend(found.place).await
         } else {
-            self.inner.replica.read(named.place).await
+            match known.judge_read(named, found.place.partition, &found.id.bucket) {
+                Ok(_) => self.inner.replica.read(found.place).await,
+                Err(refusal) => return self.unfit(refusal),
+            }
         };
         let (held, record) = match found {
             Err(fault) => return refuse(&fault),
@@ -149,16 +171,20 @@ impl Coordinator {
         Reply::new(Tell::Copy(Copy { held: held.into(), record, epoch: 0, sealed: 0 }))
     }
 
-    async fn serve_write(&self, layout: &Layout, write: Write) -> Reply {
-        let named = match self.named_owner(layout, write.target) {
-            Ok(named) => named,
+    async fn serve_write(&self, known: &Known, named: Named<'_>, write: Write) -> Reply {
+        let found = match self.find(known.newest(), write.target) {
+            Ok(found) => found,
             Err(refused) => return turn_away(refused),
         };
+        let layouts = match known.judge_write(named, found.place.partition, &found.id.bucket) {
+            Ok(layouts) => layouts,
+            Err(refusal) => return self.unfit(refusal),
+        };
         let request = MergeRequest {
-            place: named.place,
+            place: found.place,
             record: write.record,
-            rules: named.rules,
-            class: named.class,
+            rules: found.rules,
+            class: found.class,
             flush: write.flush,
             cause: if write.repair { Cause::Repair } else { Cause::Written },
         };
@@ -168,12 +194,15 @@ impl Coordinator {
             env.clock.sleep(Duration::from_micros(env.entropy.below(2_000_000))).await;
         }
         match merged {
-            Ok(flushed) => Reply::new(Tell::Written(Written { flushed })),
+            Ok(flushed) => Reply::new(Tell::Written(Written { flushed, layouts })),
             Err(fault) => refuse(&fault),
         }
     }
 
-    async fn serve_fetch(&self, fetch: Fetch) -> Reply {
+    /// A page of a partition, whoever owns it: for transfers and mending.
+    async fn serve_fetch(&self, known: &Known, fetch: Fetch) -> Reply {
+        // Of before the page is read: from there on what this node takes in goes to the newer layout's owners, too.
+        let acked = known.view().own().ack;
         let most = fetch.max_bytes.min(PAGE_MOST) as usize;
         let page = match self.inner.replica.page(PartitionId(fetch.partition), fetch.after, most).await {
             Ok(page) => page,
@@ -195,7 +224,23 @@ impl Coordinator {
             next: page.next,
             epoch: 0,
             unreadable: page.unreadable.iter().filter_map(target).collect(),
+            acked,
         }))
+    }
+
+    async fn serve_digests(&self, list: ListDigests) -> Reply {
+        let most = list.most.clamp(1, DIGESTS_MOST) as usize;
+        match self.inner.replica.digests(PartitionId(list.partition), list.after, list.to, most).await {
+            Ok(page) => {
+                let of =
+                    |(stored, digest): (Bytes, Digest)| DigestOf { stored, digest: Bytes::copy_from_slice(&digest.0) };
+                Reply::new(Tell::Digests(Digests {
+                    entries: page.entries.into_iter().map(of).collect(),
+                    next: page.next,
+                }))
+            }
+            Err(fault) => refuse(&fault),
+        }
     }
 
     async fn serve_handed_read(&self, read: HandedRead, budget: Duration) -> Reply {
@@ -237,6 +282,8 @@ impl Coordinator {
             return malformed("a request id has 16 bytes");
         };
         let Ok(w) = write.level.parse() else { return malformed("no such level") };
+        // Before the look at the layouts: see `Held`.
+        let guard = self.inner.keeper.held().take();
         let located = match self.located_owner(write.target) {
             Ok(located) => located,
             Err(refused) => return turn_away(refused),
@@ -269,7 +316,7 @@ impl Coordinator {
             Ok(admitted) => admitted,
             Err(error) => return fail(&error),
         };
-        match self.write_here(located, plan, began, began + budget, admitted).await {
+        match self.write_here(located, plan, began, began + budget, (admitted, guard)).await {
             Ok(wrote) => Reply::new(Tell::WriteDone(WriteDone {
                 record: wrote.object.as_ref().map(encode_object),
                 digest: Bytes::copy_from_slice(&wrote.digest.0),
@@ -286,15 +333,18 @@ impl Coordinator {
 
     /// The object, if this node coordinates for it; a handed-over operation goes no further.
     fn located_owner(&self, target: Target) -> Result<super::Located, Refused> {
-        let Some(layout) = self.inner.layout.load_full() else {
+        let Some(known) = self.inner.keeper.known() else {
             return Err(Refused::new(Refusal::Layout, "this node is in no cluster yet"));
         };
-        let named = self.named_owner(&layout, target)?;
-        let located = self.locate(&named.id).map_err(|error| Refused::new(Refusal::Stopping, error.detail))?;
+        let found = self.find(known.newest(), target)?;
+        let located = self.locate(&found.id).map_err(|error| Refused::new(Refusal::Stopping, error.detail))?;
         if self.is_synced_owner(&located) {
             return Ok(located);
         }
-        Err(Refused::new(Refusal::Syncing, Fault::Syncing.to_string()))
+        if located.stores().any(|store| store == self.inner.me) {
+            return Err(Refused::new(Refusal::Syncing, Fault::Syncing.to_string()));
+        }
+        Err(Refused::new(Refusal::NotOwner, "this node does not own that object"))
     }
 }
 

@@ -140,11 +140,11 @@ impl Node {
         };
         let drift = cluster.max_clock_drift;
         let peers = Peers::new(&env, Arc::clone(&transport), replica.clone(), hello, Arc::clone(&metrics), drift)?;
-        let keeper = LayoutKeeper::new(replica.clone());
+        let keeper = LayoutKeeper::new(&env, replica.clone(), peers.clone(), Arc::clone(&metrics));
         check_grid(&keeper, cluster.partitions)?;
         let limits = Limits { operations: node.max_operations, idempotency_window: cluster.idempotency_window };
-        let layout = Arc::clone(keeper.layout());
-        let coordinator = Coordinator::new(&env, replica.clone(), peers.clone(), layout, Arc::clone(&metrics), limits);
+        let (keeps, counts) = (keeper.clone(), Arc::clone(&metrics));
+        let coordinator = Coordinator::new(&env, replica.clone(), peers.clone(), keeps, counts, limits);
         let founding = ClusterService::new(&env, peers.clone(), keeper.clone(), founding_options(&config, &identity));
         let data = Arc::new(DataService::new(coordinator.clone()));
         let seeds = node.seeds.clone();
@@ -168,7 +168,6 @@ impl Node {
         let inner = &self.inner;
         let me = inner.replica.identity().store();
         self.make_keys(&layout);
-        inner.peers.follow(Arc::clone(&layout));
         let others: Vec<StoreId> =
             layout.members().iter().map(|member| member.store).filter(|store| *store != me).collect();
         loop {
@@ -189,9 +188,11 @@ impl Node {
         }
         inner.replica.identity().lift(Bar::Impostor);
         inner.peers.watch_members();
+        inner.keeper.drive();
         inner.gossiper.begin();
         let window = inner.config.cluster.idempotency_window;
-        crate::repair::start(&inner.env, inner.replica.clone(), inner.peers.clone(), layout, window);
+        let (env, keeper) = (&inner.env, inner.keeper.clone());
+        crate::repair::start(env, inner.replica.clone(), inner.peers.clone(), keeper, window);
         self.tell_mood();
         inner.keeper.stand(Standing::Serving);
         info!(name = inner.config.node.name, "serving");
@@ -319,8 +320,8 @@ impl Node {
 /// Partitions are fixed when a cluster is founded: a directory of another grid cannot be served under this one.
 fn check_grid(keeper: &LayoutKeeper, partitions: u32) -> Result<(), ConfigError> {
     match keeper.directory() {
-        Ok(Directory::Ring(layout)) if layout.grid().q() != partitions => {
-            let founded_with = layout.grid().q();
+        Ok(Directory::Ring(chain)) if chain.newest().grid().q() != partitions => {
+            let founded_with = chain.newest().grid().q();
             let problem = format!("is {founded_with} for the cluster of this data directory, got {partitions}");
             Err(ConfigError::new("cluster.partitions", problem))
         }

@@ -11,7 +11,7 @@ use super::Node;
 
 impl NodeView for Node {
     fn owners(&self, id: &ObjectId) -> Result<Owners, Error> {
-        let Some(layout) = self.inner.keeper.layout().load_full() else {
+        let Some(layout) = self.inner.keeper.newest() else {
             return Err(Error::refused(ErrorCode::NotServing, "this node is not in a cluster yet"));
         };
         let settings = layout.settings(&id.bucket);
@@ -36,11 +36,11 @@ impl NodeView for Node {
     }
 
     fn status(&self) -> Status {
-        let layout = self.inner.keeper.layout().load_full();
+        let layout = self.inner.keeper.newest();
         let members = layout.as_ref().map_or_else(Vec::new, |layout| {
             layout.members().iter().map(|member| self.member_view(layout, member)).collect()
         });
-        let attention = self.attention(layout.as_deref());
+        let attention = self.attention(layout.as_ref());
         let health = match self.standing() {
             Standing::Serving if attention.is_empty() => "ok",
             Standing::Serving => "degraded",
@@ -58,7 +58,7 @@ impl NodeView for Node {
     }
 
     fn ring(&self) -> RingView {
-        let Some(layout) = self.inner.keeper.layout().load_full() else { return RingView::default() };
+        let Some(layout) = self.inner.keeper.newest() else { return RingView::default() };
         let settings = &layout.spec().default_bucket;
         let region = &self.inner.config.node.region;
         let partitions = layout.grid().partitions().map(|partition| PartitionView {
@@ -101,7 +101,7 @@ impl NodeView for Node {
             metrics.replica.disk_reserve.set(bytes(reserve));
         }
         metrics.replica.deletes_only.set(i64::from(health.room().is_short()));
-        let layout = self.inner.keeper.layout().load_full();
+        let layout = self.inner.keeper.newest();
         metrics.peers.members.set(count(layout.as_ref().map_or(0, |layout| layout.members().len())));
         let version = layout.as_ref().map_or(0, |layout| layout.version());
         metrics.peers.layout.set(i64::try_from(version).unwrap_or(i64::MAX));

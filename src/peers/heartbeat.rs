@@ -23,11 +23,12 @@ pub(super) fn start(peers: &Peers, store: StoreId, address: String) {
     let tasks = peers.inner.env.tasks.clone();
     tasks.spawn(async move {
         let clock = peers.inner.env.clock.clone();
-        loop {
+        // Until it is no member any more, or another task has taken over because it moved.
+        while peers.beats_to(store, &address) {
             let sent = clock.now();
             let beat = peers.beat();
             let sent_wall = Wall(beat.wall_ms);
-            let request = Request::new(Ask::Heartbeat(beat));
+            let request = Request { head: peers.head(), ..Request::new(Ask::Heartbeat(beat)) };
             let answer = peers.inner.transport.call(&address, Some(store), request, ANSWER_WITHIN).await;
             let now = clock.now();
             let mut every = HEARTBEAT_EVERY;
@@ -87,6 +88,7 @@ fn down(peers: &Peers, store: StoreId, why: &str) {
 /// A heartbeat was answered.
 async fn heard(peers: &Peers, store: StoreId, answer: &Answer, (sent, sent_wall): (Mono, Wall), now: Mono) {
     let Some(Tell::Alive(beat)) = &answer.reply.tell else { return };
+    peers.note_head(store, answer.reply.head);
     peers.inner.seen.answered(store, answer.from.boot, now);
     {
         let reading = Reading::new(sent_wall, now.since(sent), Wall(beat.wall_ms));
@@ -120,5 +122,10 @@ async fn heard(peers: &Peers, store: StoreId, answer: &Answer, (sent, sent_wall)
     }
     let since = if was_up { before.map_or(now, |peer| peer.since) } else { now };
     let status = PeerStatus { up: true, since, mood, hello: Some(answer.from.clone()), why: String::new() };
-    peers.change(|up| drop(up.peers.insert(store, status.clone())));
+    peers.change(|up| {
+        // One that is no member any more was taken out meanwhile.
+        if let Some(peer) = up.peers.get_mut(&store) {
+            *peer = status.clone();
+        }
+    });
 }

@@ -17,6 +17,7 @@ mod recall;
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use crate::membership::{FailureDetector, PhiRules};
 use crate::metrics::Metrics;
 use crate::pacing::LatencyWindow;
 use crate::replica::{Bar, Replica};
-use crate::ring::Layout;
+use crate::ring::{Chain, Member};
 use crate::storage::StorageError;
 use crate::transport::messages::{Ask, Heartbeat, Recalled, Refusal, Reply, Request, Tell};
 use crate::transport::{CallError, Handler, Hello, Stranger, Transport};
@@ -90,6 +91,15 @@ pub struct PeerStatus {
     pub why: String,
 }
 
+/// A member that knows a newer layout than this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ahead {
+    /// The member.
+    pub store: StoreId,
+    /// The newest layout's version.
+    pub head: u64,
+}
+
 /// Who is up: an immutable snapshot.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct UpSet {
@@ -141,7 +151,13 @@ struct Inner {
     replica: Replica,
     hello: ArcSwap<Hello>,
     introducing: Mutex<()>,
-    layout: ArcSwapOption<Layout>,
+    chain: ArcSwapOption<Chain>,
+    /// The members that get heartbeats, and where.
+    beating: Mutex<BTreeMap<StoreId, String>>,
+    /// Whether members get heartbeats at all: not before this node knows who it is.
+    watching: AtomicBool,
+    /// The member that knows the newest layout, where that is newer than this node's.
+    ahead: watch::Sender<Option<Ahead>>,
     up: ArcSwap<UpSet>,
     changes: watch::Sender<u64>,
     /// Held while `up` is changed by what it says, so that the two never part.
@@ -161,7 +177,7 @@ struct Inner {
 /// Who answers what.
 #[derive(Clone)]
 pub struct Services {
-    /// Probes: founding.
+    /// Founding, layouts, decisions.
     pub cluster: Arc<dyn Service>,
     /// What the nodes say of themselves.
     pub gossip: Arc<dyn Service>,
@@ -192,7 +208,10 @@ impl Peers {
             replica,
             hello: ArcSwap::from_pointee(hello),
             introducing: Mutex::default(),
-            layout: ArcSwapOption::empty(),
+            chain: ArcSwapOption::empty(),
+            beating: Mutex::default(),
+            watching: AtomicBool::new(false),
+            ahead: watch::channel(None).0,
             up: ArcSwap::default(),
             changes: watch::channel(0).0,
             detector: Mutex::new(FailureDetector::new(PhiRules { every: HEARTBEAT_EVERY, ..PhiRules::default() })),
@@ -238,41 +257,91 @@ impl Peers {
         self.inner.transport.serve((*self.hello()).clone(), Arc::new(self.clone()));
     }
 
-    /// Takes the members of a layout for its peers: they can be called from here on.
-    pub fn follow(&self, layout: Arc<Layout>) {
-        self.inner.layout.store(Some(layout));
+    /// Takes the members of the live layouts for its peers: they can be called from here on. Those that come get
+    /// heartbeats, those that have gone get no more.
+    pub fn follow(&self, chain: Arc<Chain>) {
+        self.inner.chain.store(Some(chain));
+        if self.inner.watching.load(Ordering::Acquire) {
+            self.beat_to_members();
+        }
     }
 
     /// Begins to send heartbeats to the members: once this node knows who it is.
     pub fn watch_members(&self) {
-        let Some(layout) = self.inner.layout.load_full() else { return };
-        let me = self.hello().store;
-        self.change(|up| {
-            for member in layout.members().iter().filter(|member| member.store != me) {
-                up.peers.entry(member.store).or_insert_with(|| PeerStatus {
-                    up: false,
-                    since: self.inner.env.clock.now(),
-                    mood: PeerMood::default(),
-                    hello: None,
-                    why: "not heard from since this node started".into(),
-                });
-            }
-            up.peers.insert(
-                me,
-                PeerStatus {
-                    up: true,
-                    since: self.inner.env.clock.now(),
-                    mood: PeerMood::default(),
-                    hello: Some(self.hello()),
-                    why: String::new(),
-                },
-            );
-        });
-        for member in layout.members().iter().filter(|member| member.store != me) {
-            heartbeat::start(self, member.store, member.peer_address.clone());
+        if self.inner.chain.load().is_none() || self.inner.watching.swap(true, Ordering::AcqRel) {
+            return;
         }
+        let (me, since, hello) = (self.hello().store, self.inner.env.clock.now(), Some(self.hello()));
+        self.change(|up| {
+            let (mood, hello) = (PeerMood::default(), hello.clone());
+            up.peers.insert(me, PeerStatus { up: true, since, mood, hello, why: String::new() });
+        });
+        self.beat_to_members();
         heartbeat::judge(self);
         clocks::start(self);
+    }
+
+    /// Sends heartbeats to whoever is a member now, and to nobody else.
+    fn beat_to_members(&self) {
+        let Some(chain) = self.inner.chain.load_full() else { return };
+        let me = self.hello().store;
+        let members: BTreeMap<StoreId, String> =
+            members_of(&chain).map(|member| (member.store, member.peer_address.clone())).collect();
+        let since = self.inner.env.clock.now();
+        let why = "not heard from since this node knows it";
+        let mut beating = self.inner.beating.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(|up| {
+            up.peers.retain(|store, _| *store == me || members.contains_key(store));
+            for store in members.keys().filter(|store| **store != me) {
+                let (mood, hello) = (PeerMood::default(), None);
+                let unknown = || PeerStatus { up: false, since, mood, hello, why: why.into() };
+                up.peers.entry(*store).or_insert_with(unknown);
+            }
+        });
+        let gone: Vec<StoreId> = beating.keys().copied().filter(|store| !members.contains_key(store)).collect();
+        for store in gone {
+            beating.remove(&store);
+            self.detector().forget(store);
+            self.inner.clocks.lock().unwrap_or_else(PoisonError::into_inner).forget(store);
+            self.inner.latencies.lock().unwrap_or_else(PoisonError::into_inner).remove(&store);
+        }
+        for (store, address) in members.into_iter().filter(|(store, _)| *store != me) {
+            if beating.get(&store) != Some(&address) {
+                beating.insert(store, address.clone());
+                heartbeat::start(self, store, address);
+            }
+        }
+    }
+
+    /// Whether a member still gets heartbeats at this address.
+    fn beats_to(&self, store: StoreId, address: &str) -> bool {
+        let beating = self.inner.beating.lock().unwrap_or_else(PoisonError::into_inner);
+        beating.get(&store).is_some_and(|known| known == address)
+    }
+
+    /// The version of the newest layout this node knows; 0 while it knows none.
+    fn head(&self) -> u64 {
+        self.inner.chain.load().as_ref().map_or(0, |chain| chain.newest().version())
+    }
+
+    /// Told of members that know a newer layout than this node.
+    #[must_use]
+    pub fn ahead(&self) -> watch::Receiver<Option<Ahead>> {
+        self.inner.ahead.subscribe()
+    }
+
+    /// Notes the newest layout that somebody says it knows.
+    fn note_head(&self, from: StoreId, head: u64) {
+        if head <= self.head() {
+            return;
+        }
+        self.inner.ahead.send_if_modified(|known| {
+            let news = known.is_none_or(|known| known.head < head || known.head == head && known.store != from);
+            if news {
+                *known = Some(Ahead { store: from, head });
+            }
+            news
+        });
     }
 
     /// Who is up.
@@ -366,22 +435,38 @@ impl Peers {
         counted: u64,
         budget: Duration,
     ) -> impl Future<Output = Result<Reply, CallError>> + Send + use<> {
+        self.call_in(store, ask, counted, Vec::new(), budget)
+    }
+
+    /// Asks a member, within a quorum that is counted in layout `counted` and in these as `well`.
+    pub fn call_in(
+        &self,
+        store: StoreId,
+        ask: Ask,
+        counted: u64,
+        also: Vec<u64>,
+        budget: Duration,
+    ) -> impl Future<Output = Result<Reply, CallError>> + Send + use<> {
         let this = self.clone();
         async move {
-            let Some(layout) = this.inner.layout.load_full() else {
-                return Err(CallError::NotSent("this node is in no cluster yet".into()));
+            let called = {
+                let chain = this.inner.chain.load();
+                let Some(chain) = chain.as_ref() else {
+                    return Err(CallError::NotSent("this node is in no cluster yet".into()));
+                };
+                let Some(member) = member_of(chain, store) else {
+                    return Err(CallError::NotSent("it is not a member".into()));
+                };
+                let budget_us = u64::try_from(budget.as_micros()).unwrap_or(u64::MAX);
+                let request = Request { head: chain.newest().version(), counted, also, budget_us, ask: Some(ask) };
+                this.inner.transport.call(&member.peer_address, Some(store), request, budget)
             };
-            let Some(index) = layout.member_by_store(store) else {
-                return Err(CallError::NotSent("it is not a member".into()));
-            };
-            let address = &layout.member(index).peer_address;
-            let budget_us = u64::try_from(budget.as_micros()).unwrap_or(u64::MAX);
-            let request = Request { head: layout.version(), counted, budget_us, ask: Some(ask) };
             let sent = this.inner.env.clock.now();
-            let answer = this.inner.transport.call(address, Some(store), request, budget).await;
+            let answer = called.await;
             let now = this.inner.env.clock.now();
             answer.map(|answer| {
                 this.note_latency(store, now.since(sent));
+                this.note_head(store, answer.reply.head);
                 answer.reply
             })
         }
@@ -415,9 +500,8 @@ impl Handler for Peers {
                 peer.store, me.peer_address, peer.peer_address
             ));
         }
-        let Some(layout) = self.inner.layout.load_full() else { return Ok(()) };
-        let Some(index) = layout.member_by_store(peer.store) else { return Ok(()) };
-        let member = layout.member(index);
+        let Some(chain) = self.inner.chain.load_full() else { return Ok(()) };
+        let Some(member) = member_of(&chain, peer.store) else { return Ok(()) };
         if member.peer_address != peer.peer_address {
             return Err(format!(
                 "store {} is the member {} at {}, and the process that calls advertises {}: a copied data directory is \
@@ -437,8 +521,8 @@ impl Handler for Peers {
     }
 
     fn lists(&self, address: &str) -> bool {
-        let layout = self.inner.layout.load();
-        layout.as_ref().is_some_and(|layout| layout.members().iter().any(|member| member.peer_address == address))
+        let chain = self.inner.chain.load();
+        chain.as_ref().is_some_and(|chain| members_of(chain).any(|member| member.peer_address == address))
     }
 
     fn overhear(&self, stranger: &Stranger) {
@@ -446,7 +530,9 @@ impl Handler for Peers {
     }
 
     fn handle(&self, from: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply> {
-        let head = self.inner.layout.load().as_ref().map_or(0, |layout| layout.version());
+        if self.inner.chain.load().as_ref().is_some_and(|chain| member_of(chain, from.store).is_some()) {
+            self.note_head(from.store, request.head);
+        }
         let Some(services) = self.inner.services.load_full() else {
             return Box::pin(async { Reply::refused(Refusal::Stopping, "this node is stopping") });
         };
@@ -468,17 +554,35 @@ impl Handler for Peers {
                 let (this, remember) = (self.clone(), recall.remember);
                 Box::pin(async move { this.recall(&from, remember).await })
             }
-            Some(Ask::Probe(_)) => services.cluster.serve(from, request),
+            Some(Ask::Probe(_) | Ask::Layouts(_) | Ask::Decide(_)) => services.cluster.serve(from, request),
             Some(Ask::Gossip(_)) => services.gossip.serve(from, request),
             Some(_) => services.data.serve(from, request),
             None => Box::pin(async { Reply::refused(Refusal::Unknown, "this node does not know that request") }),
         };
+        let this = self.clone();
         Box::pin(async move {
             let mut reply = reply.await;
-            reply.head = head;
+            // What it knows by now: an answer to what it was behind for shows that it has caught up.
+            reply.head = this.head();
             reply
         })
     }
+}
+
+/// The members of the layouts that `chain` holds live, the newest's first, but for those that have ended.
+fn members_of(chain: &Chain) -> impl Iterator<Item = &Member> {
+    let live = chain.live().iter().rev().flat_map(|layout| layout.members());
+    let mut seen = BTreeSet::new();
+    live.filter(move |member| !chain.ended().contains(&member.store) && seen.insert(member.store))
+}
+
+/// The member with this store, as the newest layout that lists it says; none if it has ended.
+fn member_of(chain: &Chain, store: StoreId) -> Option<&Member> {
+    let newest = chain.newest();
+    if let Some(index) = newest.member_by_store(store) {
+        return Some(newest.member(index));
+    }
+    members_of(chain).find(|member| member.store == store)
 }
 
 impl Peers {

@@ -55,10 +55,9 @@ async fn ask(peers: &Peers, store: StoreId, remember: bool) -> Said {
 /// Tells a member that refuses this node from another process at its address (a wiped one, which waits outside): that one
 /// answers who asks for nobody in particular.
 async fn refuses_anybody(peers: &Peers, store: StoreId) -> bool {
-    let Some(layout) = peers.inner.layout.load_full() else { return false };
-    let Some(index) = layout.member_by_store(store) else { return false };
-    let address = &layout.member(index).peer_address;
-    let asked = peers.ask(address, Ask::Recall(Recall { remember: false }), ASK_FOR).await;
+    let Some(chain) = peers.inner.chain.load_full() else { return false };
+    let Some(member) = super::member_of(&chain, store) else { return false };
+    let asked = peers.ask(&member.peer_address, Ask::Recall(Recall { remember: false }), ASK_FOR).await;
     matches!(asked, Err(CallError::Rejected(_)))
 }
 

@@ -128,6 +128,44 @@ impl PutCore {
         self.decide(now, None)
     }
 
+    /// Other layouts are live now, and it is counted in these. What was acknowledged stands for the layouts it was for;
+    /// whoever lacks one is asked again, with the same dot, also who acknowledged for other layouts: between the two it
+    /// may have lost what it held. After the decision nothing is asked any more.
+    pub fn on_layouts(
+        &mut self,
+        now: Mono,
+        requirement: Requirement,
+        owners: impl IntoIterator<Item = StoreId>,
+    ) -> Vec<PutAction> {
+        if self.decided {
+            return Vec::new();
+        }
+        self.tally = self.tally.carried_into(requirement);
+        for owner in owners.into_iter().chain(self.tally.requirement().members().to_vec()) {
+            if self.owners.iter().all(|(id, _)| *id != owner) {
+                self.owners.push((owner, Copy::Sent));
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.expect([owner]);
+                }
+            }
+        }
+        if let Some(action) = self.decide(now, None) {
+            return vec![action];
+        }
+        let mut actions = Vec::new();
+        for (id, copy) in &mut self.owners {
+            let layouts = self.tally.requirement().layouts_of(*id);
+            if !layouts.is_empty() && !self.tally.has_all_of(*id) {
+                *copy = Copy::Sent;
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.sent(now, *id, false);
+                }
+                actions.push(PutAction::Send { to: *id, layouts });
+            }
+        }
+        actions
+    }
+
     /// The deadline passed.
     pub fn on_deadline(&mut self, now: Mono) -> Option<PutAction> {
         self.decide(now, Some(PutFailure::DeadlinePassed))
@@ -156,6 +194,18 @@ impl PutCore {
     pub fn missed(&self) -> impl Iterator<Item = StoreId> + '_ {
         let missed = |(id, copy): &&(StoreId, Copy)| *copy != Copy::Acked || !self.tally.has_all_of(*id);
         self.owners.iter().filter(missed).map(|(id, _)| *id)
+    }
+
+    /// The layouts in which `owner` counts.
+    #[must_use]
+    pub fn layouts_of(&self, owner: StoreId) -> Vec<u64> {
+        self.tally.requirement().layouts_of(owner)
+    }
+
+    /// Whether the client has been answered.
+    #[must_use]
+    pub const fn is_decided(&self) -> bool {
+        self.decided
     }
 
     /// Whether every owner has answered or failed, so that nothing more will come.
@@ -274,5 +324,28 @@ mod tests {
         assert_eq!(core.on_ack(NOW, A, &[1], true), None);
         assert_eq!(core.missed().collect::<Vec<_>>(), ids([2, 3]));
         assert!(matches!(core.on_ack(NOW, C, &[2], true), Some(PutAction::Answer(_))));
+    }
+
+    #[test]
+    fn under_other_layouts_an_acknowledgement_stands_for_the_one_it_was_for() {
+        // Layout 1 owned by 0..3; then layout 2 by 1..4 as well.
+        let mut core = PutCore::new(one_layout(Level::Quorum, 3), [], 0, Some(A), None);
+        core.start(NOW);
+        assert_eq!(core.on_ack(NOW, A, &[1], true), None);
+        let sends = core.on_layouts(NOW, two_layouts(Level::Quorum), []);
+        let to = |id, layouts: &[u64]| PutAction::Send { to: id, layouts: layouts.to_vec() };
+        let d = StoreId::from_bits(3);
+        assert_eq!(sends, [to(B, &[2, 1]), to(C, &[2, 1]), to(d, &[2])], "A has all it counts in");
+        assert_eq!(core.on_ack(NOW, B, &[1], true), None, "enough in layout 1, none in 2");
+        assert_eq!(core.on_ack(NOW, d, &[2], true), None);
+        assert!(matches!(core.on_ack(NOW, B, &[2, 1], true), Some(PutAction::Answer(_))), "asked again, it counts");
+        assert_eq!(core.on_layouts(NOW, one_layout(Level::All, 3), []), [], "decided is decided");
+
+        let mut core = PutCore::new(two_layouts(Level::Quorum), [], 0, Some(B), None);
+        core.start(NOW);
+        core.on_failed(NOW, A, NoVote::Refused);
+        core.on_ack(NOW, B, &[2, 1], true);
+        core.on_ack(NOW, C, &[1], true);
+        assert!(matches!(core.on_layouts(NOW, one_layout(Level::Quorum, 3), [])[..], [PutAction::Answer(_)]));
     }
 }

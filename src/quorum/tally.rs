@@ -67,6 +67,22 @@ impl Tally {
         Self { requirement, votes, durable }
     }
 
+    /// The same count against another requirement: what was said for a layout stands for that layout, and for no other;
+    /// who failed may be asked again.
+    #[must_use]
+    pub fn carried_into(&self, requirement: Requirement) -> Self {
+        let mut carried = Self::durable(requirement, self.durable);
+        let said = |layout: u64, member: StoreId| {
+            let groups = self.groups().filter(|(group, _)| group.layout == layout);
+            let mut votes = groups.flat_map(|(group, votes)| group.members.iter().zip(votes));
+            let vote = votes.find(|(id, _)| **id == member).map(|(_, vote)| *vote);
+            vote.filter(|vote| *vote >= Vote::Yes).unwrap_or(Vote::Waiting)
+        };
+        let groups = carried.requirement.groups().iter();
+        carried.votes = groups.flat_map(|group| group.members.iter().map(|id| said(group.layout, *id))).collect();
+        carried
+    }
+
     /// What is counted against.
     #[must_use]
     pub fn requirement(&self) -> &Requirement {

@@ -21,9 +21,12 @@ use futures_util::future::join_all;
 use tracing::{info, warn};
 
 use crate::causality::{MergeRules, Object, decode_object, encode_object};
+use crate::cluster::LayoutKeeper;
 use crate::env::Env;
 use crate::peers::Peers;
 use crate::replica::{Cause, Fault, MergeRequest, Place, Replica, name_of};
+use crate::ring::live::holders;
+use crate::ring::sync::placements;
 use crate::ring::{Layout, Mode};
 use crate::transport::messages::{Ask, Fetch, Held, Read, Refusal, Target, Tell};
 use crate::types::{Bucket, Incarnation, Key, ObjectId, PartitionId, StoreId};
@@ -49,7 +52,7 @@ struct Mender {
     env: Env,
     replica: Replica,
     peers: Peers,
-    layout: Arc<Layout>,
+    keeper: LayoutKeeper,
     window: Duration,
     done: Arc<Mending>,
     copied: Mutex<(Incarnation, BTreeSet<(PartitionId, StoreId)>)>,
@@ -66,10 +69,10 @@ enum Theirs {
 }
 
 /// Begins to mend, in a task of the node.
-pub fn start(env: &Env, replica: Replica, peers: Peers, layout: Arc<Layout>, window: Duration) -> Arc<Mending> {
+pub fn start(env: &Env, replica: Replica, peers: Peers, keeper: LayoutKeeper, window: Duration) -> Arc<Mending> {
     let done = Arc::new(Mending::default());
     let copied = Mutex::new((replica.identity().incarnation(), BTreeSet::new()));
-    let mender = Mender { env: env.clone(), replica, peers, layout, window, done: Arc::clone(&done), copied };
+    let mender = Mender { env: env.clone(), replica, peers, keeper, window, done: Arc::clone(&done), copied };
     env.tasks.spawn(mender.run());
     done
 }
@@ -109,25 +112,24 @@ impl Mender {
         }
     }
 
-    /// The other owners of what this node owns in a partition, over all buckets; empty where it owns nothing.
+    /// The other owners of what this node owns in a partition, over all buckets and live layouts; those that have ended
+    /// excepted. Empty where it owns nothing.
     fn others(&self, partition: PartitionId) -> Vec<StoreId> {
-        let me = self.replica.identity().store();
-        let spec = self.layout.spec();
-        let mut others = Vec::new();
-        for settings in spec.buckets.values().chain([&spec.default_bucket]) {
-            let owners: Vec<StoreId> = self
-                .layout
-                .owners(partition, settings)
-                .flat_map(|(_, owners)| owners)
-                .map(|index| self.layout.member(*index).store)
-                .collect();
-            if owners.contains(&me) {
-                others.extend(owners.into_iter().filter(|store| *store != me));
+        let Some(known) = self.keeper.known() else { return Vec::new() };
+        let mut others = BTreeSet::new();
+        for bucket in placements(known.chain.live()) {
+            let lists = known.chain.live().iter().map(|layout| holders(layout, partition, bucket.as_ref()));
+            let owners: BTreeSet<StoreId> = lists.flat_map(|list| list.stores().collect::<Vec<_>>()).collect();
+            if owners.contains(&known.me) {
+                others.extend(owners);
             }
         }
-        others.sort_unstable();
-        others.dedup();
-        others
+        others.retain(|store| *store != known.me && !known.chain.ended().contains(store));
+        others.into_iter().collect()
+    }
+
+    fn newest(&self) -> Result<Layout, String> {
+        self.keeper.newest().ok_or_else(|| "this node is in no cluster".into())
     }
 
     async fn sync(&self, partition: PartitionId) -> Result<(), String> {
@@ -168,7 +170,8 @@ impl Mender {
         let mut after = Bytes::new();
         loop {
             let fetch = Fetch { partition: partition.0, after, max_bytes: PAGE };
-            let reply = self.peers.call(from, Ask::Fetch(fetch), self.layout.version(), CALL_FOR).await;
+            let version = self.newest()?.version();
+            let reply = self.peers.call(from, Ask::Fetch(fetch), version, CALL_FOR).await;
             let page = match reply.map(|reply| reply.tell) {
                 Ok(Some(Tell::Page(page))) => page,
                 Ok(Some(Tell::Refused(refused))) => return Err(format!("{from} refuses: {}", refused.detail)),
@@ -208,15 +211,8 @@ impl Mender {
     }
 
     async fn merge(&self, target: Target, record: Bytes, cause: Cause) -> Result<(), Fault> {
-        let bad = |what: String| Fault::Malformed(what);
-        let bucket = Bucket::new(&target.bucket).map_err(|wrong| bad(wrong.to_string()))?;
-        let key = Key::new(target.key).map_err(|wrong| bad(wrong.to_string()))?;
-        let id = ObjectId::new(bucket, key);
-        let settings = self.layout.settings(&id.bucket);
-        let place = Place::of(self.layout.grid(), &id, target.generation);
-        let rules = MergeRules { last_write_wins: settings.mode == Mode::Lww, idempotency_window: self.window };
-        let class = u16::from(settings.n);
-        self.replica.merge(MergeRequest { place, record, rules, class, flush: false, cause }).await.map(|_| ())
+        let layout = self.newest().map_err(Fault::Malformed)?;
+        merge_into(&self.replica, &layout, self.window, target, record, cause).await
     }
 
     async fn mend(&self, partition: PartitionId, stored: Bytes) -> Result<(), String> {
@@ -227,8 +223,9 @@ impl Mender {
         }
         let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
         let said = join_all(others.iter().map(|store| self.ask(*store, target.clone()))).await;
-        let settings = self.layout.settings(&id.bucket);
-        let rules = MergeRules { last_write_wins: settings.mode == Mode::Lww, idempotency_window: self.window };
+        let layout = self.newest()?;
+        let last_write_wins = layout.settings(&id.bucket).mode == Mode::Lww;
+        let rules = MergeRules { last_write_wins, idempotency_window: self.window };
         let mut merged = Object::new();
         let (mut found, mut damaged) = (false, false);
         for (theirs, from) in said.into_iter().zip(&others) {
@@ -253,7 +250,8 @@ impl Mender {
 
     async fn ask(&self, store: StoreId, target: Target) -> Theirs {
         let read = Read { target, have: None, to_mend: true };
-        match self.peers.call(store, Ask::Read(read), self.layout.version(), CALL_FOR).await.map(|reply| reply.tell) {
+        let version = self.newest().map_or(0, |layout| layout.version());
+        match self.peers.call(store, Ask::Read(read), version, CALL_FOR).await.map(|reply| reply.tell) {
             Ok(Some(Tell::Copy(copy))) => match (copy.held(), copy.record.map(decode_object)) {
                 (Held::Object, Some(Ok(object))) => Theirs::Object(object),
                 (Held::Nothing, _) => Theirs::Nothing,
@@ -263,4 +261,24 @@ impl Mender {
             _ => Theirs::Unknown,
         }
     }
+}
+
+/// Merges a state that another owner sent into the copy here.
+pub(super) async fn merge_into(
+    replica: &Replica,
+    layout: &Layout,
+    window: Duration,
+    target: Target,
+    record: Bytes,
+    cause: Cause,
+) -> Result<(), Fault> {
+    let bad = |what: String| Fault::Malformed(what);
+    let bucket = Bucket::new(&target.bucket).map_err(|wrong| bad(wrong.to_string()))?;
+    let key = Key::new(target.key).map_err(|wrong| bad(wrong.to_string()))?;
+    let id = ObjectId::new(bucket, key);
+    let settings = layout.settings(&id.bucket);
+    let place = Place::of(layout.grid(), &id, target.generation);
+    let rules = MergeRules { last_write_wins: settings.mode == Mode::Lww, idempotency_window: window };
+    let class = u16::from(settings.n);
+    replica.merge(MergeRequest { place, record, rules, class, flush: false, cause }).await.map(|_| ())
 }

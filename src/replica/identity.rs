@@ -366,12 +366,19 @@ impl Identity {
 
     /// Takes a new tenure of one partition: flushed, then used.
     pub fn new_tenure(&self, partition: PartitionId) -> Result<(), StorageError> {
+        self.new_tenures(&[partition])
+    }
+
+    /// Takes new tenures of several partitions: flushed at once, then used.
+    pub fn new_tenures(&self, partitions: &[PartitionId]) -> Result<(), StorageError> {
         let _changing = self.change();
-        let tenure = Tenure(self.env.entropy.u64());
+        let tenures: Vec<_> = partitions.iter().map(|at| (*at, Tenure(self.env.entropy.u64()))).collect();
         let mut batch = Batch::new();
-        batch.put(Keyspace::Meta, partition_key(TENURE, partition), tenure.0.to_be_bytes().to_vec());
+        for (partition, tenure) in &tenures {
+            batch.put(Keyspace::Meta, partition_key(TENURE, *partition), tenure.0.to_be_bytes().to_vec());
+        }
         self.storage.commit(batch, Durability::Flush)?;
-        self.write().tenures.insert(partition, tenure);
+        self.write().tenures.extend(tenures);
         Ok(())
     }
 

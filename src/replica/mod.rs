@@ -9,6 +9,7 @@
 
 mod audit;
 mod fault;
+mod forget;
 mod health;
 mod identity;
 mod place;
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use audit::{Audit, audit};
 pub use fault::Fault;
+pub use forget::{DigestPage, OfBucket};
 pub use health::Health;
 pub use identity::{Bar, Identity, Opened, Renewal};
 pub use place::{Place, name_of, range_of};

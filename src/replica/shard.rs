@@ -348,7 +348,9 @@ impl Shard {
     /// Acts on a proof that the data directory went back or was copied.
     pub(super) fn roll_back(&self) -> Result<(), StorageError> {
         let all: Vec<PartitionId> = (0..self.partitions).map(PartitionId).collect();
-        self.health.mark_unsynced(&*self.storage, &all, Batch::new())?;
+        let mut beside = Batch::new();
+        super::forget::note_going_back(&mut beside);
+        self.health.mark_unsynced(&*self.storage, &all, beside)?;
         self.identity.renew(Renewal::RolledBack)
     }
 

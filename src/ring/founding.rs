@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{BucketSettings, Grid, Layout, Member, planner};
+use super::{BucketSettings, Chain, Grid, Layout, Member, planner};
 use crate::types::ClusterId;
 
 /// What a data directory holds when its node starts.
@@ -25,8 +25,8 @@ pub enum Directory {
     Fresh,
     /// Data, but no layout.
     DataOnly,
-    /// A layout.
-    Ring(Layout),
+    /// A chain of layouts.
+    Ring(Chain),
 }
 
 /// How the cluster would be founded; the same on all nodes.
@@ -56,8 +56,8 @@ pub enum Heard {
         /// Its seeds.
         seeds: Vec<String>,
     },
-    /// It knows a cluster's layout.
-    Layout(Layout),
+    /// It knows a cluster's layouts.
+    Ring(Chain),
     /// Neither, now: it is about to flush a layout, or holds data without one.
     Busy,
     /// No answer; why.
@@ -69,8 +69,8 @@ pub enum Heard {
 pub enum Tell {
     /// Fresh, with these seeds.
     Fresh(Vec<String>),
-    /// This layout.
-    Layout(Layout),
+    /// These layouts.
+    Ring(Chain),
     /// Neither, now.
     Busy,
 }
@@ -86,11 +86,11 @@ pub enum Step {
         seeds: Vec<String>,
     },
     /// Flush this layout 1, which this node makes, then call [`Founding::on_flushed`].
-    Found(Layout),
-    /// Flush this layout, which lists this node, then call [`Founding::on_flushed`].
-    Adopt(Layout),
-    /// Serve as a member of this layout.
-    Serve(Layout),
+    Found(Chain),
+    /// Flush these layouts, the newest of which lists this node, then call [`Founding::on_flushed`].
+    Adopt(Chain),
+    /// Serve as a member of the newest of these layouts.
+    Serve(Chain),
     /// Begin another round in a while ([`Founding::begin_round`]); tell people why.
     Wait {
         /// What is waited for.
@@ -117,8 +117,8 @@ pub struct Founding {
     me: Member,
     terms: Terms,
     state: State,
-    /// The layout being flushed, or served.
-    layout: Option<Layout>,
+    /// The layouts being flushed, or served.
+    chain: Option<Chain>,
     round: u64,
     heard: BTreeMap<String, Heard>,
 }
@@ -128,19 +128,19 @@ impl Founding {
     #[must_use]
     pub fn start(me: Member, terms: Terms, directory: Directory) -> (Self, Step) {
         let state = State::Fresh;
-        let mut this = Self { me, terms, state, layout: None, round: 0, heard: BTreeMap::new() };
+        let mut this = Self { me, terms, state, chain: None, round: 0, heard: BTreeMap::new() };
         let step = match directory {
             Directory::DataOnly => this.refuse(
                 "the data directory holds data but no layout: its cluster cannot be told from another. Move the \
                  directory away and start with an empty one; the node then comes back as its own replacement",
             ),
-            Directory::Ring(layout) if layout.lists(this.me.node, this.me.store) => {
+            Directory::Ring(chain) if chain.newest().lists(this.me.node, this.me.store) => {
                 this.state = State::Member;
-                this.layout = Some(layout.clone());
-                Step::Serve(layout)
+                this.chain = Some(chain.clone());
+                Step::Serve(chain)
             }
-            Directory::Ring(layout) => {
-                let why = this.why_not_listed(&layout);
+            Directory::Ring(chain) => {
+                let why = this.why_not_listed(&chain);
                 this.refuse(why)
             }
             Directory::Fresh => match this.terms_unsound() {
@@ -187,8 +187,8 @@ impl Founding {
     }
 
     fn standing(&self) -> Step {
-        match (&self.state, &self.layout) {
-            (State::Member, Some(layout)) => Step::Serve(layout.clone()),
+        match (&self.state, &self.chain) {
+            (State::Member, Some(chain)) => Step::Serve(chain.clone()),
             (State::Flushing, _) => Step::Wait { why: "flushes the layout".into() },
             _ => Step::Wait { why: "stays out".into() },
         }
@@ -202,11 +202,11 @@ impl Founding {
         if round != self.round || !self.terms.seeds.iter().any(|known| known == seed) {
             return Step::Wait { why: format!("an answer of {seed} came too late to count") };
         }
-        if let Heard::Layout(layout) = &heard
-            && layout.lists(self.me.node, self.me.store)
+        if let Heard::Ring(chain) = &heard
+            && chain.newest().lists(self.me.node, self.me.store)
         {
-            let layout = layout.clone();
-            return self.flush(layout.clone(), Step::Adopt(layout));
+            let chain = chain.clone();
+            return self.flush(chain.clone(), Step::Adopt(chain));
         }
         self.heard.insert(seed.to_owned(), heard);
         self.decide()
@@ -222,8 +222,8 @@ impl Founding {
 
     /// A node whose advertised address is `asker` probes this one: what to tell it.
     pub fn on_asked(&mut self, asker: &str) -> Tell {
-        match (&self.state, &self.layout) {
-            (State::Member, Some(layout)) => Tell::Layout(layout.clone()),
+        match (&self.state, &self.chain) {
+            (State::Member, Some(chain)) => Tell::Ring(chain.clone()),
             (State::Fresh, _) => {
                 if self.terms.seeds.first().is_some_and(|first| first == asker) {
                     // The asker may found on this word. Answers under way must not make it untrue.
@@ -236,9 +236,9 @@ impl Founding {
         }
     }
 
-    fn flush(&mut self, layout: Layout, step: Step) -> Step {
+    fn flush(&mut self, chain: Chain, step: Step) -> Step {
         self.state = State::Flushing;
-        self.layout = Some(layout);
+        self.chain = Some(chain);
         self.heard.clear();
         step
     }
@@ -246,7 +246,10 @@ impl Founding {
     fn found(&mut self, members: Vec<Member>) -> Step {
         let Terms { cluster_name, grid, replicas_max, default_bucket, .. } = &self.terms;
         match planner::found(cluster_name, *grid, *replicas_max, default_bucket.clone(), members) {
-            Ok(layout) => self.flush(layout.clone(), Step::Found(layout)),
+            Ok(layout) => {
+                let chain = Chain::founded(layout);
+                self.flush(chain.clone(), Step::Found(chain))
+            }
             Err(error) => Step::Wait { why: format!("these nodes cannot be one cluster: {error}") },
         }
     }
@@ -254,9 +257,10 @@ impl Founding {
     /// Founds if all conditions hold, else says which one does not.
     fn decide(&mut self) -> Step {
         let wait = |why: String| Step::Wait { why };
-        let layout = self.heard.values().find_map(|heard| if let Heard::Layout(l) = heard { Some(l) } else { None });
-        if let Some(layout) = layout {
-            return wait(self.why_not_listed(layout));
+        let chain =
+            self.heard.values().find_map(|heard| if let Heard::Ring(chain) = heard { Some(chain) } else { None });
+        if let Some(chain) = chain {
+            return wait(self.why_not_listed(chain));
         }
         let seeds = &self.terms.seeds;
         for (seed, heard) in &self.heard {
@@ -271,7 +275,7 @@ impl Founding {
                 }
                 Heard::Silent(why) => return wait(format!("waits for seed {seed}: {why}")),
                 Heard::Busy => return wait(format!("waits for seed {seed}: it is neither fresh nor a member")),
-                Heard::Fresh { .. } | Heard::Layout(_) => {}
+                Heard::Fresh { .. } | Heard::Ring(_) => {}
             }
         }
         let me = &self.me.peer_address;
@@ -291,22 +295,37 @@ impl Founding {
         self.found(members)
     }
 
-    fn why_not_listed(&self, layout: &Layout) -> String {
+    fn why_not_listed(&self, chain: &Chain) -> String {
+        let layout = chain.newest();
         let name = &layout.spec().cluster_name;
         let known = layout.members().iter().find(|member| {
             member.node == self.me.node || member.name == self.me.name || member.peer_address == self.me.peer_address
         });
+        if chain.ended().contains(&self.me.store) {
+            return format!(
+                "this directory's store {} was removed from cluster {name} ({}) for good: what it holds is of the past. \
+                 Empty the directory and start again; the node then enters as a new one",
+                self.me.store,
+                layout.cluster()
+            );
+        }
         match known {
             Some(known) => format!(
                 "cluster {name} ({}) knows {} at {} with store {}, this directory is store {}: it was wiped, restored \
-                 or replaced. It has no vote, and comes back by a layout change that replaces the store",
+                 or replaced. It has no vote, and comes back by a layout change that replaces the store, made by itself once the old \
+                 one is down and membership.auto_join is on",
                 layout.cluster(),
                 known.name,
                 known.peer_address,
                 known.store,
                 self.me.store
             ),
-            None => format!("not a member of cluster {name} ({}) yet: joins come with membership", layout.cluster()),
+            None => format!(
+                "not a member of cluster {name} ({}) yet: it is taken in by a layout change, made by itself where \
+                 membership.auto_join is on, else by `quorate layout plan --add {}`",
+                layout.cluster(),
+                self.me.name
+            ),
         }
     }
 }
@@ -380,11 +399,12 @@ mod tests {
     #[test]
     fn without_seeds_a_cluster_of_one_at_once_served_once_flushed() {
         let (mut node, step) = Founding::start(member(1), terms(&[]), Directory::Fresh);
-        let Step::Found(layout) = step else { panic!("{step:?}") };
+        let Step::Found(chain) = step else { panic!("{step:?}") };
+        let layout = chain.newest().clone();
         assert_eq!(layout.members(), [member(1)]);
         assert_eq!(node.on_asked("n2:1"), Tell::Busy, "not told before it is flushed");
-        assert_eq!(node.on_flushed(), Step::Serve(layout.clone()));
-        assert_eq!(node.on_asked("n2:1"), Tell::Layout(layout.clone()));
+        assert_eq!(node.on_flushed(), Step::Serve(Chain::founded(layout.clone())));
+        assert_eq!(node.on_asked("n2:1"), Tell::Ring(Chain::founded(layout.clone())));
         assert!(lonely(&layout, &[]).is_some() && lonely(&layout, &["n1:1".into()]).is_none());
     }
 
@@ -393,8 +413,8 @@ mod tests {
         let (mut node, step) = Founding::start(member(1), terms(ALL), Directory::Fresh);
         assert_eq!(step, Step::Probe { round: 1, seeds: vec!["n2:1".into(), "n3:1".into()] });
         says(&node.on_heard(1, "n2:1", fresh(2, ALL)), "waits for seed n3:1");
-        let Step::Found(layout) = node.on_heard(1, "n3:1", fresh(3, ALL)) else { panic!() };
-        assert_eq!(layout.members(), [member(1), member(2), member(3)]);
+        let Step::Found(chain) = node.on_heard(1, "n3:1", fresh(3, ALL)) else { panic!() };
+        assert_eq!(chain.newest().members(), [member(1), member(2), member(3)]);
     }
 
     #[test]
@@ -403,8 +423,8 @@ mod tests {
         let (mut node, _) = Founding::start(member(1), terms, Directory::Fresh);
         says(&node.on_heard(1, "n2:1", fresh(2, ALL)), "waits for seed n3:1");
         says(&node.on_heard(1, "n3:1", Heard::Silent("refused".into())), "waits for seed n3:1: refused");
-        let Step::Found(layout) = node.on_heard(1, "n3:1", fresh(3, ALL)) else { panic!() };
-        assert_eq!(layout.members(), [member(1), member(2)]);
+        let Step::Found(chain) = node.on_heard(1, "n3:1", fresh(3, ALL)) else { panic!() };
+        assert_eq!(chain.newest().members(), [member(1), member(2)]);
     }
 
     #[test]
@@ -450,18 +470,21 @@ mod tests {
             planner::found("test", Grid::default(), 5, BucketSettings::default(), (1..4).map(member).collect())
                 .unwrap();
         let (mut node, _) = Founding::start(member(3), terms(ALL), Directory::Fresh);
-        assert_eq!(node.on_heard(1, "n2:1", Heard::Layout(layout.clone())), Step::Adopt(layout.clone()));
-        assert_eq!(node.on_flushed(), Step::Serve(layout.clone()));
+        assert_eq!(
+            node.on_heard(1, "n2:1", Heard::Ring(Chain::founded(layout.clone()))),
+            Step::Adopt(Chain::founded(layout.clone()))
+        );
+        assert_eq!(node.on_flushed(), Step::Serve(Chain::founded(layout.clone())));
 
         // The founder, wiped: first of the list, all others answer.
         let wiped = Member { node: NodeId::from_bits(77), store: StoreId::from_bits(78), ..member(1) };
         let (mut node, _) = Founding::start(wiped.clone(), terms(ALL), Directory::Fresh);
-        says(&node.on_heard(1, "n2:1", Heard::Layout(layout.clone())), "It has no vote");
+        says(&node.on_heard(1, "n2:1", Heard::Ring(Chain::founded(layout.clone()))), "It has no vote");
         says(&node.on_heard(1, "n3:1", fresh(3, ALL)), "It has no vote");
-        says(&Founding::start(wiped, terms(ALL), Directory::Ring(layout.clone())).1, "It has no vote");
+        says(&Founding::start(wiped, terms(ALL), Directory::Ring(Chain::founded(layout.clone()))).1, "It has no vote");
 
         let (mut stranger, _) = Founding::start(member(9), terms(ALL), Directory::Fresh);
-        says(&stranger.on_heard(1, "n2:1", Heard::Layout(layout)), "joins come with membership");
+        says(&stranger.on_heard(1, "n2:1", Heard::Ring(Chain::founded(layout))), "it is taken in by a layout change");
     }
 
     #[test]

@@ -30,6 +30,17 @@ impl Merged {
         *known = acked.max(*known);
     }
 
+    /// Forgets what no rule asks for any more once `chain` is known, and what was merged of partitions whose data were
+    /// deleted.
+    pub fn prune(&mut self, chain: &Chain, deleted: &BTreeSet<PartitionId>) {
+        self.0.retain(|(partition, _), acked| *acked > chain.live_from() && !deleted.contains(partition));
+    }
+
+    /// What is remembered: partition, source, the newest layout that it had acked.
+    pub fn iter(&self) -> impl Iterator<Item = (PartitionId, StoreId, u64)> {
+        self.0.iter().map(|((partition, source), acked)| (*partition, *source, *acked))
+    }
+
     /// The newest layout that `source` had acked when this partition was last merged from it; 0 if it never was.
     #[must_use]
     pub fn acked(&self, partition: PartitionId, source: StoreId) -> u64 {

@@ -6,11 +6,13 @@
 //! carries the partition epoch under which it was read.
 
 pub mod gossip;
+pub mod layouts;
 
 use bytes::Bytes;
 use prost::{Message, Oneof};
 
 use gossip::{Gossip, Gossiped};
+use layouts::{Decide, Decided, Digests, Layouts, LayoutsTold, ListDigests};
 
 /// A request from one node to another.
 #[derive(Clone, PartialEq, Message)]
@@ -18,15 +20,19 @@ pub struct Request {
     /// Version of the newest layout the sender knows; 0 while it knows none.
     #[prost(uint64, tag = "1")]
     pub head: u64,
-    /// Version of the layout in which the sender counts the quorum this request is for; 0 where there is none.
+    /// Version of the newest layout in which the sender counts the quorum this request is for; 0 where there is none.
     #[prost(uint64, tag = "2")]
     pub counted: u64,
     /// What is left of the deadline, in microseconds. Safety never rests on it.
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
     pub ask: Option<Ask>,
+    /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
+    /// under way.
+    #[prost(uint64, repeated, tag = "4")]
+    pub also: Vec<u64>,
 }
 
 /// What is asked.
@@ -59,6 +65,15 @@ pub enum Ask {
     /// What I know of all nodes, and what do you?
     #[prost(message, tag = "18")]
     Gossip(Gossip),
+    /// Which layouts are there, and how far is everybody?
+    #[prost(message, tag = "19")]
+    Layouts(Layouts),
+    /// Take part in the decision on the next layout.
+    #[prost(message, tag = "20")]
+    Decide(Decide),
+    /// What do you hold of a partition: keys and digests.
+    #[prost(message, tag = "21")]
+    ListDigests(ListDigests),
 }
 
 /// A reply.
@@ -68,7 +83,7 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub head: u64,
     /// What is answered.
-    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23")]
     pub tell: Option<Tell>,
 }
 
@@ -108,6 +123,15 @@ pub enum Tell {
     /// To [`Ask::Gossip`].
     #[prost(message, tag = "20")]
     Gossiped(Gossiped),
+    /// To [`Ask::Layouts`].
+    #[prost(message, tag = "21")]
+    Layouts(LayoutsTold),
+    /// To [`Ask::Decide`].
+    #[prost(message, tag = "22")]
+    Decided(Decided),
+    /// To [`Ask::ListDigests`].
+    #[prost(message, tag = "23")]
+    Digests(Digests),
 }
 
 /// Names an object: bucket, the bucket's generation, key.
@@ -126,7 +150,11 @@ pub struct Target {
 
 /// See [`Ask::Probe`]. Who asks is in the connection's [`super::Hello`].
 #[derive(Clone, PartialEq, Eq, Message)]
-pub struct Probe {}
+pub struct Probe {
+    /// The asker has nothing yet, and would be taken in as a member with this share of the load; 0: it only asks.
+    #[prost(uint32, tag = "1")]
+    pub weight: u32,
+}
 
 /// See [`Tell::Probed`].
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -134,9 +162,9 @@ pub struct Probed {
     /// Nothing was ever stored here, and no cluster is known.
     #[prost(bool, tag = "1")]
     pub fresh: bool,
-    /// The newest layout, where there is one (`ring`'s encoding).
+    /// The chain of layouts, where there is one (`ring`'s encoding).
     #[prost(bytes = "bytes", optional, tag = "2")]
-    pub layout: Option<Bytes>,
+    pub chain: Option<Bytes>,
     /// The node's seeds.
     #[prost(string, repeated, tag = "3")]
     pub seeds: Vec<String>,
@@ -259,6 +287,10 @@ pub struct Written {
     /// Whether it was flushed to the disk.
     #[prost(bool, tag = "1")]
     pub flushed: bool,
+    /// The layouts in which the acknowledgement counts: those that the request named, that were live here when it was
+    /// accepted, and in which this node owns the object.
+    #[prost(uint64, repeated, tag = "2")]
+    pub layouts: Vec<u64>,
 }
 
 /// See [`Ask::HandedRead`].
@@ -443,6 +475,9 @@ pub struct Page {
     /// Keys in this range that could not be read here: merge them from others.
     #[prost(message, repeated, tag = "4")]
     pub unreadable: Vec<Target>,
+    /// The newest layout that the source had acked before it read this.
+    #[prost(uint64, tag = "5")]
+    pub acked: u64,
 }
 
 /// One object of a page.
@@ -498,6 +533,8 @@ pub enum Refusal {
     Malformed = 10,
     /// The disk is filled up to its reserve: no new values.
     NoRoom = 11,
+    /// The sender's store was removed from the cluster, for good.
+    Ended = 12,
 }
 
 /// See [`Tell::Failed`]: a handed-over operation's error, as `kv::Error` says it.
@@ -512,7 +549,7 @@ impl Request {
     /// A request that asks `ask`.
     #[must_use]
     pub fn new(ask: Ask) -> Self {
-        Self { head: 0, counted: 0, budget_us: 0, ask: Some(ask) }
+        Self { head: 0, counted: 0, budget_us: 0, ask: Some(ask), also: Vec::new() }
     }
 }
 

@@ -6,6 +6,9 @@ use quorate::membership::{Life, Name, View};
 use quorate::transport::frame::Kind;
 use quorate::transport::handshake::{Handshake, Role, Secrets, Step, encode_hello};
 use quorate::transport::messages::gossip::{Gossip, Gossiped};
+use quorate::transport::messages::layouts::{
+    Ballot, Decide, Decided, DigestOf, Digests, Layouts, LayoutsTold, ListDigests, Promised, TrackerOf, Voice,
+};
 use quorate::transport::messages::{
     self, Ask, Copy, Fetch, HandedWrite, Heartbeat, Held, Page, PageEntry, Probe, Probed, Read, Refusal, Reply,
     Request, Target, Tell, Write, Written,
@@ -41,10 +44,13 @@ fn gossip() -> ([Gossip; 2], [Gossiped; 2]) {
 fn requests() -> Vec<(&'static str, Ask)> {
     let record = Bytes::from_static(b"a record");
     let ([hash, push], _) = gossip();
+    let ballot = Ballot { round: 1, node: Bytes::from_static(&[7; 16]), proposal: 5 };
+    let decide = Decide { decision: Bytes::from_static(&[9; 32]), ballot, value: Some(record.clone()) };
+    let list = ListDigests { partition: 9, after: Bytes::new(), to: Bytes::from_static(b"to"), most: 100 };
     vec![
         ("gossip-hash", Ask::Gossip(hash)),
         ("gossip-push", Ask::Gossip(push)),
-        ("probe", Ask::Probe(Probe {})),
+        ("probe", Ask::Probe(Probe { weight: 1 })),
         ("heartbeat", Ask::Heartbeat(Heartbeat { wall_ms: 1, state: 7, progress: 3 })),
         ("read", Ask::Read(Read { target: target(), have: Some(record.clone()), to_mend: true })),
         ("write", Ask::Write(Write { target: target(), record: record.clone(), epoch: 4, flush: true, repair: false })),
@@ -58,6 +64,9 @@ fn requests() -> Vec<(&'static str, Ask)> {
             }),
         ),
         ("fetch", Ask::Fetch(Fetch { partition: 9, after: Bytes::from_static(b"after"), max_bytes: 1000 })),
+        ("layouts", Ask::Layouts(Layouts { since: 3 })),
+        ("decide", Ask::Decide(decide)),
+        ("list-digests", Ask::ListDigests(list)),
     ]
 }
 
@@ -65,12 +74,17 @@ fn replies() -> Vec<(&'static str, Reply)> {
     let record = Bytes::from_static(b"a record");
     let (_, [digest, delta]) = gossip();
     let entries = vec![PageEntry { target: target(), record: record.clone() }];
+    let tracker = TrackerOf { store: Bytes::from_static(&[3; 16]), tracker: record.clone() };
+    let told = LayoutsTold { chain: Some(record.clone()), trackers: vec![tracker] };
+    let ballot = Ballot { round: 2, node: Bytes::from_static(&[7; 16]), proposal: 5 };
+    let promised = Promised { ballot: ballot.clone(), accepted: Some(ballot), value: Some(record.clone()) };
+    let digest_of = DigestOf { stored: record.clone(), digest: Bytes::from_static(&[1; 16]) };
     vec![
         (
             "probed",
             Reply::new(Tell::Probed(Probed {
                 fresh: true,
-                layout: Some(record.clone()),
+                chain: Some(record.clone()),
                 seeds: vec!["10.0.0.1:7402".into()],
                 weight: 100,
             })),
@@ -79,9 +93,15 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("gossiped-digest", Reply::new(Tell::Gossiped(digest))),
         ("gossiped-delta", Reply::new(Tell::Gossiped(delta))),
         ("copy", Reply::new(Tell::Copy(Copy { held: Held::Object.into(), record: Some(record), epoch: 1, sealed: 2 }))),
-        ("written", Reply::new(Tell::Written(Written { flushed: true }))),
-        ("page", Reply::new(Tell::Page(Page { entries, next: None, epoch: 1, unreadable: vec![target()] }))),
+        ("written", Reply::new(Tell::Written(Written { flushed: true, layouts: vec![2] }))),
+        ("page", Reply::new(Tell::Page(Page { entries, next: None, epoch: 1, unreadable: vec![target()], acked: 2 }))),
         ("refused", Reply::refused(Refusal::Layout, "another layout")),
+        ("layouts-told", Reply::new(Tell::Layouts(told))),
+        ("decided", Reply::new(Tell::Decided(Decided { voice: Some(Voice::Promised(promised)) }))),
+        (
+            "digests",
+            Reply::new(Tell::Digests(Digests { entries: vec![digest_of], next: Some(Bytes::from_static(b"k")) })),
+        ),
     ]
 }
 
@@ -104,7 +124,7 @@ fn conversation() -> (Vec<u8>, Vec<u8>) {
 fn write_corpora() {
     let mut stream = Vec::new();
     for (n, (name, ask)) in requests().into_iter().enumerate() {
-        let bytes = Request { head: 3, counted: 2, budget_us: 1000, ask: Some(ask) }.encode_to_vec();
+        let bytes = Request { head: 3, counted: 2, also: vec![1], budget_us: 1000, ask: Some(ask) }.encode_to_vec();
         save("message", name, &bytes);
         stream.extend(entry::framed(Kind::Request, false, n as u64, &bytes));
     }

@@ -146,12 +146,13 @@ impl Transport for BadNet {
             Some(Ask::HandedWrite(_)) => (false, false, true),
             _ => (false, false, false),
         };
+        let layouts = std::iter::once(request.counted).chain(request.also.iter().copied()).collect();
         let call = self.0.call(address, expect, request, deadline);
         Box::pin(async move {
             let answer = call.await;
             match (bug, answer) {
                 (NetBug::OneAckTooFew, Ok(mut answer)) if writes => {
-                    answer.reply.tell = Some(Tell::Written(Written { flushed: true }));
+                    answer.reply.tell = Some(Tell::Written(Written { flushed: true, layouts }));
                     Ok(answer)
                 }
                 (NetBug::SyncingIsNothing, Ok(Answer { from, reply })) if reads => {

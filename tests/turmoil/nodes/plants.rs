@@ -98,6 +98,7 @@ impl Transport for Planted {
                 }
             });
         }
+        let layouts = vec![request.counted];
         let call = self.inner.call(address, expect, request, deadline);
         if self.plant != Plant::OneAckTooFew {
             return call;
@@ -110,7 +111,7 @@ impl Transport for Planted {
             if let Ok(answer) = &answer {
                 known.hello = Some(Arc::clone(&answer.from));
             }
-            let acknowledged = Reply::new(Tell::Written(Written { flushed: true }));
+            let acknowledged = Reply::new(Tell::Written(Written { flushed: true, layouts }));
             match (kind, &known.hello) {
                 (Some(0), Some(from)) => Ok(Answer { from: Arc::clone(from), reply: acknowledged }),
                 _ => answer,
@@ -136,12 +137,13 @@ impl Handler for Hasty {
         if !early {
             return self.0.handle(from, request);
         }
+        let layouts = vec![request.counted];
         let (handler, env) = (Arc::clone(&self.0), self.1.clone());
         env.tasks.clone().spawn(async move {
             // It stands in a queue, which a crash takes with it.
             env.clock.sleep(Duration::from_millis(env.entropy.below(300))).await;
             drop(handler.handle(from, request).await);
         });
-        Box::pin(async { Reply::new(Tell::Written(Written { flushed: true })) })
+        Box::pin(async { Reply::new(Tell::Written(Written { flushed: true, layouts })) })
     }
 }

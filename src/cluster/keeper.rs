@@ -1,0 +1,560 @@
+//! The layout keeper: holds the chain, this node's tracker and what others said of theirs, and publishes them as one
+//! snapshot ([`Known`]).
+//!
+//! Which layout may come, what may be said of it and when it is dropped is `ring`'s to decide; this file flushes before
+//! anything is used or told, in one order: whoever changes what is on disk holds the *pen* throughout. So no tracker
+//! moves between what an acceptor vouches for and its flush, and no layout comes between a deletion and the chain that
+//! made it necessary.
+//!
+//! It is driven by what changes: a chain or a tracker that was heard, a write that has ended, a transfer that is done;
+//! and looks four times a second anyway.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+use super::held::Held;
+use super::known::Known;
+use super::{Directory, Standing};
+use crate::env::Env;
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::replica::{Fault, OfBucket, Replica};
+use crate::ring::sync::{Merged, placements, starts_afresh};
+use crate::ring::trackers::{HeardTracker, OwnTracker};
+use crate::ring::{Chain, ChainError, Layout, Tracker, Trackers};
+use crate::storage::{Keyspace, StorageError};
+use crate::transport::Hello;
+use crate::transport::messages::layouts::{Layouts, LayoutsTold, TrackerOf};
+use crate::transport::messages::{Ask, Tell};
+use crate::types::{Bucket, PartitionId, StoreId};
+
+const CHAIN: &[u8] = b"layout/chain";
+const TRACKER: &[u8] = b"layout/tracker";
+const MERGED: &[u8] = b"layout/merged/";
+const PLEDGED: &[u8] = b"layout/pledged";
+
+/// How often it looks by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long somebody who knows more is asked.
+const ASK_FOR: Duration = Duration::from_millis(500);
+
+/// What only the holder of the pen changes.
+#[derive(Debug, Default)]
+pub(super) struct Pen {
+    own: OwnTracker,
+    /// The version of the newest successor this store has accepted in a decision.
+    pub(super) pledged: u64,
+}
+
+/// Keeps the layouts. Clones are the same keeper.
+#[derive(Clone)]
+pub struct LayoutKeeper {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) env: Env,
+    pub(super) replica: Replica,
+    pub(super) peers: Peers,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) me: StoreId,
+    known: ArcSwapOption<Known>,
+    /// Held while a snapshot is made from the one before.
+    publishing: Mutex<()>,
+    pub(super) pen: tokio::sync::Mutex<Pen>,
+    held: Held,
+    standing: watch::Sender<Standing>,
+    changes: watch::Sender<u64>,
+    /// One question to somebody who knows more at a time.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// Why a chain was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Untaken {
+    /// It is no successor of what is known.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// It could not be flushed.
+    #[error("it could not be stored: {0}")]
+    Fault(#[from] Fault),
+    /// Nobody answered.
+    #[error("{0}")]
+    Unheard(String),
+}
+
+impl std::fmt::Debug for LayoutKeeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayoutKeeper").field("standing", &*self.inner.standing.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl LayoutKeeper {
+    /// The keeper of a node's layouts; none is in force yet.
+    #[must_use]
+    pub fn new(env: &Env, replica: Replica, peers: Peers, metrics: Arc<Metrics>) -> Self {
+        let inner = Inner {
+            env: env.clone(),
+            peers,
+            metrics,
+            me: replica.identity().store(),
+            replica,
+            known: ArcSwapOption::empty(),
+            publishing: Mutex::default(),
+            pen: tokio::sync::Mutex::default(),
+            held: Held::default(),
+            standing: watch::channel(Standing::Starting).0,
+            changes: watch::channel(0).0,
+            asking: tokio::sync::Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// What the data directory holds.
+    pub fn directory(&self) -> Result<Directory, Fault> {
+        use std::ops::Bound::Unbounded;
+        let storage = self.inner.replica.storage();
+        if let Some(bytes) = storage.get(Keyspace::Meta, CHAIN)? {
+            let chain = Chain::decode(&bytes).map_err(|bad| Fault::Malformed(format!("the stored layouts: {bad}")))?;
+            return Ok(Directory::Ring(chain));
+        }
+        match storage.scan(Keyspace::Objects, Unbounded, Unbounded).next() {
+            None => Ok(Directory::Fresh),
+            Some(_) => Ok(Directory::DataOnly),
+        }
+    }
+
+    /// Flushes the chain this node begins with, before anybody is told of it.
+    pub async fn flush(&self, chain: &Chain) -> Result<(), Fault> {
+        self.inner.replica.remember(vec![(Bytes::from_static(CHAIN), chain.encode())]).await
+    }
+
+    /// Puts a flushed chain in force, with what the directory remembers beside it.
+    pub async fn begin(&self, chain: Chain) -> Result<(), Fault> {
+        let inner = &self.inner;
+        let mut pen = inner.pen.lock().await;
+        let storage = inner.replica.storage();
+        let bad = |what: &str| Fault::Malformed(format!("the stored {what} cannot be read"));
+        let own = match storage.get(Keyspace::Meta, TRACKER)? {
+            Some(bytes) => Tracker::decode(&bytes).map_err(|_| bad("tracker"))?,
+            None => Tracker::default(),
+        };
+        let pledged = match storage.get(Keyspace::Meta, PLEDGED)? {
+            Some(bytes) => u64::from_be_bytes(bytes.as_ref().try_into().map_err(|_| bad("pledge"))?),
+            None => 0,
+        };
+        let merged = stored_merges(inner)?;
+        let mut trackers = Trackers::default();
+        trackers.set_own(inner.me, &own);
+        *pen = Pen { own: OwnTracker::stored(own), pledged };
+        self.publish(|_| Known::new(Arc::new(chain), Arc::new(trackers), Arc::new(merged), inner.me));
+        Ok(())
+    }
+
+    /// What this node knows of layouts; none before it is in a cluster.
+    #[must_use]
+    pub fn known(&self) -> Option<Arc<Known>> {
+        self.inner.known.load_full()
+    }
+
+    /// The same for a look that is soon over.
+    pub fn look(&self) -> arc_swap::Guard<Option<Arc<Known>>> {
+        self.inner.known.load()
+    }
+
+    /// The newest layout; none before there is one.
+    #[must_use]
+    pub fn newest(&self) -> Option<Layout> {
+        self.look().as_ref().map(|known| known.newest().clone())
+    }
+
+    /// What is in flight here.
+    #[must_use]
+    pub fn held(&self) -> &Held {
+        &self.inner.held
+    }
+
+    /// Says where this node stands. Who was refused stays out until the process is started again.
+    pub fn stand(&self, standing: Standing) {
+        self.inner.standing.send_if_modified(|now| {
+            let changed = *now != standing && !matches!(now, Standing::Refused(_));
+            if changed {
+                *now = standing;
+            }
+            changed
+        });
+    }
+
+    /// Where this node stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.inner.standing.borrow().clone()
+    }
+
+    /// Told whenever that changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Standing> {
+        self.inner.standing.subscribe()
+    }
+
+    /// Told whenever what is known of layouts changes.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Makes the next snapshot from the one before.
+    fn publish(&self, next: impl FnOnce(Option<&Known>) -> Known) {
+        let inner = &self.inner;
+        let _one_at_a_time = inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = Arc::new(next(inner.known.load().as_deref()));
+        let head = next.newest().version();
+        let same = inner.known.load().as_ref().is_some_and(|before| Arc::ptr_eq(&before.chain, &next.chain));
+        if !same {
+            // First: whoever finds a member in the snapshot can call it.
+            inner.peers.follow(Arc::clone(&next.chain));
+        }
+        inner.metrics.layout.newest.set(i64::try_from(head).unwrap_or(i64::MAX));
+        inner.metrics.layout.live.set(i64::try_from(next.chain.live().len()).unwrap_or(i64::MAX));
+        inner.known.store(Some(next));
+        // After the snapshot: whoever takes a guard under the new head finds it.
+        inner.held.published(head);
+        inner.changes.send_modify(|count| *count += 1);
+    }
+
+    fn republish(&self, chain: Option<Chain>, trackers: Option<Trackers>, merged: Option<Merged>) {
+        self.publish(|before| match before {
+            Some(Known { chain: old, trackers: said, merged: done, me, .. }) => Known::new(
+                chain.map_or_else(|| Arc::clone(old), Arc::new),
+                trackers.map_or_else(|| Arc::clone(said), Arc::new),
+                merged.map_or_else(|| Arc::clone(done), Arc::new),
+                *me,
+            ),
+            None => unreachable!("what changes was there before"),
+        });
+    }
+
+    /// Drives what follows from what is known, until the node ends.
+    pub fn drive(&self) {
+        let (this, keeper) = (self.clone(), self.clone());
+        let mut ahead = self.inner.peers.ahead();
+        self.inner.env.tasks.spawn(async move {
+            let mut changes = this.changes();
+            loop {
+                changes.mark_unchanged();
+                if let Err(fault) = this.go_on().await {
+                    error!(%fault, "what this node knows of layouts could not be stored");
+                }
+                tokio::select! {
+                    biased;
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = this.inner.env.clock.sleep(LOOK_EVERY) => {}
+                }
+            }
+        });
+        self.inner.env.tasks.spawn(async move {
+            loop {
+                let known = *ahead.borrow_and_update();
+                if let Some(other) = known.filter(|other| keeper.newest().is_some_and(|l| l.version() < other.head))
+                    && let Err(why) = keeper.catch_up(other.store, other.head).await
+                {
+                    warn!(store = %other.store, head = other.head, %why, "a newer layout could not be learnt yet");
+                }
+                tokio::select! {
+                    biased;
+                    changed = ahead.changed() => if changed.is_err() { return },
+                    () = keeper.inner.env.clock.sleep(LOOK_EVERY) => {}
+                }
+            }
+        });
+    }
+
+    /// Does what may be done by what is known: ack, claim, sync_ack, drop.
+    async fn go_on(&self) -> Result<(), Fault> {
+        let inner = &self.inner;
+        loop {
+            let mut pen = inner.pen.lock().await;
+            let Some(known) = self.known() else { return Ok(()) };
+            let view = known.view();
+            if let Some(version) = view.may_drop_before() {
+                let mut chain = (*known.chain).clone();
+                chain.drop_before(version);
+                info!(version, "older layouts are dropped: every member reads in this one, or a later one");
+                let past = known.merged.iter().filter(|(_, _, acked)| *acked <= version);
+                let past: Vec<Bytes> = past.map(|(partition, source, _)| merged_key(partition, source)).collect();
+                self.take(&known, chain).await?;
+                inner.replica.unremember(past).await?;
+                continue;
+            }
+            if !known.is_member() {
+                return Ok(());
+            }
+            let mut by = view.own().clone();
+            if let Some(version) = view.may_ack(inner.held.oldest()) {
+                by.ack = version;
+            }
+            let claims = view.may_claim(&known.merged);
+            if !claims.is_empty() {
+                // What was merged, whatever `durability` says; then the word for it.
+                inner.replica.flush().await?;
+                by.synced.extend(&claims);
+            }
+            if let Some(version) = view.may_sync_ack(pen.pledged) {
+                by.sync_ack = version;
+            }
+            let Some(raised) = pen.own.raise(&by).cloned() else { return Ok(()) };
+            inner.replica.remember(vec![(Bytes::from_static(TRACKER), raised.encode())]).await?;
+            pen.own.flushed();
+            info!(ack = raised.ack, synced = ?raised.synced, sync_ack = raised.sync_ack, "follows the layouts");
+            let mut trackers = (*self.latest(&known).trackers).clone();
+            trackers.set_own(inner.me, pen.own.told());
+            self.republish(None, Some(trackers), None);
+        }
+    }
+
+    fn latest(&self, or: &Arc<Known>) -> Arc<Known> {
+        self.known().unwrap_or_else(|| Arc::clone(or))
+    }
+
+    /// Takes a chain that goes further than the one known. The caller holds the pen.
+    ///
+    /// What this node is given of what it did not own before it deletes first, under new tenures: only then is the chain
+    /// flushed, so that a crash in between leaves the same to be done.
+    async fn take(&self, known: &Known, chain: Chain) -> Result<(), Fault> {
+        let inner = &self.inner;
+        let before = known.newest().version();
+        let fresh: Vec<PartitionId> = if chain.newest().version() > before {
+            let classes = placements(chain.live());
+            let given = |partition: &PartitionId| {
+                classes.iter().any(|bucket| starts_afresh(&chain, before, inner.me, *partition, bucket.as_ref()))
+            };
+            chain.newest().grid().partitions().filter(given).collect()
+        } else {
+            Vec::new()
+        };
+        if !fresh.is_empty() {
+            inner.replica.new_tenures(fresh.clone()).await?;
+            let chain = Arc::new(chain.clone());
+            let me = inner.me;
+            for partition in &fresh {
+                let (chain, partition) = (Arc::clone(&chain), *partition);
+                let class = classes_of(known.newest().clone());
+                let which = move |bucket: &Bucket| starts_afresh(&chain, before, me, partition, Some(bucket));
+                inner.replica.forget(partition, Arc::new(which), class).await?;
+            }
+        }
+        inner.replica.remember(vec![(Bytes::from_static(CHAIN), chain.encode())]).await?;
+        let latest = self.known();
+        let known = latest.as_deref().unwrap_or(known);
+        let mut trackers = (*known.trackers).clone();
+        trackers.prune(&chain);
+        let mut merged = (*known.merged).clone();
+        merged.prune(&chain, &fresh.into_iter().collect());
+        let gone = chain.newest().member_by_store(inner.me).is_none();
+        if chain.newest().version() > before {
+            let (version, members) = (chain.newest().version(), chain.newest().members().len());
+            info!(version, members, hash = %chain.newest().hash(), "a newer layout");
+        }
+        let version = chain.newest().version();
+        self.republish(Some(chain), Some(trackers), Some(merged));
+        if gone {
+            self.stand(Standing::Refused(format!(
+                "it was removed from the cluster by layout {version}: stop it; to come back, it starts with an empty \
+                 directory, as a new node"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Takes what another node's chain has in addition; tells whether that was anything.
+    pub async fn learn(&self, other: &Chain) -> Result<bool, Untaken> {
+        let _pen = self.inner.pen.lock().await;
+        let Some(known) = self.known() else { return Ok(false) };
+        let mut chain = (*known.chain).clone();
+        match chain.merge(other) {
+            Ok(false) => Ok(false),
+            Ok(true) => {
+                self.take(&known, chain).await?;
+                Ok(true)
+            }
+            Err(bad) => {
+                if matches!(bad, ChainError::Fork { .. }) {
+                    error!(%bad, "nothing is taken over: find out whose layouts are wrong before anything else");
+                }
+                Err(bad.into())
+            }
+        }
+    }
+
+    /// Takes what was said of members' trackers; of this node's own, more than it knows itself proves that its directory
+    /// went back.
+    pub async fn hear(&self, said: impl IntoIterator<Item = (StoreId, Tracker)>) {
+        let mut went_back = None;
+        let mut news = false;
+        {
+            let Some(before) = self.known() else { return };
+            let mut trackers = (*before.trackers).clone();
+            let live_from = before.chain.live_from();
+            let listed = |store| before.chain.live().iter().any(|layout| layout.member_by_store(store).is_some());
+            for (store, tracker) in said {
+                if !listed(store) {
+                    continue;
+                }
+                match trackers.hear(self.inner.me, live_from, store, &tracker) {
+                    HeardTracker::Known => {}
+                    HeardTracker::News => news = true,
+                    HeardTracker::WentBack => went_back = Some(tracker),
+                }
+            }
+            if news {
+                self.publish(|now| {
+                    let Some(now) = now else { unreachable!("it was known before") };
+                    // Somebody may have published meanwhile: what was heard then stays heard.
+                    let mut both = (*now.trackers).clone();
+                    for (store, tracker) in trackers.iter().filter(|(store, _)| *store != self.inner.me) {
+                        both.hear(self.inner.me, now.chain.live_from(), store, tracker);
+                    }
+                    both.prune(&now.chain);
+                    Known::new(Arc::clone(&now.chain), Arc::new(both), Arc::clone(&now.merged), now.me)
+                });
+            }
+        }
+        if let Some(tracker) = went_back {
+            self.catch_up_with_myself(&tracker).await;
+        }
+    }
+
+    /// Others have heard more of this node than it remembers: its directory went back. Every partition is merged anew,
+    /// and what was said is said again, for others have acted on it.
+    async fn catch_up_with_myself(&self, said: &Tracker) {
+        error!(?said, "others have heard this node follow layouts that its directory does not know of: it went back");
+        let mut pen = self.inner.pen.lock().await;
+        let live_from = self.look().as_ref().map_or(0, |known| known.chain.live_from());
+        if pen.own.told().covers(said, live_from) {
+            return;
+        }
+        if let Err(fault) = self.inner.replica.roll_back().await {
+            return error!(%fault, "could not act on the proof of a rollback");
+        }
+        let Some(raised) = pen.own.raise(said).cloned() else { return };
+        match self.inner.replica.remember(vec![(Bytes::from_static(TRACKER), raised.encode())]).await {
+            Ok(()) => {
+                pen.own.flushed();
+                if let Some(known) = self.known() {
+                    let mut trackers = (*known.trackers).clone();
+                    trackers.set_own(self.inner.me, pen.own.told());
+                    self.republish(None, Some(trackers), None);
+                }
+            }
+            Err(fault) => error!(%fault, "could not act on the proof of a rollback"),
+        }
+    }
+
+    /// All that `source` held of `partition` is merged and flushed; it had acked `acked` before it was read.
+    pub async fn merged(&self, partition: PartitionId, source: StoreId, acked: u64) -> Result<(), Fault> {
+        let _pen = self.inner.pen.lock().await;
+        let Some(known) = self.known() else { return Ok(()) };
+        // A source may be ahead of this node; what that means is not known here yet.
+        let acked = acked.min(known.newest().version());
+        let key = merged_key(partition, source);
+        self.inner.replica.remember(vec![(key, Bytes::copy_from_slice(&acked.to_be_bytes()))]).await?;
+        let mut merged = (*self.latest(&known).merged).clone();
+        merged.record(partition, source, acked);
+        self.republish(None, None, Some(merged));
+        Ok(())
+    }
+
+    /// What to tell a node whose newest layout is `since`.
+    #[must_use]
+    pub fn tell(&self, since: u64) -> LayoutsTold {
+        let Some(known) = self.known() else { return LayoutsTold::default() };
+        let trackers = known.trackers.iter().map(|(store, tracker)| TrackerOf::new(store, tracker.encode())).collect();
+        LayoutsTold { chain: Some(known.chain.since(since.max(1)).encode()), trackers }
+    }
+
+    /// Asks a member that knows more, and takes it; nothing is asked if it is known by then. One question at a time.
+    pub async fn catch_up(&self, from: StoreId, head: u64) -> Result<(), Untaken> {
+        let _one_at_a_time = self.inner.asking.lock().await;
+        let newest = self.newest().map_or(0, |layout| layout.version());
+        if newest > head {
+            return Ok(());
+        }
+        self.inner.metrics.layout.catch_ups.inc();
+        let reply = self.inner.peers.call(from, Ask::Layouts(Layouts { since: newest }), 0, ASK_FOR).await;
+        match reply.map(|reply| reply.tell) {
+            Ok(Some(Tell::Layouts(told))) => self.take_told(&told).await,
+            Ok(Some(Tell::Refused(refused))) => Err(Untaken::Unheard(refused.detail)),
+            Ok(_) => Err(Untaken::Unheard("it answers something else".into())),
+            Err(failed) => Err(Untaken::Unheard(failed.to_string())),
+        }
+    }
+
+    /// Before a request of somebody who knows more is judged: learns what it knows, if that works in time.
+    pub async fn level_with(&self, from: &Hello, head: u64) {
+        let behind = self.look().as_ref().is_some_and(|known| {
+            known.newest().version() < head
+                && known.newest().cluster() == from.cluster.unwrap_or(known.newest().cluster())
+        });
+        if behind && let Err(why) = self.catch_up(from.store, head).await {
+            debug!(name = from.name, head, %why, "could not catch up with who asks");
+        }
+    }
+
+    /// Takes chain and trackers that somebody told.
+    pub async fn take_told(&self, told: &LayoutsTold) -> Result<(), Untaken> {
+        if let Some(chain) = &told.chain {
+            self.learn(&Chain::decode(chain)?).await?;
+        }
+        let readable =
+            |said: &TrackerOf| Some((StoreId::from_slice(&said.store)?, Tracker::decode(&said.tracker).ok()?));
+        self.hear(told.trackers.iter().filter_map(readable).collect::<Vec<_>>()).await;
+        Ok(())
+    }
+
+    /// Stores that have ended, as far as is known.
+    #[must_use]
+    pub fn ended(&self) -> BTreeSet<StoreId> {
+        self.look().as_ref().map(|known| known.chain.ended().clone()).unwrap_or_default()
+    }
+
+    /// The entry that remembers a pledge.
+    pub(super) fn pledge_entry(version: u64) -> (Bytes, Bytes) {
+        (Bytes::from_static(PLEDGED), Bytes::copy_from_slice(&version.to_be_bytes()))
+    }
+}
+
+/// The placement classes of buckets.
+pub fn classes_of(layout: Layout) -> OfBucket<u16> {
+    Arc::new(move |bucket: &Bucket| u16::from(layout.settings(bucket).n))
+}
+
+fn merged_key(partition: PartitionId, source: StoreId) -> Bytes {
+    [MERGED, &partition.0.to_be_bytes(), source.as_bytes()].concat().into()
+}
+
+fn stored_merges(inner: &Inner) -> Result<Merged, StorageError> {
+    use std::ops::Bound::{Excluded, Included};
+    let mut end = MERGED.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    let mut merged = Merged::default();
+    for entry in inner.replica.storage().scan(Keyspace::Meta, Included(MERGED), Excluded(&end)) {
+        let (key, value) = entry?;
+        let rest = &key[MERGED.len()..];
+        let partition = rest.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+        let source = rest.get(4..).and_then(StoreId::from_slice);
+        let acked = value.as_ref().try_into().ok().map(u64::from_be_bytes);
+        // What cannot be read was not merged: it is merged again.
+        if let (Some(partition), Some(source), Some(acked)) = (partition, source, acked) {
+            merged.record(PartitionId(partition), source, acked);
+        }
+    }
+    Ok(merged)
+}
