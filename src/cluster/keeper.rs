@@ -143,6 +143,12 @@ impl LayoutKeeper {
         let bad = |what: &str| Fault::Malformed(format!("the stored {what} cannot be read"));
         let own = match storage.get(Keyspace::Meta, TRACKER)? {
             Some(bytes) => Tracker::decode(&bytes).map_err(|_| bad("tracker"))?,
+            // Before layout 1 there was nothing: it is in force at once.
+            None if chain.newest().version() == 1 => {
+                let tracker = Tracker { ack: 1, synced: [1].into(), sync_ack: 1 };
+                inner.replica.remember(vec![(Bytes::from_static(TRACKER), tracker.encode())]).await?;
+                tracker
+            }
             None => Tracker::default(),
         };
         let pledged = match storage.get(Keyspace::Meta, PLEDGED)? {

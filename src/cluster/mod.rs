@@ -2,7 +2,7 @@
 //!
 //! The decisions are `ring`'s, `paxos`' and `membership`'s; this room probes the seeds, flushes before anybody is told,
 //! and publishes what is known of layouts behind an atomic pointer ([`LayoutKeeper`], [`Known`]). The next layout is
-//! decided among members (`decide`); what is in flight is registered ([`Held`]), so that a layout is acked only when
+//! decided among members (`decide`), by itself where no operator is needed ([`Steward`]); what is in flight is registered ([`Held`]), so that a layout is acked only when
 //! nothing older is. Until a node serves, it says why not ([`Standing`]). Once it is a member it gossips ([`Gossiper`]).
 
 mod decide;
@@ -13,6 +13,7 @@ mod joiners;
 mod keeper;
 mod known;
 mod said;
+mod steward;
 
 pub use decide::{ProposeError, Proposed};
 pub use founding::{ClusterService, FoundingOptions};
@@ -22,6 +23,7 @@ pub use joiners::{Joiner, Joiners};
 pub use keeper::{LayoutKeeper, Untaken, classes_of};
 pub use known::Known;
 pub use said::{DiskState, Head, Said};
+pub use steward::Steward;
 
 pub use crate::ring::founding::Directory;
 

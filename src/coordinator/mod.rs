@@ -209,11 +209,10 @@ impl Coordinator {
     }
 
     fn locate(&self, id: &ObjectId) -> Result<Located, Error> {
-        let Some(routes) = self.routes() else {
+        let Some((known, routes)) = self.routes() else {
             let detail = "this node is not in a cluster yet; `quorate status` says what it waits for";
             return Err(self.later(Error::refused(ErrorCode::NotServing, detail)));
         };
-        let known = Arc::clone(routes.known());
         let layout = known.newest();
         if !known.is_member() {
             let detail = format!("this node was removed from the cluster by layout {}", layout.version());
@@ -230,17 +229,18 @@ impl Coordinator {
         Ok(Located { known, id: id.clone(), generation, place, route, rules, class })
     }
 
-    /// The routes of the layouts in use; none before there are any.
-    fn routes(&self) -> Option<Arc<Routes>> {
+    /// What is known of layouts, and the routes that follow from it; none before there are any.
+    fn routes(&self) -> Option<(Arc<Known>, Arc<Routes>)> {
         let now = self.inner.keeper.look();
         let now = now.as_ref()?;
         let kept = self.inner.routes.load();
-        if let Some(kept) = kept.as_ref().filter(|kept| Arc::ptr_eq(kept.known(), now)) {
-            return Some(Arc::clone(kept));
+        if let Some(kept) = kept.as_ref().filter(|kept| Arc::ptr_eq(kept.known(), now) || kept.known().routes_like(now))
+        {
+            return Some((Arc::clone(now), Arc::clone(kept)));
         }
         let routes = Arc::new(Routes::new(Arc::clone(now), &self.inner.region));
         self.inner.routes.store(Some(Arc::clone(&routes)));
-        Some(routes)
+        Some((Arc::clone(now), routes))
     }
 
     /// Whether the layouts have moved on since an operation was begun.

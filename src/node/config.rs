@@ -99,6 +99,10 @@ pub struct NodeConfig {
     pub max_object: usize,
     /// Most operations coordinated at once.
     pub max_operations: usize,
+    /// Most bytes a second that transfers bring to this node; 0: as many as they can.
+    pub transfer_rate: usize,
+    /// Whether nodes that ask to join are taken in, and wiped ones let back in, by themselves.
+    pub auto_join: bool,
 }
 
 impl Default for NodeConfig {
@@ -120,6 +124,8 @@ impl Default for NodeConfig {
             max_siblings: 64,
             max_object: 4 << 20,
             max_operations: Limits::default().operations,
+            transfer_rate: 64 << 20,
+            auto_join: true,
         }
     }
 }

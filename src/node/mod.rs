@@ -23,7 +23,7 @@ mod kv;
 mod view;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -33,11 +33,12 @@ pub use builder::Builder;
 pub use config::{ClusterConfig, Config, ConfigError, NodeConfig};
 
 use crate::causality::TokenKeys;
-use crate::cluster::{ClusterService, FoundingOptions, Gossiper, Heard, LayoutKeeper, Standing};
+use crate::cluster::{ClusterService, FoundingOptions, Gossiper, Heard, LayoutKeeper, Standing, Steward};
 use crate::coordinator::{Coordinator, DataService, Limits};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::{PeerMood, Peers, Services};
+use crate::repair::{self, Transfers};
 use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
 use crate::ring::founding::{Directory, Terms, seedless};
 use crate::ring::{BucketSettings, Grid, Layout, Member};
@@ -84,9 +85,17 @@ struct Inner {
     keeper: LayoutKeeper,
     gossiper: Gossiper,
     coordinator: Coordinator,
+    /// What works for this node once it is a member.
+    workers: OnceLock<Workers>,
     transport: Arc<dyn Transport>,
     keys: Mutex<Option<Arc<TokenKeys>>>,
     draining: AtomicBool,
+}
+
+/// What works in the background for a member.
+struct Workers {
+    transfers: Transfers,
+    steward: Steward,
 }
 
 impl std::fmt::Debug for Node {
@@ -152,8 +161,20 @@ impl Node {
         let gossip = Arc::new(gossiper.clone());
         peers.open(Services { cluster: Arc::new(founding.clone()), gossip, data });
         let (keys, draining) = (Mutex::new(None), AtomicBool::new(false));
-        let inner =
-            Inner { env, config, metrics, replica, peers, keeper, gossiper, coordinator, transport, keys, draining };
+        let inner = Inner {
+            env,
+            config,
+            metrics,
+            replica,
+            peers,
+            keeper,
+            gossiper,
+            coordinator,
+            workers: OnceLock::new(),
+            transport,
+            keys,
+            draining,
+        };
         let this = Self { inner: Arc::new(inner) };
         let tasks = this.inner.env.tasks.clone();
         tasks.spawn(this.clone().begin(founding));
@@ -191,8 +212,19 @@ impl Node {
         inner.keeper.drive();
         inner.gossiper.begin();
         let window = inner.config.cluster.idempotency_window;
-        let (env, keeper) = (&inner.env, inner.keeper.clone());
-        crate::repair::start(env, inner.replica.clone(), inner.peers.clone(), keeper, window);
+        let Inner { env, keeper, replica, peers, metrics, config, .. } = &**inner;
+        let rate = config.node.transfer_rate as u64;
+        let data = || (replica.clone(), peers.clone(), keeper.clone());
+        let (copy, links, keeps) = data();
+        repair::start(env, copy, links, keeps, window);
+        let (copy, links, keeps) = data();
+        let transfers = Transfers::start(env, copy, links, keeps, Arc::clone(metrics), window, rate);
+        let (copy, links, keeps) = data();
+        repair::clear_leftovers(env, copy, links, keeps);
+        let joiners = founding.joiners().clone();
+        let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
+        // Once: a node begins once.
+        let _ = inner.workers.set(Workers { transfers, steward });
         self.tell_mood();
         inner.keeper.stand(Standing::Serving);
         info!(name = inner.config.node.name, "serving");
@@ -281,6 +313,24 @@ impl Node {
     #[must_use]
     pub fn heard(&self) -> Arc<Heard> {
         self.inner.gossiper.heard()
+    }
+
+    /// What this node knows of layouts, and proposes; none is known before it is in a cluster.
+    #[must_use]
+    pub fn layouts(&self) -> &LayoutKeeper {
+        &self.inner.keeper
+    }
+
+    /// What is being copied because of layouts; none before this node is a member.
+    #[must_use]
+    pub fn transfers(&self) -> Option<&Transfers> {
+        self.inner.workers.get().map(|workers| &workers.transfers)
+    }
+
+    /// Who proposes what needs no operator; none before this node is a member.
+    #[must_use]
+    pub fn steward(&self) -> Option<&Steward> {
+        self.inner.workers.get().map(|workers| &workers.steward)
     }
 
     /// The keys that tokens are signed with; none before the node is in a cluster.

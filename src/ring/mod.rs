@@ -9,10 +9,11 @@
 //! The others follow it in a [`Chain`]. How the owners change without losing a write stands in six files that say what
 //! one node may do by what it knows: [`trackers`] (how far everybody is), [`live`] (which layouts count), [`sync`]
 //! (what is to be merged), [`judge`] (which requests are served), [`change`] and [`risk`] (which layout may come next).
-//! The exhaustive model in `tests/models/chain` runs them.
+//! What of it needs no operator is [`auto`]'s to wish for. The exhaustive model in `tests/models/chain` runs them.
 //!
 //! Left to others: how one successor is agreed on, who is up, and every doing.
 
+pub mod auto;
 mod chain;
 mod chain_codec;
 pub mod change;

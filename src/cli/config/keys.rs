@@ -174,8 +174,10 @@ pub(super) const KEYS: &[(&str, Setter)] = &[
     ("node.limits.max_object", |s, v| set(&mut s.config.node.max_object, v.size())),
     ("node.limits.connections", |s, v| set(&mut s.serve.max_connections, v.number())),
     ("node.limits.requests", |s, v| set(&mut s.config.node.max_operations, v.number())),
+    ("node.limits.transfer_rate", |s, v| set(&mut s.config.node.transfer_rate, v.size())),
     ("node.limits.header_timeout", |s, v| set(&mut s.serve.head_time, v.duration())),
     ("node.limits.body_timeout", |s, v| set(&mut s.requests.body_time, v.duration())),
+    ("node.membership.auto_join", |s, v| set(&mut s.config.node.auto_join, v.switch())),
     ("node.log.filter", |s, v| set(&mut s.log.filter, v.text())),
     ("node.log.format", |s, v| {
         let words = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];

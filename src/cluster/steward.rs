@@ -1,0 +1,128 @@
+//! The steward: proposes the changes that need no operator (`ring::auto`).
+//!
+//! Every member has one. So that they do not all propose at once, each waits a little longer than those before it in the
+//! order of store ids; when two propose all the same, the decision picks one, and the other finds nothing left to wish.
+//! A wish is proposed once it has held for a while: nodes that start together join together.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{Joiners, LayoutKeeper, ProposeError, Proposed, Standing};
+use crate::env::Env;
+use crate::peers::Peers;
+use crate::ring::Member;
+use crate::ring::auto::{Declined, Seen, Why, wish};
+use crate::types::{Mono, StoreId};
+
+/// How often it looks.
+const EVERY: Duration = Duration::from_millis(250);
+/// How long a wish holds before it is proposed.
+const HOLD: Duration = Duration::from_secs(1);
+/// How much longer each one waits than the one before it.
+const STEP: Duration = Duration::from_millis(500);
+/// How long a proposal tries.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Proposes what needs no operator. Clones are the same steward.
+#[derive(Clone)]
+pub struct Steward {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    keeper: LayoutKeeper,
+    peers: Peers,
+    joiners: Joiners,
+    auto_join: bool,
+    declined: Mutex<Vec<Declined>>,
+}
+
+impl std::fmt::Debug for Steward {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Steward").field("joiners", &self.inner.joiners).finish_non_exhaustive()
+    }
+}
+
+impl Steward {
+    /// Begins, in a task of the node.
+    #[must_use]
+    pub fn start(env: &Env, keeper: LayoutKeeper, peers: Peers, joiners: Joiners, auto_join: bool) -> Self {
+        let inner = Inner { env: env.clone(), keeper, peers, joiners, auto_join, declined: Mutex::default() };
+        let this = Self { inner: Arc::new(inner) };
+        env.tasks.spawn(this.clone().run());
+        this
+    }
+
+    /// Who asks to be taken in and is not, and why.
+    #[must_use]
+    pub fn declined(&self) -> Vec<Declined> {
+        self.inner.declined.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn run(self) {
+        let clock = Arc::clone(&self.inner.env.clock);
+        let mut held: Option<(Why, Mono)> = None;
+        let mut down: BTreeMap<StoreId, Mono> = BTreeMap::new();
+        loop {
+            clock.sleep(EVERY).await;
+            let now = clock.now();
+            let Some((why, layout)) = self.look(now, &mut down) else {
+                held = None;
+                continue;
+            };
+            let since = held.as_ref().filter(|(what, _)| kind(what) == kind(&why)).map_or(now, |(_, since)| *since);
+            held = Some((why.clone(), since));
+            if now.since(since) < HOLD + self.turn() {
+                continue;
+            }
+            held = None;
+            match self.inner.keeper.propose(layout, PATIENCE).await {
+                Ok(Proposed::Won { layout, .. }) => {
+                    info!(version = layout.version(), %why, "a change that needs no operator")
+                }
+                // Somebody else's, of the same mind or not: it is looked at anew.
+                Ok(Proposed::Conflict { .. }) | Err(ProposeError::NotNow(_) | ProposeError::NotServing) => {}
+                Err(failed) => warn!(%why, %failed, "a change came to nothing for now"),
+            }
+        }
+    }
+
+    /// What this node wishes for now.
+    fn look(&self, now: Mono, down: &mut BTreeMap<StoreId, Mono>) -> Option<(Why, crate::ring::Layout)> {
+        let Inner { keeper, peers, joiners, auto_join, declined, .. } = &*self.inner;
+        let known = keeper.known().filter(|known| known.is_member() && keeper.standing() == Standing::Serving)?;
+        let up = peers.up();
+        let members: Vec<StoreId> = known.newest().members().iter().map(|member| member.store).collect();
+        down.retain(|store, _| members.contains(store));
+        for store in members.into_iter().filter(|store| *store != known.me) {
+            if up.is_up(store) {
+                down.remove(&store);
+            } else {
+                down.entry(store).or_insert(now);
+            }
+        }
+        let asking: Vec<Member> = joiners.now().into_iter().map(|joiner| joiner.member).collect();
+        let down_for = |store| down.get(&store).map(|since| now.since(*since));
+        let (wish, turned_down) =
+            wish(known.view(), &Seen { joiners: &asking, auto_join: *auto_join, down_for: &down_for });
+        *declined.lock().unwrap_or_else(PoisonError::into_inner) = turned_down;
+        wish
+    }
+
+    /// How long this node lets others go first.
+    fn turn(&self) -> Duration {
+        let Some(known) = self.inner.keeper.known() else { return Duration::ZERO };
+        let up = self.inner.peers.up();
+        let before = known.newest().members().iter().filter(|member| member.store < known.me && up.is_up(member.store));
+        STEP * u32::try_from(before.count().min(10)).unwrap_or(10)
+    }
+}
+
+/// A wish stays the same wish while others join in.
+fn kind(why: &Why) -> std::mem::Discriminant<Why> {
+    std::mem::discriminant(why)
+}

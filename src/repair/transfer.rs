@@ -1,0 +1,318 @@
+//! Transfers: what a layout gives this node is merged from *every* owner of the older live layouts.
+//!
+//! What is still missing, and from whom, is `ring::sync`'s to say; this worker copies it, a partition and source at a
+//! time, page by page, and remembers each page's end on disk, so that a restart goes on where it stopped. A source is
+//! read once it has acked the layout: its first page says so itself. What it takes in from then on comes here by the
+//! write path. When nothing is missing the layout keeper claims the layout ([`View::may_claim`](crate::ring::View)).
+//!
+//! Every page travels in a frame with a checksum, and each record is decoded and merged like any other state.
+//!
+//! Bounds: `AT_ONCE` transfers; one page of 1 MiB and 64 merges under way in each; a rate in bytes a second that all
+//! share; after a failure a transfer waits for the next round.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::StreamExt;
+use tracing::{debug, info, warn};
+
+use super::mend::merge_into;
+use crate::cluster::LayoutKeeper;
+use crate::env::Env;
+use crate::metrics::Metrics;
+use crate::pacing::TokenBucket;
+use crate::peers::Peers;
+use crate::replica::{Cause, Fault, Replica};
+use crate::storage::Keyspace;
+use crate::transport::messages::{Ask, Fetch, Page, PageEntry, Tell};
+use crate::types::{Mono, PartitionId, StoreId};
+
+const CALL_FOR: Duration = Duration::from_secs(5);
+const PAGE: u32 = 1 << 20;
+/// Transfers at once.
+const AT_ONCE: usize = 4;
+/// Merges under way at once, per transfer.
+const MERGES: usize = 64;
+const GIVE_WAY: Duration = Duration::from_millis(20);
+/// Between two rounds at most, while something is missing.
+const ROUND: Duration = Duration::from_millis(500);
+const POINT: &[u8] = b"transfer/";
+
+/// What is under way for the newest layout: an immutable snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// The layout it is for.
+    pub layout: u64,
+    /// Partition and source pairs to be copied, those done included.
+    pub total: u64,
+    /// Those done.
+    pub done: u64,
+    /// Objects merged.
+    pub objects: u64,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// When the first of them began.
+    pub began: Option<Mono>,
+    /// Why the last one that failed did.
+    pub trouble: Option<String>,
+}
+
+/// Copies what the layouts give this node. Clones are the same worker.
+#[derive(Clone)]
+pub struct Transfers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    replica: Replica,
+    peers: Peers,
+    keeper: LayoutKeeper,
+    metrics: Arc<Metrics>,
+    window: Duration,
+    rate: Option<Mutex<TokenBucket>>,
+    burst: u64,
+    progress: Mutex<Progress>,
+}
+
+/// Why a transfer stopped.
+#[derive(Debug)]
+enum Stopped {
+    /// The source has not acked the layout: later.
+    NotYet,
+    Failed(String),
+}
+
+impl std::fmt::Debug for Transfers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Transfers").field(&*self.progress()).finish()
+    }
+}
+
+impl Transfers {
+    /// Begins to copy, in a task of the node; `rate`: at most so many bytes a second, 0: as many as there are.
+    #[must_use]
+    pub fn start(
+        env: &Env,
+        replica: Replica,
+        peers: Peers,
+        keeper: LayoutKeeper,
+        metrics: Arc<Metrics>,
+        window: Duration,
+        rate: u64,
+    ) -> Self {
+        let burst = rate.max(u64::from(PAGE));
+        let bucket = (rate > 0).then(|| Mutex::new(TokenBucket::new(rate, burst, env.clock.now())));
+        let progress = Mutex::default();
+        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate: bucket, burst, progress };
+        let this = Self { inner: Arc::new(inner) };
+        env.tasks.spawn(this.clone().run());
+        this
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn now(&self) -> Progress {
+        self.progress().clone()
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.inner.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(self) {
+        let Inner { env, keeper, .. } = &*self.inner;
+        let mut changes = keeper.changes();
+        loop {
+            changes.mark_unchanged();
+            let missing = self.round().await;
+            // Where nothing is missing only a change can bring work.
+            let look_again = if missing { ROUND } else { Duration::from_secs(60) };
+            tokio::select! {
+                biased;
+                changed = changes.changed() => if changed.is_err() { return },
+                () = env.clock.sleep(look_again) => {}
+            }
+        }
+    }
+
+    /// Copies what can be copied now; tells whether anything is missing still.
+    async fn round(&self) -> bool {
+        let Inner { keeper, metrics, env, .. } = &*self.inner;
+        let Some(known) = keeper.known().filter(|known| known.is_member()) else { return false };
+        let (view, layout) = (known.view(), known.newest().version());
+        let gains = view.to_merge(&known.merged);
+        metrics.layout.gains_left.set(i64::try_from(gains.len()).unwrap_or(i64::MAX));
+        let left: u64 = gains.iter().map(|gain| gain.sources.len() as u64).sum();
+        {
+            let mut progress = self.progress();
+            if progress.layout != layout {
+                *progress = Progress { layout, total: left, began: Some(env.clock.now()), ..Progress::default() };
+            }
+            progress.total = progress.total.max(left);
+            progress.done = progress.total - left;
+        }
+        if gains.is_empty() {
+            let mut progress = self.progress();
+            if progress.began.take().is_some() && progress.total > 0 {
+                let Progress { layout, objects, bytes, .. } = *progress;
+                info!(layout, objects, bytes, "holds what the layout gives it");
+            }
+            return false;
+        }
+        let ready = |source: &StoreId| known.trackers.of(*source).ack >= layout && self.inner.peers.up().is_up(*source);
+        let jobs = gains
+            .iter()
+            .flat_map(|gain| gain.sources.iter().copied().filter(ready).map(|source| (gain.partition, source)));
+        let jobs: Vec<(PartitionId, StoreId)> = jobs.collect();
+        let mut running = futures_util::stream::iter(jobs.into_iter().map(|(partition, source)| {
+            let this = self.clone();
+            async move { (partition, source, this.copy(partition, source, layout).await) }
+        }))
+        .buffer_unordered(AT_ONCE);
+        while let Some((partition, source, ended)) = running.next().await {
+            match ended {
+                Ok(()) => self.progress().done += 1,
+                Err(Stopped::NotYet) => debug!(%partition, %source, "has not acked the layout yet"),
+                Err(Stopped::Failed(why)) => {
+                    metrics.layout.transfer_failures.inc();
+                    warn!(%partition, %source, why, "a transfer stopped, and goes on later");
+                    self.progress().trouble = Some(why);
+                }
+            }
+            if keeper.newest().is_none_or(|newest| newest.version() != layout) {
+                // Something else is wanted by now.
+                return true;
+            }
+        }
+        true
+    }
+
+    /// Merges all that one source holds of a partition.
+    async fn copy(&self, partition: PartitionId, source: StoreId, layout: u64) -> Result<(), Stopped> {
+        let Inner { replica, peers, keeper, metrics, .. } = &*self.inner;
+        let failed = |why: String| Stopped::Failed(format!("{source}: {why}"));
+        let stored = point_key(partition, source);
+        // Where an earlier try got to, if that read the source after it had acked this layout.
+        let (mut after, mut acked) = self.point(&stored).filter(|(_, acked)| *acked >= layout).unwrap_or_default();
+        loop {
+            let fetch = Fetch { partition: partition.0, after: after.clone(), max_bytes: PAGE };
+            let page = match peers.call(source, Ask::Fetch(fetch), layout, CALL_FOR).await.map(|reply| reply.tell) {
+                Ok(Some(Tell::Page(page))) => page,
+                Ok(Some(Tell::Refused(refused))) => return Err(failed(refused.detail)),
+                Ok(_) => return Err(failed("it answers something else".into())),
+                Err(why) => return Err(failed(why.to_string())),
+            };
+            let Page { entries, next, unreadable, acked: says, .. } = page;
+            if acked == 0 {
+                if says < layout {
+                    return Err(Stopped::NotYet);
+                }
+                acked = says;
+            }
+            if !unreadable.is_empty() {
+                // What it cannot read it may have acknowledged: it has to be mended first.
+                return Err(failed(format!("it cannot read {} of its keys", unreadable.len())));
+            }
+            let (objects, bytes) = (entries.len() as u64, entries.iter().map(|entry| entry.record.len() as u64).sum());
+            self.pace(bytes).await;
+            self.merge_all(entries).await.map_err(failed)?;
+            metrics.layout.transferred_objects.inc_by(objects);
+            metrics.layout.transferred_bytes.inc_by(bytes);
+            {
+                let mut progress = self.progress();
+                progress.objects += objects;
+                progress.bytes += bytes;
+            }
+            replica.flush().await.map_err(|fault| failed(fault.to_string()))?;
+            match next {
+                Some(next) => {
+                    let point = (stored.clone(), point(acked, &next));
+                    replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
+                    after = next;
+                }
+                None => break,
+            }
+        }
+        keeper.merged(partition, source, acked).await.map_err(|fault| failed(fault.to_string()))?;
+        if !after.is_empty() {
+            replica.unremember(vec![stored]).await.map_err(|fault| failed(fault.to_string()))?;
+        }
+        metrics.layout.transfers.inc();
+        debug!(%partition, %source, layout, "merged whole");
+        Ok(())
+    }
+
+    /// Waits until the rate allows for what came.
+    async fn pace(&self, bytes: u64) {
+        let Some(rate) = &self.inner.rate else { return };
+        loop {
+            let now = self.inner.env.clock.now();
+            let taken = rate.lock().unwrap_or_else(PoisonError::into_inner).take(now, bytes.min(self.inner.burst));
+            match taken {
+                Ok(()) => return,
+                Err(wait) => self.inner.env.clock.sleep(wait).await,
+            }
+        }
+    }
+
+    async fn merge_all(&self, entries: Vec<PageEntry>) -> Result<(), String> {
+        let Inner { replica, keeper, window, env, .. } = &*self.inner;
+        let Some(layout) = keeper.newest() else { return Err("this node is in no cluster".into()) };
+        let merges = entries.into_iter().map(|PageEntry { target, record }| {
+            let layout = layout.clone();
+            async move {
+                loop {
+                    let (target, record) = (target.clone(), record.clone());
+                    match merge_into(replica, &layout, *window, target, record, Cause::Repair).await {
+                        // Clients first.
+                        Err(Fault::Overloaded) => env.clock.sleep(GIVE_WAY).await,
+                        merged => return merged,
+                    }
+                }
+            }
+        });
+        let mut merging = futures_util::stream::iter(merges).buffer_unordered(MERGES);
+        while let Some(merged) = merging.next().await {
+            match merged {
+                // A key that is quarantined here is mended by itself, from every owner.
+                Ok(()) | Err(Fault::Damaged) => {}
+                Err(fault) => return Err(fault.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where an earlier try of a transfer got to, and what its source had acked.
+    fn point(&self, stored: &Bytes) -> Option<(Bytes, u64)> {
+        let value = self.inner.replica.storage().get(Keyspace::Meta, stored).ok()??;
+        let (acked, after) = value.split_at_checked(8)?;
+        Some((Bytes::copy_from_slice(after), u64::from_be_bytes(acked.try_into().ok()?)))
+    }
+
+    /// Partitions that are still missing something, by source: for people.
+    #[must_use]
+    pub fn missing(&self) -> BTreeMap<StoreId, BTreeSet<PartitionId>> {
+        let Some(known) = self.inner.keeper.known() else { return BTreeMap::new() };
+        let mut missing: BTreeMap<StoreId, BTreeSet<PartitionId>> = BTreeMap::new();
+        for gain in known.view().to_merge(&known.merged) {
+            for source in gain.sources {
+                missing.entry(source).or_default().insert(gain.partition);
+            }
+        }
+        missing
+    }
+}
+
+fn point_key(partition: PartitionId, source: StoreId) -> Bytes {
+    [POINT, &partition.0.to_be_bytes(), source.as_bytes()].concat().into()
+}
+
+fn point(acked: u64, after: &Bytes) -> Bytes {
+    let mut point = BytesMut::with_capacity(8 + after.len());
+    point.put_u64(acked);
+    point.put_slice(after);
+    point.freeze()
+}
