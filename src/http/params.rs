@@ -12,6 +12,7 @@ use super::problem::Problem;
 use super::uri::percent_decode;
 use crate::kv::{ContextToken, ReadOptions, RepairMode, Value, WriteOptions, wire};
 use crate::quorum::{Level, LevelError};
+use crate::types::nearest;
 
 /// The longest timeout a request may ask for.
 const MAX_TIMEOUT: Duration = RequestLimits::MAX_TIMEOUT;
@@ -206,25 +207,9 @@ fn decode<'a>(name: &str, raw: &'a str) -> Result<Cow<'a, str>, Problem> {
 }
 
 fn unknown(name: &str) -> Problem {
-    let nearest = KNOWN.iter().map(|(known, _)| *known).min_by_key(|known| distance(name, known));
+    let nearest = nearest(name, KNOWN.iter().map(|(known, _)| *known));
     let shown: String = name.chars().take(64).collect();
     Problem::bad_parameter(format!("unknown parameter {shown:?}: did you mean {}?", nearest.unwrap_or_default()))
-}
-
-/// Edits from one word to the other (Levenshtein). Long names are cut: they are near nothing.
-fn distance(from: &str, to: &str) -> usize {
-    let from: Vec<char> = from.chars().take(32).collect();
-    let mut row: Vec<usize> = (0..=from.len()).collect();
-    for (i, goal) in to.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, have) in from.iter().enumerate() {
-            let change = diagonal + usize::from(*have != goal);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[from.len()]
 }
 
 /// The one value of a header, as text.
@@ -343,10 +328,5 @@ mod tests {
             assert!(write(later).unwrap_err().contains("not built yet"), "{later}");
         }
         assert!(write("sloppy=off&durable=2").is_ok());
-    }
-
-    #[test]
-    fn edits_are_counted() {
-        assert_eq!((distance("timeout", "timeout"), distance("timout", "timeout"), distance("", "abc")), (0, 1, 3));
     }
 }

@@ -5,10 +5,12 @@
 
 mod id;
 mod key;
+mod nearest;
 mod stamp;
 mod time;
 
 pub use id::{ActorId, ClusterId, Digest, Incarnation, NodeId, PartitionId, StoreId, Tenure};
 pub use key::{Bucket, InvalidBucket, InvalidKey, Key, MAX_BUCKET_LEN, MAX_KEY_LEN, ObjectId, Token};
+pub use nearest::nearest;
 pub use stamp::Stamp;
 pub use time::{Mono, Wall};

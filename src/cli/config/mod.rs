@@ -17,11 +17,12 @@ use thiserror::Error;
 
 use crate::http::{AdminToken, RequestLimits, ServeLimits};
 use crate::node::Config;
+use crate::types::nearest;
 use keys::{Given, KEYS, SECRET};
 pub use origins::Origins;
 use origins::{Stray, stray};
 pub use units::{duration, host_port, size};
-use units::{is_loopback, is_wildcard, nearest};
+use units::{is_loopback, is_wildcard};
 
 /// Why there is no configuration: where the value came from, its key, what is wrong, what would be right.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -184,7 +185,7 @@ impl Settings {
 
     fn set(&mut self, key: &str, given: &Given, origin: &str) -> Result<(), SettingsError> {
         let Some((key, setter)) = KEYS.iter().find(|(known, _)| *known == key) else {
-            let nearest = nearest(key, KEYS.iter().map(|(known, _)| *known));
+            let nearest = nearest(key, KEYS.iter().map(|(known, _)| *known)).unwrap_or_default();
             return Err(SettingsError(format!("{origin}: there is no key {key}: did you mean {nearest}?")));
         };
         setter(self, given).map_err(|problem| SettingsError(format!("{origin}: {key}: {problem}")))?;

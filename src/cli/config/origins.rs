@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::keys::KEYS;
-use super::units::nearest;
+use crate::types::nearest;
 
 /// Variables that are the other commands', not a server's.
 const OTHERS: [&str; 4] =
@@ -54,7 +54,10 @@ pub(super) fn stray(name: &str) -> Stray {
     let same = |key: &str| bare(key) == given || key.split_once('.').is_some_and(|(_, rest)| bare(rest) == given);
     match KEYS.iter().find(|(key, _)| same(key)) {
         Some((key, _)) => Stray::Meant(variable(key)),
-        None => Stray::Unknown(variable(nearest(&name.to_lowercase(), KEYS.iter().map(|(key, _)| *key)))),
+        None => {
+            let near = nearest(&name.to_lowercase(), KEYS.iter().map(|(key, _)| *key));
+            Stray::Unknown(variable(near.unwrap_or_default()))
+        }
     }
 }
 

@@ -67,27 +67,6 @@ pub(super) fn is_wildcard(host: &str) -> bool {
     host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified())
 }
 
-/// Which of `words` is spelled most like this one.
-pub(super) fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str>) -> &'a str {
-    words.min_by_key(|known| edits(word, known)).unwrap_or_default()
-}
-
-/// Edits from one word to the other (Levenshtein), on the first 64 characters.
-fn edits(from: &str, to: &str) -> usize {
-    let from: Vec<char> = from.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=from.len()).collect();
-    for (i, goal) in to.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, have) in from.iter().enumerate() {
-            let change = diagonal + usize::from(*have != goal);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[from.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,10 +108,5 @@ mod tests {
         assert!(is_loopback("127.9.9.9") && is_loopback("::1") && is_loopback("localhost"));
         assert!(!is_loopback("0.0.0.0") && !is_loopback("10.0.0.1") && !is_loopback("example.net"));
         assert!(is_wildcard("0.0.0.0") && is_wildcard("::") && !is_wildcard("127.0.0.1"));
-    }
-
-    #[test]
-    fn the_nearest_word_is_found() {
-        assert_eq!(nearest("wieght", ["weight", "zone", "seeds"].into_iter()), "weight");
     }
 }
