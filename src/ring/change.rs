@@ -104,7 +104,9 @@ pub fn abort(chain: &Chain, skipped: &BTreeSet<StoreId>) -> Result<Layout, NotNo
             (member.region, member.zone, member.weight) = (before.region.clone(), before.zone.clone(), before.weight);
         }
     }
-    members.retain(|member| !skipped.contains(&member.store) && labels.contains(member.region.as_str()));
+    let placed =
+        |member: &Member, labels: &BTreeSet<&str>| member.weight == 0 || labels.contains(member.region.as_str());
+    members.retain(|member| !skipped.contains(&member.store) && placed(member, &labels));
     let stays = |store: StoreId| members.iter().any(|member| member.store == store);
     let owners = base.spec().regions.iter().flat_map(|table| &table.owners).map(|owner| base.member(*owner).store);
     let filled = if owners.into_iter().all(stays) {
@@ -113,7 +115,7 @@ pub fn abort(chain: &Chain, skipped: &BTreeSet<StoreId>) -> Result<Layout, NotNo
         let old = members.iter().filter(|member| base.member_by_store(member.store).is_some());
         planner::plan(base, old.cloned().collect())?
     };
-    members.retain(|member| filled.regions().any(|region| region == member.region));
+    members.retain(|member| placed(member, &filled.regions().collect()));
     spec.regions = filled.spec().regions.iter().map(|table| of_members(&filled, table, &members)).collect();
     spec.members = members;
     spec.default_bucket = with_n_of(&spec.default_bucket, &base.spec().default_bucket);
@@ -132,16 +134,26 @@ pub fn skip(chain: &Chain, skipped: &BTreeSet<StoreId>) -> Result<Layout, NotNow
     Ok(planner::plan(newest, members.cloned().collect())?)
 }
 
-/// The layout by which `leaving` give up all their partitions, and stay members: what they hold is copied from them, and
-/// everybody waits for them. Once it is complete they can be left out. Who is left out while it owns something is
-/// skipped, and [`super::risk::may_lose`] is to be asked first.
+/// The layout by which `leaving` give up all their partitions, and stay members of weight 0: what they hold is copied
+/// from them, and everybody waits for them. Once it is complete they are left out ([`follow_up`]). Who is left out while
+/// it owns something is skipped, and [`super::risk::may_lose`] is to be asked first.
 pub fn leave(chain: &Chain, leaving: &BTreeSet<StoreId>) -> Result<Layout, NotNow> {
     let newest = chain.newest();
-    let stay = newest.members().iter().filter(|member| !leaving.contains(&member.store));
-    let filled = planner::plan(newest, stay.cloned().collect())?;
-    let members = newest.members().to_vec();
-    let regions = filled.spec().regions.iter().map(|table| of_members(&filled, table, &members)).collect();
-    Ok(Layout::new(LayoutSpec { regions, members, ..successor(newest) })?)
+    let mut members = newest.members().to_vec();
+    members.iter_mut().filter(|member| leaving.contains(&member.store)).for_each(|member| member.weight = 0);
+    Ok(planner::plan(newest, members)?)
+}
+
+/// What follows a complete layout by itself, nobody asking for it: those that were leaving are left out, else the same
+/// again where some members do not decide yet ([`Chain::some_do_not_decide`]). None where there is nothing to do.
+pub fn follow_up(chain: &Chain) -> Result<Option<Layout>, NotNow> {
+    let newest = chain.newest();
+    if newest.leaving().next().is_some() {
+        let members: Vec<Member> = newest.members().iter().filter(|member| member.weight > 0).cloned().collect();
+        let regions = newest.spec().regions.iter().map(|table| of_members(newest, table, &members)).collect();
+        return Ok(Some(Layout::new(LayoutSpec { regions, members, ..successor(newest) })?));
+    }
+    if chain.some_do_not_decide() { Ok(Some(same_again(chain)?)) } else { Ok(None) }
 }
 
 /// The newest layout again, as its own successor: see [`Chain::some_do_not_decide`].

@@ -38,7 +38,9 @@ pub struct Member {
     pub region: String,
     /// Zone label; replicas of a partition lie in different zones while zones suffice.
     pub zone: String,
-    /// Share of the load, relative to the others'; at least 1.
+    /// Share of the load, relative to the others'. 0: it is leaving. It owns nothing, and is left out of the layout that
+    /// follows once this one is complete; until then it is a member, so that everybody waits for it and sees that it
+    /// leaves, whoever began that.
     pub weight: u32,
     /// Where other nodes reach it: `host:port`, unique in the layout.
     pub peer_address: String,
@@ -154,7 +156,7 @@ pub struct LayoutSpec {
     pub replicas_max: u8,
     /// Sorted by node id.
     pub members: Vec<Member>,
-    /// The owners, by region, sorted by label: exactly the members' regions.
+    /// The owners, by region, sorted by label: exactly the regions of members that are not leaving.
     pub regions: Vec<RegionOwners>,
     /// What holds for buckets that were never configured.
     pub default_bucket: BucketSettings,
@@ -304,6 +306,11 @@ impl Layout {
         self.member_by_store(store).is_some_and(|index| self.member(index).node == node)
     }
 
+    /// Who is leaving: members that own nothing and are left out once this layout is complete.
+    pub fn leaving(&self) -> impl Iterator<Item = &Member> {
+        self.spec.members.iter().filter(|member| member.weight == 0)
+    }
+
     /// The partition of a token.
     #[must_use]
     pub const fn partition(&self, token: Token) -> PartitionId {
@@ -395,13 +402,17 @@ fn check(spec: &LayoutSpec) -> Result<(), LayoutError> {
         rule(stores.insert(member.store), &|| format!("{}: another has its store id", named()))?;
         rule(names.insert(&member.name), &|| format!("{}: another has its name", named()))?;
         rule(addresses.insert(&member.peer_address), &|| format!("{}: another has its peer address", named()))?;
-        rule(member.weight >= 1, &|| format!("{}: weight is at least 1", named()))?;
+        rule(spec.version > 1 || member.weight >= 1, &|| {
+            format!("{}: weight 0 is for who leaves, and nobody does in layout 1", named())
+        })?;
         let texts = [&member.name, &member.region, &member.zone, &member.peer_address, &member.client_address];
         rule(texts.iter().all(|part| text(part)), &|| format!("{}: a text is too long", named()))?;
     }
-    let labels: BTreeSet<&str> = members.iter().map(|member| member.region.as_str()).collect();
+    let stay = members.iter().filter(|member| member.weight > 0);
+    let labels: BTreeSet<&str> = stay.map(|member| member.region.as_str()).collect();
+    rule(!labels.is_empty(), &|| "every member is leaving (weight 0): somebody has to stay".into())?;
     let tables = spec.regions.iter().map(|table| table.region.as_str());
-    rule(tables.eq(labels.iter().copied()), &|| "regions are not exactly the members', sorted".into())?;
+    rule(tables.eq(labels.iter().copied()), &|| "regions are not exactly those of members that stay, sorted".into())?;
     for table in &spec.regions {
         check_owners(spec, table)?;
     }
@@ -423,8 +434,11 @@ fn check_owners(spec: &LayoutSpec, table: &RegionOwners) -> Result<(), LayoutErr
     }
     for (partition, owners) in table.owners.chunks(width).enumerate() {
         for (at, owner) in owners.iter().enumerate() {
-            if spec.members.get(owner.get()).is_none_or(|member| member.region != table.region) {
+            let Some(member) = spec.members.get(owner.get()).filter(|member| member.region == table.region) else {
                 return unsound(format!("partition {partition}: owner {} is no member there", owner.0));
+            };
+            if member.weight == 0 {
+                return unsound(format!("partition {partition}: {} is leaving (weight 0), and owns it", member.name));
             }
             if owners[..at].contains(owner) {
                 return unsound(format!("partition {partition}: owner {} is listed twice", owner.0));

@@ -12,6 +12,8 @@
 //! replaced from many. Positions are settled one by one, so what the last ones force on the first is not seen in time:
 //! when the lists are filled, moves that turn out needless are taken back (`economy`).
 //!
+//! Members of weight 0 are leaving: no list has them, no target counts them.
+//!
 //! Hard rules, whatever the targets say: no owner twice in a list; no two owners in one zone while zones suffice, and
 //! zones evenly used where they do not. A member or zone whose target is a replica of *every* partition is given its
 //! position before the list is full (`restrict`, in `placement`).
@@ -48,7 +50,7 @@ pub fn found(
 }
 
 /// The layout after `current` with these members, in any order; everything else stays. A node that comes with another
-/// store takes the places of its old one.
+/// store takes the places of its old one; one of weight 0 stays a member and gives up all of its own.
 pub fn plan(current: &Layout, members: Vec<Member>) -> Result<Layout, LayoutError> {
     let spec = LayoutSpec {
         version: current.version() + 1,
@@ -61,12 +63,13 @@ pub fn plan(current: &Layout, members: Vec<Member>) -> Result<Layout, LayoutErro
 
 fn place(current: Option<&Layout>, mut spec: LayoutSpec, mut members: Vec<Member>) -> Result<Layout, LayoutError> {
     members.sort_by_key(|member| member.node);
-    let regions: BTreeSet<&str> = members.iter().map(|member| member.region.as_str()).collect();
+    let stay = |member: &&Member| member.weight > 0;
+    let regions: BTreeSet<&str> = members.iter().filter(stay).map(|member| member.region.as_str()).collect();
     spec.regions = regions
         .into_iter()
         .map(|region| {
             let local: Vec<(MemberIndex, &Member)> =
-                (0..).map(MemberIndex).zip(&members).filter(|(_, member)| member.region == region).collect();
+                (0..).map(MemberIndex).zip(&members).filter(|(_, m)| m.region == region && stay(m)).collect();
             let shape = Shape::new(spec.q as usize, local.iter().map(|(_, m)| (m.weight, m.zone.as_str())));
             let width = local.len().min(usize::from(spec.replicas_max));
             let old = old_owners(current, region, &local, width, spec.q as usize);

@@ -19,8 +19,8 @@ impl Layout {
     }
 
     /// The up to `n` nodes that stand in for the first `n` owners of `partition` in `region`: those that follow in the
-    /// partition's fixed order, which is its owner list, then all other members of the region, shuffled by the
-    /// partition's number and their store ids.
+    /// partition's fixed order, which is its owner list, then all other members of the region that are not leaving,
+    /// shuffled by the partition's number and their store ids.
     ///
     /// Costs a hash per member of the region where the owner list is too short; it is for when owners are down.
     ///
@@ -35,7 +35,7 @@ impl Layout {
             let mut others: Vec<_> = (0..)
                 .map(MemberIndex)
                 .zip(self.members())
-                .filter(|(index, member)| member.region == region && !listed.contains(index))
+                .filter(|(index, m)| m.region == region && m.weight > 0 && !listed.contains(index))
                 .map(|(index, member)| (shuffle(partition, member.store.bits()), index))
                 .collect();
             others.sort_unstable();

@@ -81,7 +81,7 @@ impl fmt::Display for PlacementReport {
 
 fn region(before: Option<&Layout>, layout: &Layout, table: &RegionOwners, figures: &mut [FiguresAtN]) {
     let members: Vec<(usize, &Member)> =
-        layout.members().iter().enumerate().filter(|(_, member)| member.region == table.region).collect();
+        layout.members().iter().enumerate().filter(|(_, m)| m.region == table.region && m.weight > 0).collect();
     let mut local = vec![usize::MAX; layout.members().len()];
     members.iter().enumerate().for_each(|(at, (global, _))| local[*global] = at);
     let shape =
@@ -95,8 +95,9 @@ fn region(before: Option<&Layout>, layout: &Layout, table: &RegionOwners, figure
         for partition in layout.grid().partitions() {
             let owners = table.of(partition, n);
             let stores_before = stores(before, &table.region, partition, at.n);
-            let kept: BTreeSet<StoreId> =
-                stores_before.iter().copied().filter(|store| layout.member_by_store(*store).is_some()).collect();
+            let stays =
+                |store: &StoreId| layout.member_by_store(*store).is_some_and(|index| layout.member(index).weight > 0);
+            let kept: BTreeSet<StoreId> = stores_before.iter().copied().filter(stays).collect();
             must_gain += usize::from(n).saturating_sub(kept.len());
             for store in &kept {
                 let index = layout.member_by_store(*store).map_or(usize::MAX, |index| local[index.get()]);

@@ -113,16 +113,56 @@ fn who_leaves_owns_nothing_and_is_copied_from() {
     trackers.set_own(me, &Tracker { ack: 2, ..Tracker::default() });
     let gains = View { chain: &chain, trackers: &trackers, me }.to_merge(&Merged::default());
     assert!(!gains.is_empty() && gains.iter().all(|gain| gain.sources.contains(&store(2))));
-    let without = plan(&chain, &[1, 3, 4]);
-    assert_eq!(judge_successor(&chain, true, &without), Ok(Kind::Change));
     chain.drop_before(2);
+    let without = follow_up(&chain).unwrap().unwrap();
+    assert_eq!(judge_successor(&chain, true, &without), Ok(Kind::Change));
+    assert_eq!((owners(&without), without.members().len()), (owners(chain.newest()), 3), "nothing else moves");
     assert_eq!(
         may_lose(&chain, &stores(&[2]), &stores(&[]), &[]),
         [],
         "then it is left out, and nothing is lost by it"
     );
-    let all_of_a_region = leave(&chain, &stores(&[1, 2, 3, 4]));
-    assert!(matches!(all_of_a_region, Err(NotNow::NoLayout(_))), "somebody has to stay");
+    let all = leave(&chain, &stores(&[1, 2, 3, 4]));
+    assert!(matches!(all, Err(NotNow::NoLayout(_))), "somebody has to stay");
+    chain.push(without).unwrap();
+    chain.drop_before(3);
+    assert_eq!(chain.ended(), &stores(&[2]));
+    assert_eq!(follow_up(&chain), Ok(None), "everybody decides, nobody leaves");
+}
+
+#[test]
+fn an_abort_takes_back_that_somebody_leaves_and_a_skip_leaves_the_leaving_out() {
+    let mut chain = founded(&[1, 2, 3, 4]);
+    chain.push(leave(&chain, &stores(&[2])).unwrap()).unwrap();
+    let back = abort(&chain, &stores(&[])).unwrap();
+    assert_eq!(judge_successor(&chain, false, &back), Ok(Kind::Abort));
+    assert_eq!((owners(&back), back.leaving().count()), (owners(&chain.layouts()[0]), 0));
+    let without = skip(&chain, &stores(&[2])).unwrap();
+    assert_eq!(judge_successor(&chain, false, &without), Ok(Kind::Skip), "it died while it left");
+    assert_eq!(owners(&without), owners(chain.newest()));
+    let another = skip(&chain, &stores(&[3])).unwrap();
+    let listed: BTreeSet<StoreId> = owners(&another).into_iter().flatten().collect();
+    assert_eq!(listed, stores(&[1, 4]), "who leaves takes nobody's place");
+}
+
+#[test]
+fn a_whole_region_leaves_and_comes_back_by_an_abort() {
+    let mut all = members(&[1, 2, 3, 4]);
+    all[3].region = "us".into();
+    let (grid, settings) = (crate::ring::Grid::new(4).unwrap(), BucketSettings::default());
+    let mut chain = Chain::founded(planner::found("test", grid, 5, settings, all).unwrap());
+    let next = leave(&chain, &stores(&[4])).unwrap();
+    assert_eq!(next.regions().collect::<Vec<_>>(), ["home"]);
+    chain.push(next).unwrap();
+    let back = abort(&chain, &stores(&[])).unwrap();
+    assert_eq!(back.regions().collect::<Vec<_>>(), ["home", "us"]);
+    assert_eq!(owners(&back), owners(&chain.layouts()[0]));
+    // One that was leaving already when the aborted change began goes on leaving, region or not.
+    chain.drop_before(2);
+    let heavier = changed(&chain, |spec| spec.default_bucket.n = 2);
+    chain.push(heavier).unwrap();
+    let back = abort(&chain, &stores(&[])).unwrap();
+    assert_eq!((back.members().len(), back.leaving().count()), (4, 1));
 }
 
 proptest! {
@@ -133,15 +173,23 @@ proptest! {
         before in proptest::collection::btree_set(1u128..9, 1..7),
         joins in proptest::collection::btree_set(9u128..13, 0..4),
         dies in proptest::collection::btree_set(1u128..13, 0..3),
+        leaves in proptest::collection::btree_set(1u128..9, 0..3),
         n in 1u8..4,
     ) {
         let old: Vec<u128> = before.iter().copied().collect();
         let all: Vec<u128> = before.iter().chain(&joins).copied().collect();
         let mut chain = founded(&old);
-        let mut spec = plan(&chain, &all).spec().clone();
+        let mut then = members(&all);
+        let leave = |number: &u128| leaves.contains(number) && leaves.len() < all.len();
+        for (number, member) in all.iter().zip(&mut then) {
+            member.weight = u32::from(!leave(number));
+        }
+        prop_assume!(then.iter().any(|member| member.weight > 0));
+        let mut spec = planner::plan(chain.newest(), then).unwrap().spec().clone();
         spec.default_bucket.n = n;
         chain.push(Layout::new(spec).unwrap()).unwrap();
         let dead: BTreeSet<StoreId> = dies.iter().filter(|id| all.contains(id)).map(|id| store(*id)).collect();
+        prop_assert!(owners(chain.newest()).iter().flatten().all(|owner| all.iter().any(|n| !leave(n) && store(*n) == *owner)));
         let old_live = old.iter().any(|id| !dead.contains(&store(*id)));
         let changed = owners(chain.newest()) != owners(&chain.layouts()[0]) || n != 3;
         if old_live && changed {
@@ -159,7 +207,8 @@ proptest! {
                 prop_assert_eq!(judge_successor(&on, false, &skip(&on, &[last].into()).unwrap()), Ok(Kind::Skip));
             }
         }
-        if !dead.is_empty() && dead.len() < all.len() {
+        let stay = all.iter().any(|number| !leave(number) && !dead.contains(&store(*number)));
+        if !dead.is_empty() && stay {
             let next = skip(&chain, &dead).unwrap();
             prop_assert!(matches!(judge_successor(&chain, false, &next), Ok(Kind::Skip | Kind::Abort)));
             let mut on = chain.clone();

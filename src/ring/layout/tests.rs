@@ -99,7 +99,7 @@ fn unsound_layouts_are_refused() {
     refused(&|s| s.members[1].store = s.members[0].store, "another has its store id");
     refused(&|s| s.members[1].name = s.members[0].name.clone(), "another has its name");
     refused(&|s| s.members[1].peer_address = s.members[0].peer_address.clone(), "another has its peer address");
-    refused(&|s| s.members[1].weight = 0, "weight");
+    refused(&|s| s.members[1].weight = 0, "nobody does in layout 1");
     refused(&|s| s.members[5].region = "eu".into(), "no member there");
     refused(&|s| s.regions.swap(0, 1), "regions are not exactly");
     refused(&|s| s.regions[0].owners[0] = MemberIndex(99), "no member there");
@@ -109,6 +109,31 @@ fn unsound_layouts_are_refused() {
     refused(&|s| s.default_bucket.n = 0, "settings of bucket id 0");
     refused(&|s| s.default_bucket.id = 5, "default bucket's id is 0");
     refused(&|s| s.buckets.values_mut().for_each(|settings| settings.id = 7), "its id is taken");
+}
+
+#[test]
+fn who_leaves_owns_nothing_and_is_a_member_all_the_same() {
+    let sound = two_regions();
+    let with = |change: &dyn Fn(&mut Vec<Member>)| {
+        let mut members = sound.members().to_vec();
+        change(&mut members);
+        planner::plan(&sound, members)
+    };
+    let one = with(&|members| members[1].weight = 0).unwrap();
+    assert_eq!(Layout::decode(&one.encode()).unwrap().spec(), one.spec());
+    assert_eq!(one.leaving().map(|member| &*member.name).collect::<Vec<_>>(), ["n2"]);
+    assert_eq!(one.partitions_of(one.members()[1].store), []);
+    for partition in one.grid().partitions() {
+        assert!(!one.fallbacks("eu", partition, 5).contains(&MemberIndex(1)), "nor does it stand in for anybody");
+    }
+    let region = with(&|members| members[4..].iter_mut().for_each(|member| member.weight = 0)).unwrap();
+    assert_eq!((region.regions().collect::<Vec<_>>(), region.members().len()), (vec!["eu"], 6));
+    let all = with(&|members| members.iter_mut().for_each(|member| member.weight = 0)).unwrap_err();
+    assert!(all.to_string().contains("somebody has to stay"), "{all}");
+    let mut spec = one.spec().clone();
+    spec.regions[0].owners[0] = MemberIndex(1);
+    let owns = Layout::new(spec).unwrap_err();
+    assert!(owns.to_string().contains("n2 is leaving"), "{owns}");
 }
 
 #[test]

@@ -155,6 +155,22 @@ proptest! {
     }
 
     #[test]
+    fn who_leaves_is_as_good_as_gone(members in any_members(), gone in any::<prop::sample::Index>()) {
+        prop_assume!(members.len() > 1);
+        let before = first(128, members.clone());
+        let mut without = members.clone();
+        without.remove(gone.index(members.len()));
+        let mut leaving = members.clone();
+        leaving[gone.index(members.len())].weight = 0;
+        let (without, leaving) = (plan(&before, without).unwrap(), plan(&before, leaving).unwrap());
+        let owners = |layout: &Layout| -> Vec<StoreId> {
+            layout.spec().regions[0].owners.iter().map(|owner| layout.member(*owner).store).collect()
+        };
+        prop_assert_eq!(owners(&without), owners(&leaving));
+        prop_assert_eq!(PlacementReport::of(Some(&before), &without), PlacementReport::of(Some(&before), &leaving));
+    }
+
+    #[test]
     fn any_change_keeps_the_rules(mut members in any_members(), weight in 1u32..8, gone in any::<prop::sample::Index>()) {
         let before = first(128, members.clone());
         let at = gone.index(members.len());

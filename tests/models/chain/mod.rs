@@ -22,7 +22,7 @@ mod world;
 use std::collections::BTreeSet;
 
 use quorate::quorum::Level;
-use quorate::ring::change::{abort, skip};
+use quorate::ring::change::{abort, follow_up, skip};
 use quorate::ring::{BucketSettings, Chain, Layout, LayoutHash, LayoutSpec, Member, MemberIndex, RegionOwners};
 use quorate::types::{NodeId, StoreId};
 
@@ -82,6 +82,16 @@ fn two_replaced() -> Vec<Layout> {
     let first = layout(None, 0b00111, &[A, B, C], 3);
     let second = layout(Some(&first), 0b11111, &[A, D, E], 3);
     vec![first, second]
+}
+
+/// {a, b, c}, then c leaves and d takes its place, then c is left out.
+fn one_leaves() -> Vec<Layout> {
+    let first = layout(None, 0b01111, &[A, B, C], 3);
+    let mut spec = layout(Some(&first), 0b01111, &[A, B, D], 3).spec().clone();
+    spec.members[C].weight = 0;
+    let mut layouts = vec![first, Layout::new(spec).unwrap()];
+    layouts.push(follow_up(&chain(&layouts)).unwrap().unwrap());
+    layouts
 }
 
 /// The chain of these layouts, of which the first is the last complete one.
@@ -162,6 +172,10 @@ fn dead_owner() -> World {
     World { drops_at_once: true, ..dies(&[B], 1, majority(skipped(one_replaced(), &[B]))) }
 }
 
+fn leaves() -> World {
+    World { alike: A_AND_B, drops_at_once: true, ..majority(one_leaves()) }
+}
+
 /// d and e have taken the places of b and c, and are synced; then both die, and the abort skips them.
 fn two_lost() -> World {
     let mut before = vec![Action::Decide { acceptors: 0b011 }];
@@ -193,6 +207,8 @@ fn scenarios() -> Vec<(&'static str, World)> {
         ("a dead joiner skipped", World { coordinators: 1 << A | 1 << B, ..dead_joiner() }),
         ("a dead owner skipped midway", World { coordinators: 1 << A, ..dead_owner() }),
         ("two new owners lost and skipped", two_lost()),
+        ("one leaves, who stays coordinates", World { coordinators: 1 << A | 1 << B, ..leaves() }),
+        ("one leaves, and coordinates", World { coordinators: 1 << C, ..leaves() }),
     ]
 }
 
@@ -241,6 +257,7 @@ fn no_change_loses_when_more_goes_wrong() {
         ("one given back", back()),
         ("a dead joiner skipped", dead_joiner()),
         ("a dead owner skipped midway", dead_owner()),
+        ("one leaves", leaves()),
         ("two given back", World { alike: B_AND_C_D_AND_E, ..majority(aborted(two_replaced(), &[])) }),
     ] {
         assert!(clean(&format!("{name}, all at once"), &rough(world)) > 500);

@@ -7,7 +7,7 @@
 //! whoever accepts the later one, and counts in fewer layouts. *When* a node that holds the write merges from whom.
 //! *Nodes that are alike* in every layout: states that differ by their names are one.
 
-use quorate::ring::change::judge_successor;
+use quorate::ring::change::{Kind, judge_successor};
 use quorate::ring::risk::may_lose;
 
 use super::super::explore::Model;
@@ -159,12 +159,18 @@ impl World {
             return Vec::new();
         }
         let layout = &self.rules.layouts[next - 1];
+        let skipped = self.rules.members(state.decided) & !self.rules.members(state.decided + 1);
         let knowing: Vec<usize> =
             (0..NODES).filter(|at| !state.nodes[*at].dead && state.nodes[*at].head == state.decided).collect();
         let proposes = |at: &usize| {
             let node = &state.nodes[*at];
             let complete = node.base == node.head || self.rules.may(&state.nodes, *at).drop_before == Some(node.head);
-            judge_successor(self.rules.chain(node.base, node.head), complete, layout).is_ok()
+            match judge_successor(self.rules.chain(node.base, node.head), complete, layout) {
+                // A skip says that the process has stopped: nobody says so of one that runs.
+                Ok(Kind::Skip) => skipped & !dead == 0,
+                Ok(_) => true,
+                Err(_) => false,
+            }
         };
         let Some(proposer) = knowing.iter().copied().find(proposes) else { return Vec::new() };
         let deciders = self.rules.chain(1, state.decided).deciders();
@@ -172,7 +178,6 @@ impl World {
             .filter(|at| !state.nodes[*at].dead && deciders.iter().any(|(_, decider)| *decider == store(*at)))
             .fold(0, |set, at| set | 1 << at);
         // Who accepts without having sync_acked makes a difference only where something is skipped.
-        let skipped = self.rules.members(state.decided) & !self.rules.members(state.decided + 1);
         let majority = deciders.len() / 2 + 1;
         let mut sets: Vec<Set> =
             (1..=living).filter(|set| set & !living == 0 && set.count_ones() as usize == majority).collect();
