@@ -370,12 +370,16 @@ impl LayoutKeeper {
         let version = chain.newest().version();
         self.republish(Some(chain), Some(trackers), Some(merged));
         if gone {
-            self.stand(Standing::Refused(format!(
-                "it was removed from the cluster by layout {version}: stop it; to come back, it starts with an empty \
-                 directory, as a new node"
-            )));
+            self.removed(version);
         }
         Ok(())
+    }
+
+    fn removed(&self, version: u64) {
+        self.stand(Standing::Refused(format!(
+            "it was removed from the cluster, by layout {version} or before: stop it; to come back, it starts with an \
+             empty directory, as a new node"
+        )));
     }
 
     /// Takes what another node's chain has in addition; tells whether that was anything.
@@ -392,6 +396,10 @@ impl LayoutKeeper {
             Err(bad) => {
                 if matches!(bad, ChainError::Fork { .. }) {
                     error!(%bad, "nothing is taken over: find out whose layouts are wrong before anything else");
+                }
+                // The others wait for every member; so who finds that they have gone on is none any more.
+                if other.ended().contains(&self.inner.me) && other.newest().cluster() == known.newest().cluster() {
+                    self.removed(other.newest().version());
                 }
                 Err(bad.into())
             }
@@ -460,6 +468,17 @@ impl LayoutKeeper {
             }
             Err(fault) => error!(%fault, "could not act on the proof of a rollback"),
         }
+    }
+
+    /// Says how far this node had sync_acked, as an acceptor of the newest layout's successor would, and never sync_acks an
+    /// older layout than that successor afterwards: what may be lost by skipping is judged by it.
+    pub async fn pledge(&self) -> Result<(StoreId, u64), Fault> {
+        let mut pen = self.inner.pen.lock().await;
+        let Some(known) = self.known() else { return Ok((self.inner.me, u64::MAX)) };
+        let pledged = pen.pledged.max(known.newest().version() + 1);
+        self.inner.replica.remember(vec![Self::pledge_entry(pledged)]).await?;
+        pen.pledged = pledged;
+        Ok((self.inner.me, pen.own.told().sync_ack))
     }
 
     /// All that `source` held of `partition` is merged and flushed; it had acked `acked` before it was read.

@@ -4,7 +4,7 @@
 //! order of store ids; when two propose all the same, the decision picks one, and the other finds nothing left to wish.
 //! A wish is proposed once it has held for a while: nodes that start together join together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use tracing::{info, warn};
 use super::{Joiners, LayoutKeeper, ProposeError, Proposed, Standing};
 use crate::env::Env;
 use crate::peers::Peers;
+use crate::replica::Replica;
 use crate::ring::Member;
 use crate::ring::auto::{Declined, Seen, Why, wish};
+use crate::ring::risk::may_lose;
 use crate::types::{Mono, StoreId};
 
 /// How often it looks.
@@ -35,6 +37,7 @@ pub struct Steward {
 struct Inner {
     env: Env,
     keeper: LayoutKeeper,
+    replica: Replica,
     peers: Peers,
     joiners: Joiners,
     auto_join: bool,
@@ -51,7 +54,8 @@ impl Steward {
     /// Begins, in a task of the node.
     #[must_use]
     pub fn start(env: &Env, keeper: LayoutKeeper, peers: Peers, joiners: Joiners, auto_join: bool) -> Self {
-        let inner = Inner { env: env.clone(), keeper, peers, joiners, auto_join, declined: Mutex::default() };
+        let replica = keeper.inner.replica.clone();
+        let inner = Inner { env: env.clone(), keeper, replica, peers, joiners, auto_join, declined: Mutex::default() };
         let this = Self { inner: Arc::new(inner) };
         env.tasks.spawn(this.clone().run());
         this
@@ -80,6 +84,13 @@ impl Steward {
                 continue;
             }
             held = None;
+            if let Why::Skip(stores, names) = &why
+                && !self.nothing_is_lost(stores).await
+            {
+                let mut declined = self.inner.declined.lock().unwrap_or_else(PoisonError::into_inner);
+                declined.extend(names.iter().cloned().map(Declined::MayLose));
+                continue;
+            }
             match self.inner.keeper.propose(layout, PATIENCE).await {
                 Ok(Proposed::Won { layout, .. }) => {
                     info!(version = layout.version(), %why, "a change that needs no operator")
@@ -111,6 +122,22 @@ impl Steward {
             wish(known.view(), &Seen { joiners: &asking, auto_join: *auto_join, down_for: &down_for });
         *declined.lock().unwrap_or_else(PoisonError::into_inner) = turned_down;
         wish
+    }
+
+    /// Whether these can be skipped without losing what was acknowledged. This node says first how far it had sync_acked,
+    /// and goes no further in what is left behind: so what it says stays true.
+    async fn nothing_is_lost(&self, stores: &BTreeSet<StoreId>) -> bool {
+        let pledge = match self.inner.keeper.pledge().await {
+            Ok(pledge) => pledge,
+            Err(fault) => {
+                warn!(%fault, "could not say how far this node follows");
+                return false;
+            }
+        };
+        let Some(known) = self.inner.keeper.known() else { return false };
+        // A store whose partitions are in doubt is as good as gone; of the others this node cannot tell.
+        let unsynced = BTreeSet::from_iter((!self.inner.replica.health().unsynced().is_empty()).then_some(known.me));
+        may_lose(&known.chain, stores, &unsynced, &[pledge]).is_empty()
     }
 
     /// How long this node lets others go first.

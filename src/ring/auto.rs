@@ -37,6 +37,8 @@ pub enum Why {
     Same,
     /// These own nothing any more, and leave.
     Leave(Vec<String>),
+    /// These were wiped in the middle of a change, which goes on without them; [`risk::may_lose`] is to be asked first.
+    Skip(BTreeSet<StoreId>, Vec<String>),
 }
 
 impl std::fmt::Display for Why {
@@ -47,6 +49,7 @@ impl std::fmt::Display for Why {
             Self::GiveUp(names) => write!(f, "{} died while joining", names.join(", ")),
             Self::Same => write!(f, "the newest members are to decide, too"),
             Self::Leave(names) => write!(f, "{} has left", names.join(", ")),
+            Self::Skip(_, names) => write!(f, "{} was wiped in the middle of a change", names.join(", ")),
         }
     }
 }
@@ -129,8 +132,7 @@ pub fn wish(view: View<'_>, seen: &Seen<'_>) -> (Option<(Why, Layout)>, Vec<Decl
         }
     }
     let changed = |why: Why, layout: Result<Layout, super::LayoutError>| layout.ok().map(|layout| (why, layout));
-    // A member of weight 0 leaves: it owns nothing by now.
-    let leaving: Vec<String> = members.iter().filter(|member| member.weight == 0).map(|it| it.name.clone()).collect();
+    let leaving: Vec<String> = newest.leaving().map(|member| member.name.clone()).collect();
     // One that came in with a change that was taken back, and lives.
     let idle = |member: &&Member| member.weight > 0 && newest.partitions_of(member.store).is_empty();
     let idle: Vec<String> = newest.members().iter().filter(idle).map(|member| member.name.clone()).collect();
@@ -138,34 +140,42 @@ pub fn wish(view: View<'_>, seen: &Seen<'_>) -> (Option<(Why, Layout)>, Vec<Decl
         changed(Why::Replace(replacing), planner::plan(newest, members))
     } else if !joining.is_empty() {
         changed(Why::Join(joining), planner::plan(newest, members))
-    } else if !leaving.is_empty() {
-        let stay = members.into_iter().filter(|member| member.weight > 0).collect();
-        changed(Why::Leave(leaving), planner::plan(newest, stay))
-    } else if !idle.is_empty() && seen.auto_join {
-        changed(Why::Join(idle), planner::plan(newest, members))
-    } else if view.chain.some_do_not_decide() {
-        change::same_again(view.chain).ok().map(|layout| (Why::Same, layout))
+    } else if !leaving.is_empty() || idle.is_empty() || !seen.auto_join {
+        let why = if leaving.is_empty() { Why::Same } else { Why::Leave(leaving) };
+        change::follow_up(view.chain).ok().flatten().map(|layout| (why, layout))
     } else {
-        None
+        changed(Why::Join(idle), planner::plan(newest, members))
     };
     (wished, declined)
 }
 
-/// A change that cannot complete because a joiner died in the middle of it is taken back without it.
+/// A change that cannot complete: because a joiner died in the middle of it, then it is taken back without it; or
+/// because a member was wiped, as its own successor at the door shows, then it goes on without that one.
 fn give_up(view: View<'_>, seen: &Seen<'_>) -> Option<(Why, Layout)> {
     let (base, newest) = (view.chain.live().first()?, view.chain.newest());
-    let joined = newest.members().iter().filter(|member| base.member_by_store(member.store).is_none());
     let synced = |store| view.trackers.of(store).synced.contains(&newest.version());
-    let dead: Vec<&Member> = joined
-        .filter(|member| !synced(member.store))
-        .filter(|member| (seen.down_for)(member.store).is_some_and(|down| down >= GIVE_UP_AFTER))
-        .collect();
-    if dead.is_empty() {
-        return None;
+    let wiped = |member: &Member| {
+        seen.auto_join
+            && (seen.down_for)(member.store).is_some()
+            && seen.joiners.iter().any(|joiner| {
+                joiner.store != member.store && joiner.name == member.name && joiner.peer_address == member.peer_address
+            })
+    };
+    let joined = |member: &Member| base.member_by_store(member.store).is_none();
+    let gone = |member: &Member| {
+        let down_long = (seen.down_for)(member.store).is_some_and(|down| down >= GIVE_UP_AFTER);
+        joined(member) && (!synced(member.store) && down_long || wiped(member))
+    };
+    let names = |of: &[&Member]| of.iter().map(|member| member.name.clone()).collect();
+    let stores = |of: &[&Member]| of.iter().map(|member| member.store).collect::<BTreeSet<_>>();
+    let dead: Vec<&Member> = newest.members().iter().filter(|member| gone(member)).collect();
+    if !dead.is_empty() {
+        let layout = change::abort(view.chain, &stores(&dead)).ok()?;
+        return Some((Why::GiveUp(names(&dead)), layout));
     }
-    let skipped: BTreeSet<StoreId> = dead.iter().map(|member| member.store).collect();
-    let layout = change::abort(view.chain, &skipped).ok()?;
-    Some((Why::GiveUp(dead.iter().map(|member| member.name.clone()).collect()), layout))
+    let first = newest.members().iter().find(|member| wiped(member))?;
+    let layout = change::skip(view.chain, &stores(&[first])).ok()?;
+    Some((Why::Skip(stores(&[first]), names(&[first])), layout))
 }
 
 #[cfg(test)]

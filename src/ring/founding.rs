@@ -203,6 +203,13 @@ impl Founding {
             return Step::Wait { why: format!("an answer of {seed} came too late to count") };
         }
         if let Heard::Ring(chain) = &heard
+            && chain.ended().contains(&self.me.store)
+        {
+            // It was taken in, and given up before it had learnt of it.
+            let why = self.why_not_listed(chain);
+            return self.refuse(why);
+        }
+        if let Heard::Ring(chain) = &heard
             && chain.newest().lists(self.me.node, self.me.store)
         {
             let chain = chain.clone();

@@ -6,7 +6,8 @@
 //! [`session`], `converge`, and the audit of what each store says about its objects.
 //!
 //! **Varieties.** A wiped node stays out until a layout change takes it in again, so a run in which one is wiped has a
-//! minority less from there on and another end: a [`Variety`] of its own. So has one in which a directory is copied.
+//! minority less from there on and another end: a [`Variety`] of its own. So has one in which a directory is copied, and
+//! one in which layouts change: it ends when no change is under way any more.
 //!
 //! **A directory that went back** votes on what it forgot until somebody proves to it that it did, and of a copy a moment
 //! old, or where nobody is there who saw more, there is no proof. Nothing is lost by it; which reads it may spoil, and
@@ -21,8 +22,9 @@ use super::check::excuse::{self, WentBack};
 use super::check::{Violation, lost, mono, overlap, session};
 use super::cluster::{Cluster, Keys, Setup, Wraps};
 use super::faults::{self, Fault, Kind, Profile, Schedule};
-use super::finish::finish_without;
+use super::finish::{finish_settled, finish_without};
 use super::history::{Event, Line, Recorder};
+use super::layouts::churn;
 use super::net::Death;
 use super::rare;
 use super::tally::Tally;
@@ -50,6 +52,8 @@ pub enum Variety {
     Wiped,
     /// A process starts on a copy of a member's directory, and clients ask it as well.
     Copied,
+    /// Nodes come, go, die and are replaced; weights change; changes are taken back.
+    Layouts,
 }
 
 /// What one run is: printed when it fails.
@@ -107,6 +111,17 @@ impl Options {
                 options.always(Kind::Wipe);
             }
             Variety::Copied => options.always(Kind::Copy),
+            Variety::Layouts => {
+                // Disks are lost by the nemesis of layouts, one at a time; another that forgets beside it would be one
+                // too many.
+                options.nodes = 5;
+                options.durability = Durability::Flush;
+                let every = options.profile.every;
+                options.profile = Profile { every, ..Profile::quorum(5, 3, length) };
+                for kind in [Kind::Wipe, Kind::Copy, Kind::RollBack, Kind::DiskDamage] {
+                    options.profile.kinds.remove(&kind);
+                }
+            }
         }
         options
     }
@@ -284,21 +299,35 @@ async fn drive(time: SimTime, options: Options) -> Report {
     let mut all_done = clients(&options, &schedule, &runner, &tasks);
     let (clock, copies, went_back) = (SimClock::new(time), BTreeMap::new(), Arc::default());
     let mut nemesis = Nemesis { cluster: cluster.clone(), clock, tasks: tasks.clone(), copies, went_back };
+    let layouts = options.variety == Variety::Layouts;
+    let (moved, mut moves) = tokio::sync::mpsc::channel::<u64>(1);
+    if layouts {
+        let (cluster, length) = (cluster.clone(), options.length);
+        tasks.spawn(async move {
+            // Nobody waits for it where the run has ended early.
+            let _ = moved.send(churn(&cluster, seed, length).await).await;
+        });
+    }
     for event in &schedule.events {
         time.until(begun + u64::try_from(event.at.as_micros()).unwrap_or(u64::MAX)).await;
         nemesis.apply(&event.fault).await;
     }
     // Ends when every client has dropped its sender.
     let _ = all_done.recv().await;
-    let out = out(&cluster, &schedule);
-    let mut violations = finish_without(&cluster, &runner, &Entropy::seeded(seed), &out).await;
+    let decided = if layouts { moves.recv().await.unwrap_or(0) } else { 0 };
+    let entropy = Entropy::seeded(seed);
+    let mut violations = if layouts {
+        finish_settled(&cluster, &runner, &entropy).await
+    } else {
+        finish_without(&cluster, &runner, &entropy, &out(&cluster, &schedule)).await
+    };
     let history = runner.recorder.lines();
     violations.extend(lost::check(&history));
     violations.extend(overlap::check(&history, overlap::Rules { n, lww: false }));
     violations.extend(mono::check(&history, n));
     violations.extend(session::check(&history, session::Rules { n, floors: false }));
     let violations = excuse::unexplained(&history, n, violations, &nemesis.account(&runner));
-    let tally = count(cluster.tally(), &history);
+    let tally = Tally { layouts: decided, ..count(cluster.tally(), &history) };
     let trace = cluster.net().trace();
     tasks.cancel();
     cluster.end();
@@ -308,21 +337,22 @@ async fn drive(time: SimTime, options: Options) -> Report {
 /// Sets the clients off; what it returns ends when they have.
 fn clients(options: &Options, schedule: &Schedule, runner: &Runner, tasks: &Tasks) -> tokio::sync::mpsc::Receiver<()> {
     let copied = options.variety == Variety::Copied;
-    let frail =
-        options.durability == Durability::Os || schedule.options.kinds.iter().any(|kind| forgets(*kind)) || copied;
+    let layouts = options.variety == Variety::Layouts;
+    let forgetful = schedule.options.kinds.iter().any(|kind| forgets(*kind)) || copied || layouts;
+    let frail = options.durability == Durability::Os || forgetful;
     let steps = options.length.as_micros() / options.think.as_micros().max(1);
     let plan = Plan::generate(
         options.seed,
         &workload::Options {
             clients: CLIENTS,
-            // One more for the process on a copy.
-            nodes: u32::try_from(options.nodes).unwrap_or(u32::MAX) + u32::from(copied),
+            // One more for the process on a copy, some for those that come.
+            nodes: u32::try_from(options.nodes).unwrap_or(u32::MAX) + u32::from(copied) + 3 * u32::from(layouts),
             steps: u32::try_from(steps).unwrap_or(u32::MAX),
             n: Setup::new(options.seed, options.nodes).n,
             strict: true,
             least_w: if frail { 2 } else { 1 },
             // What nobody has found out yet votes on its own copy, old as it is.
-            least_r: if copied { 2 } else { 1 },
+            least_r: if copied || layouts { 2 } else { 1 },
             think: options.think,
         },
     );

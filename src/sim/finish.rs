@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::check::{Violation, converge};
 use super::cluster::Cluster;
+use super::layouts::settled;
 use super::net::Death;
 use super::workload::Runner;
 use crate::cluster::{Heard, Standing};
@@ -41,8 +42,21 @@ pub async fn finish_without(
     entropy: &Entropy,
     out: &BTreeSet<usize>,
 ) -> Vec<Violation> {
+    heal(cluster, entropy).await;
+    finish_healed(cluster, runner, out).await
+}
+
+/// The end of a run in which layouts changed: whoever is a member by then is in, once nothing moves any more.
+pub async fn finish_settled(cluster: &Cluster, runner: &Runner, entropy: &Entropy) -> Vec<Violation> {
+    heal(cluster, entropy).await;
+    match settled(cluster, 3 * PATIENCE).await {
+        Ok(out) => finish_healed(cluster, runner, &out).await,
+        Err(why) => vec![ill("wedged", "cluster", format!("{:?} after the heal: {why}", 3 * PATIENCE))],
+    }
+}
+
+async fn finish_healed(cluster: &Cluster, runner: &Runner, out: &BTreeSet<usize>) -> Vec<Violation> {
     let end = End { cluster, runner, out };
-    end.heal(entropy).await;
     if !end.is_well().await {
         return vec![ill("not-well", "cluster", format!("{PATIENCE:?} after the heal: {:?}", end.ills()))];
     }
@@ -65,6 +79,26 @@ pub async fn finish_without(
     violations.extend(end.views().await);
     violations.extend(end.let_in());
     violations
+}
+
+async fn heal(cluster: &Cluster, entropy: &Entropy) {
+    cluster.calm();
+    cluster.net().heal();
+    for machine in 0..cluster.len() {
+        cluster.resume(machine);
+        cluster.clock(machine).correct();
+    }
+    cluster.time().sleep(Duration::from_secs(3)).await;
+    for machine in 0..cluster.len() {
+        cluster.disk(machine, |disk| disk.heal());
+        // Clean or not; a stop that fails leaves no clean mark, which is what a crash does.
+        if entropy.chance(0.5) {
+            drop(cluster.stop(machine).await);
+        } else {
+            cluster.crash(machine, Death::Killed);
+        }
+        cluster.start(machine).await.unwrap_or_else(|failed| panic!("node {machine} does not start: {failed}"));
+    }
 }
 
 struct End<'a> {
@@ -96,27 +130,6 @@ impl End<'_> {
         let owners = node.and_then(|node| node.owners(id).ok()).map(|owners| owners.owners).unwrap_or_default();
         let gone: BTreeSet<String> = self.out.iter().map(|machine| format!("n{machine}")).collect();
         u8::try_from(owners.iter().filter(|owner| !gone.contains(&owner.node)).count()).unwrap_or(u8::MAX)
-    }
-
-    async fn heal(&self, entropy: &Entropy) {
-        let cluster = self.cluster;
-        cluster.calm();
-        cluster.net().heal();
-        for machine in 0..cluster.len() {
-            cluster.resume(machine);
-            cluster.clock(machine).correct();
-        }
-        cluster.time().sleep(Duration::from_secs(3)).await;
-        for machine in 0..cluster.len() {
-            cluster.disk(machine, |disk| disk.heal());
-            // Clean or not; a stop that fails leaves no clean mark, which is what a crash does.
-            if entropy.chance(0.5) {
-                drop(cluster.stop(machine).await);
-            } else {
-                cluster.crash(machine, Death::Killed);
-            }
-            cluster.start(machine).await.unwrap_or_else(|failed| panic!("node {machine} does not start: {failed}"));
-        }
     }
 
     /// A write and its repetition through another node, under one Idempotency-Key, are one write.

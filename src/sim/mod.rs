@@ -7,7 +7,7 @@
 //! **Who runs**: [`cluster`] (real nodes on simulated machines), [`drive`] (a whole run, from seed to verdict), [`finish`]
 //! (its end), [`rare`] (rare paths, forced), [`tally`] (what happened).
 //!
-//! **What a run is made of**: [`faults`] (what goes wrong and when, as data), [`workload`] (what the clients do, as
+//! **What a run is made of**: [`faults`] (what goes wrong and when, as data), [`layouts`] (who comes and goes), [`workload`] (what the clients do, as
 //! data, and a runner for any `kv::Kv`), [`history`] (what was asked, answered and shown, as JSON lines), [`check`]
 //! (the judges, which know nothing of simulation and judge histories of real processes as well).
 
@@ -18,6 +18,7 @@ pub mod drive;
 pub mod faults;
 pub mod finish;
 pub mod history;
+pub mod layouts;
 pub mod net;
 pub mod rare;
 pub mod tally;

@@ -50,6 +50,16 @@ pub struct Tally {
     pub equals: u64,
     /// News of nodes that gossip brought.
     pub changes: u64,
+    /// Layouts that were asked for and decided.
+    pub layouts: u64,
+    /// Operations that went on under other layouts than they began with.
+    pub retries: u64,
+    /// Requests refused because of layouts.
+    pub refused: u64,
+    /// Partitions merged whole from one source.
+    pub transfers: u64,
+    /// Objects deleted where they are not owned any more, or not yet.
+    pub forgotten: u64,
     /// Rare paths forced, by name.
     pub forced: BTreeMap<&'static str, u64>,
 }
@@ -57,7 +67,7 @@ pub struct Tally {
 impl Tally {
     /// Adds what one process counted.
     pub fn add_life(&mut self, metrics: &Metrics) {
-        let Metrics { quorum, replica, gossip, .. } = metrics;
+        let Metrics { quorum, replica, gossip, layout, .. } = metrics;
         self.add(&Self {
             lives: 1,
             siblings: quorum.sibling_writes.get(),
@@ -72,6 +82,10 @@ impl Tally {
             exchanges: gossip.exchanges.get(),
             equals: gossip.equal.get(),
             changes: gossip.changes.get(),
+            retries: layout.retries.get(),
+            refused: layout.refused.get(),
+            transfers: layout.transfers.get(),
+            forgotten: replica.forgotten.get(),
             ..Self::default()
         });
     }
@@ -98,9 +112,27 @@ impl Tally {
         self.exchanges += other.exchanges;
         self.equals += other.equals;
         self.changes += other.changes;
+        self.layouts += other.layouts;
+        self.retries += other.retries;
+        self.refused += other.refused;
+        self.transfers += other.transfers;
+        self.forgotten += other.forgotten;
         for (name, times) in &other.forced {
             *self.forced.entry(name).or_default() += times;
         }
+    }
+
+    /// What should sometimes happen while layouts change, and never did.
+    #[must_use]
+    pub fn never_moved(&self) -> Vec<&'static str> {
+        let counted = [
+            ("layouts", self.layouts),
+            ("retries", self.retries),
+            ("refused requests", self.refused),
+            ("transfers", self.transfers),
+            ("forgotten objects", self.forgotten),
+        ];
+        counted.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
     }
 
     /// What should sometimes happen and never did.
@@ -134,8 +166,9 @@ impl fmt::Display for Tally {
             f,
             "{} operations ({} answered, {} unknown), {} lives, {} new incarnations, {} sibling writes, {} read \
              repairs, {} hedges, {} hand-overs, {} quarantines, {} rollback proofs, {} replays, {} failed commits, {} \
-             dot clashes, {} wipes, {} copies, {} clean stops, {} gossip exchanges ({} between equals, {} news); \
-             forced: {:?}",
+             dot clashes, {} wipes, {} copies, {} clean stops, {} gossip exchanges ({} between equals, {} news), {} \
+             layouts asked for, {} retries under others, {} requests refused for them, {} transfers, {} objects \
+             forgotten; forced: {:?}",
             self.operations,
             self.answered,
             self.unknown,
@@ -156,6 +189,11 @@ impl fmt::Display for Tally {
             self.exchanges,
             self.equals,
             self.changes,
+            self.layouts,
+            self.retries,
+            self.refused,
+            self.transfers,
+            self.forgotten,
             self.forced
         )
     }

@@ -79,6 +79,16 @@ fn no_seed_with_a_copied_directory_breaks_a_promise() {
     assert!(total.copies > 0, "no directory was copied");
 }
 
+/// Nodes come, go, die and are replaced, one change after the other and on top of each other, under all other faults: every
+/// write acknowledged at a quorum is found, no read goes back, all replicas agree at the end, and no change wedges.
+#[test]
+fn no_seed_with_layout_changes_breaks_a_promise() {
+    let total = many(Variety::Layouts, seeds().div_ceil(2));
+    if seeds() >= 40 {
+        assert_eq!(total.never_moved(), [""; 0], "what no seed did");
+    }
+}
+
 /// Seeds that found something, and what.
 #[test]
 fn what_seeds_found_once_stays_fixed() {
@@ -105,6 +115,7 @@ fn replay() {
     let variety = match std::env::var("QUORATE_VARIETY").as_deref() {
         Ok("Wiped") => Variety::Wiped,
         Ok("Copied") => Variety::Copied,
+        Ok("Layouts") => Variety::Layouts,
         _ => Variety::Members,
     };
     let report = of(variety, seed, length());

@@ -96,3 +96,14 @@ fn who_came_with_a_complete_layout_decides_from_the_next_one_on() {
     let (wish, _) = wished(&chain, &complete(&chain), &[], true, &[]);
     assert_eq!(wish, Some((Why::Same, stores(&[1, 2, 3, 4]))));
 }
+
+#[test]
+fn a_member_wiped_in_the_middle_of_a_change_is_left_out_of_it() {
+    let chain = chain(&[&[1, 2, 3], &[1, 2, 3, 4]]);
+    let trackers = complete(&founded(&[1, 2, 3]));
+    assert_eq!(wished(&chain, &trackers, &[102], true, &[]).0, None, "the old one still answers");
+    let (wish, _) = wished(&chain, &trackers, &[102], true, &[(2, 1)]);
+    assert_eq!(wish, Some((Why::Skip([store(2)].into(), vec!["n2".into()]), stores(&[1, 3, 4]))));
+    let (wish, _) = wished(&chain, &trackers, &[104], true, &[(4, 1)]);
+    assert_eq!(wish, Some((Why::GiveUp(vec!["n4".into()]), stores(&[1, 2, 3]))), "the joiner itself: no need to wait");
+}
