@@ -79,6 +79,10 @@ pub struct Setup {
     pub partitions: u32,
     /// How durable a write is when it is acknowledged.
     pub durability: Durability,
+    /// Whether nodes that ask are taken in by themselves.
+    pub auto_join: bool,
+    /// How many found; none: as many as there are seeds.
+    pub expect: Option<usize>,
     /// Chance that a commit lags behind its mint.
     pub lag: f64,
     /// The other rare paths that are forced.
@@ -92,7 +96,8 @@ impl Setup {
     #[must_use]
     pub fn new(seed: u64, nodes: usize) -> Self {
         let (rare, wraps) = (rare::Chances::new(), Wraps::default());
-        Self { seed, nodes, n: 3, partitions: 16, durability: Durability::Flush, lag: 0.05, rare, wraps }
+        let (partitions, durability, auto_join, expect) = (16, Durability::Flush, true, None);
+        Self { seed, nodes, n: 3, partitions, durability, auto_join, expect, lag: 0.05, rare, wraps }
     }
 }
 
@@ -352,7 +357,7 @@ impl Cluster {
     }
 
     fn config(&self, machine: usize, it: &Machine) -> Config {
-        let Setup { n, partitions, durability, .. } = &self.inner.setup;
+        let Setup { n, partitions, durability, auto_join, expect, .. } = &self.inner.setup;
         let cluster = ClusterConfig {
             name: "simulated".to_owned(),
             partitions: *partitions,
@@ -366,6 +371,8 @@ impl Cluster {
             peer_address: address(machine),
             client_address: format!("n{machine}:7400"),
             seeds: self.inner.seeds.clone(),
+            bootstrap_expect: *expect,
+            auto_join: *auto_join,
             durability: *durability,
             machine_boot: it.disk.machine_boot(),
             ..NodeConfig::default()

@@ -108,6 +108,19 @@ impl SimDisk {
         self.disk.wipe();
     }
 
+    /// The directory forgets every object, and not whose it is: what a wipe would be if it left the store id.
+    pub fn forget_objects(&self) {
+        use std::ops::Bound::Unbounded;
+        let Ok(storage) = self.disk.open() else { return };
+        let mut batch = Batch::new();
+        for keyspace in [Keyspace::Objects, Keyspace::Index, Keyspace::Merkle] {
+            let keys = storage.scan(keyspace, Unbounded, Unbounded).filter_map(|entry| Some(entry.ok()?.0));
+            keys.for_each(|key| batch.delete(keyspace, key));
+        }
+        // A disk that fails has forgotten nothing.
+        let _ = storage.commit(batch, Durability::Flush);
+    }
+
     /// A copy of the directory.
     #[must_use]
     pub fn snapshot(&self) -> Platter {

@@ -5,9 +5,9 @@
 //! object is read at R = N through every node ([`finish_without`]), and the judges speak: [`lost`], [`overlap`], [`mono`],
 //! [`session`], `converge`, and the audit of what each store says about its objects.
 //!
-//! **Varieties.** A wiped node stays out until a layout change takes it in again, so a run in which one is wiped has a
-//! minority less from there on and another end: a [`Variety`] of its own. So has one in which a directory is copied, and
-//! one in which layouts change: it ends when no change is under way any more.
+//! **Varieties.** A wiped node replaces itself by a layout change, so a run in which one is wiped ends when no change is
+//! under way any more: a [`Variety`] of its own. So does one in which layouts change all the time; and where a directory is
+//! copied, the copy is out at the end.
 //!
 //! **A directory that went back** votes on what it forgot until somebody proves to it that it did, and of a copy a moment
 //! old, or where nobody is there who saw more, there is no proof. Nothing is lost by it; which reads it may spoil, and
@@ -105,8 +105,8 @@ impl Options {
         match variety {
             Variety::Members => return options,
             Variety::Wiped => {
-                // A power cut that may have taken what was not flushed is made good from *every* other owner: never, where
-                // one of them stays out.
+                // A power cut that may have taken what was not flushed is made good from *every* other owner, and a wiped
+                // one holds nothing to make it good with.
                 options.durability = Durability::Flush;
                 options.always(Kind::Wipe);
             }
@@ -271,11 +271,9 @@ impl Nemesis {
     }
 }
 
-/// The machines that are no members at the end: wiped ones, and those that began with a copy.
-fn out(cluster: &Cluster, schedule: &Schedule) -> BTreeSet<usize> {
-    let wiped = |event: &faults::Event| if let Fault::Wipe { node } = event.fault { Some(node) } else { None };
-    let copies = cluster.setup().nodes..cluster.len();
-    schedule.events.iter().filter_map(wiped).chain(copies).collect()
+/// The machines that are no members at the end: those that began with a copy.
+fn out(cluster: &Cluster) -> BTreeSet<usize> {
+    (cluster.setup().nodes..cluster.len()).collect()
 }
 
 async fn drive(time: SimTime, options: Options) -> Report {
@@ -316,10 +314,11 @@ async fn drive(time: SimTime, options: Options) -> Report {
     let _ = all_done.recv().await;
     let decided = if layouts { moves.recv().await.unwrap_or(0) } else { 0 };
     let entropy = Entropy::seeded(seed);
-    let mut violations = if layouts {
+    let comes_back = options.variety == Variety::Wiped;
+    let mut violations = if layouts || comes_back {
         finish_settled(&cluster, &runner, &entropy).await
     } else {
-        finish_without(&cluster, &runner, &entropy, &out(&cluster, &schedule)).await
+        finish_without(&cluster, &runner, &entropy, &out(&cluster)).await
     };
     let history = runner.recorder.lines();
     violations.extend(lost::check(&history));

@@ -6,6 +6,7 @@
 
 mod detector;
 mod gossip;
+mod layouts;
 mod mints;
 #[path = "../options/mod.rs"]
 mod options;

@@ -598,9 +598,9 @@ fn a_directory_rolled_back_within_one_life_loses_nothing() {
 }
 
 #[test]
-fn a_wiped_node_stays_out_and_never_votes_not_found() {
+fn a_wiped_node_that_nobody_lets_in_stays_out_and_never_votes_not_found() {
     sim(10, |time| async move {
-        let cluster = three(time, 10).await;
+        let cluster = Cluster::founded(time, Setup { auto_join: false, ..Setup::new(10, 3) }).await;
         cut_off(&cluster, 2);
         for key in 0..8 {
             put(&cluster, 0, &format!("k{key}"), "v", 2).await.unwrap();
