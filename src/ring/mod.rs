@@ -9,7 +9,8 @@
 //! The others follow it in a [`Chain`]. How the owners change without losing a write stands in six files that say what
 //! one node may do by what it knows: [`trackers`] (how far everybody is), [`live`] (which layouts count), [`sync`]
 //! (what is to be merged), [`judge`] (which requests are served), [`change`] and [`risk`] (which layout may come next).
-//! What of it needs no operator is [`auto`]'s to wish for. The exhaustive model in `tests/models/chain` runs them.
+//! [`operations`] turns what an operator asks for, in names, into the one successor that does it; what needs no operator
+//! is [`auto`]'s to wish for. The exhaustive model in `tests/models/chain` runs them.
 //!
 //! Left to others: how one successor is agreed on, who is up, and every doing.
 
@@ -23,6 +24,7 @@ mod grid;
 pub mod judge;
 mod layout;
 pub mod live;
+pub mod operations;
 mod placement;
 pub mod planner;
 mod preference;
