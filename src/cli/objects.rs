@@ -12,6 +12,7 @@ use super::args::{DeleteArgs, Format, GetArgs, Object, PutArgs, Reach, WhereArgs
 use super::output::{Exit, Failure, Paint, explain_table, json, micros, note, print, result_word, state_cell, table};
 use crate::client::{Client, ClientConfig};
 use crate::env::Env;
+use crate::kv::plans::quoted;
 use crate::kv::wire::{Envelope, parse_dot};
 use crate::kv::{
     ContextToken, ErrorCode, Kv, Owners, ReadAnswer, ReadOptions, RepairMode, SiblingView, Value, WriteAnswer,
@@ -36,16 +37,6 @@ fn object_id(object: &Object) -> Result<ObjectId, Failure> {
     let bucket = Bucket::new(&object.bucket).map_err(|error| usage(error.to_string()))?;
     let key = Key::new(object.key.clone().into_bytes()).map_err(|error| usage(error.to_string()))?;
     Ok(ObjectId::new(bucket, key))
-}
-
-/// A word of a command line, quoted where a shell would take it apart.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 /// The key as one types it.

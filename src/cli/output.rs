@@ -1,7 +1,7 @@
 //! What people and programs see: data on stdout, notes on stderr, an exit code that says what happened, and with every
 //! error the next command to try.
 
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
@@ -54,6 +54,7 @@ impl Failure {
                 Exit::Usage
             }
             ErrorCode::TooManySiblings => Exit::Siblings,
+            ErrorCode::NotKnown => Exit::NotFound,
             ErrorCode::QuorumUnavailable | ErrorCode::ReplicasFailed | ErrorCode::ReadTimeout => Exit::Quorum,
             _ if error.outcome == Outcome::Unknown => Exit::Unknown,
             _ => Exit::Failed,
@@ -113,6 +114,12 @@ fn next(code: ErrorCode) -> &'static str {
             "`quorate server --set node.limits.max_value=SIZE` and max_object are what a node takes"
         }
         ErrorCode::IdempotencyInFlight | ErrorCode::IdempotencyReused => "`quorate get BUCKET KEY` shows what is there",
+        ErrorCode::LayoutConflict => "`quorate layout show` tells what is in force; then plan again",
+        ErrorCode::LayoutRefused => "`quorate layout show` tells how things are, `quorate status` what to do about it",
+        ErrorCode::Undecided => {
+            "`quorate layout show` tells whether it is by now; if not, the same again (a plan is decided once)"
+        }
+        ErrorCode::NotKnown => "`quorate layout show` tells what there is; a plan is known to the node that made it",
         ErrorCode::BadParameter => "`quorate help COMMAND` shows what may be said",
         ErrorCode::Internal => "`quorate status` shows how the node is; its log says more",
     }
@@ -176,6 +183,22 @@ pub(super) fn print(bytes: &[u8]) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Asks before something that cannot be undone; where nobody can be asked, --yes has to be said.
+pub(super) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    let unasked = || Failure::new(Exit::Usage, format!("not done: {question}"), "the same with --yes");
+    if !std::io::stdin().is_terminal() {
+        return Err(unasked());
+    }
+    note(&format!("{question} [y/N]"));
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    read.map_err(|error| Failure::new(Exit::Failed, format!("cannot read stdin: {error}"), ""))?;
+    if matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Failure::new(Exit::Failed, "not done", "")) }
 }
 
 /// Writes a line to stderr. If even that is gone there is nobody to tell.

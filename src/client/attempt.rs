@@ -48,6 +48,12 @@ impl Request {
         self.headers.push((name.to_owned(), value.into()));
     }
 
+    /// Its body is this JSON document.
+    pub(super) fn json(&mut self, document: Vec<u8>) {
+        self.header("content-type", "application/json");
+        self.body = Some(document.into());
+    }
+
     fn param(&mut self, name: &'static str, value: impl Into<String>) {
         self.query.push((name, value.into()));
     }

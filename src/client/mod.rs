@@ -14,12 +14,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::{Method, Url};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
 
 use crate::env::{BoxFuture, Env};
+use crate::kv::layouts::{
+    AbortRequest, Begun, CommitRequest, ForceRequest, LayoutView, OperationView, PlanRequest, PlanView, SkipRequest,
+};
 use crate::kv::{
-    Error, ErrorCode, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, Status, Value, WriteAnswer, WriteOptions,
+    Error, ErrorCode, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, RingView, Status, Value, WriteAnswer,
+    WriteOptions,
 };
 use crate::types::ObjectId;
 
@@ -144,22 +149,80 @@ impl Client {
         self.admin("/admin/members").await
     }
 
+    /// Who owns what, as the first admin endpoint that answers sees it.
+    pub async fn ring(&self) -> Result<RingView, Error> {
+        self.admin("/admin/ring").await
+    }
+
+    /// The layouts there are, and how far the members have come with them.
+    pub async fn layout(&self) -> Result<LayoutView, Error> {
+        self.admin("/admin/layout").await
+    }
+
+    /// What a change would come to. The node that answers keeps the plan: the first admin endpoint that can be reached.
+    pub async fn plan_layout(&self, request: &PlanRequest) -> Result<PlanView, Error> {
+        self.admin_post("/admin/layout/plans", request, true).await
+    }
+
+    /// Has a plan's layout decided.
+    pub async fn commit_layout(&self, plan: &str, request: CommitRequest) -> Result<Begun, Error> {
+        self.admin_post(&format!("/admin/layout/plans/{plan}/commit"), &request, false).await
+    }
+
+    /// Leaves out members that are dead for good.
+    pub async fn skip_members(&self, request: &SkipRequest) -> Result<Begun, Error> {
+        self.admin_post("/admin/layout/skip", request, false).await
+    }
+
+    /// Gives up the change under way.
+    pub async fn abort_layout(&self, request: &AbortRequest) -> Result<Begun, Error> {
+        self.admin_post("/admin/layout/abort", request, false).await
+    }
+
+    /// Appends a layout that nobody decides: see [`LayoutAdmin::force`](crate::kv::LayoutAdmin::force).
+    pub async fn force_layout(&self, request: &ForceRequest) -> Result<Begun, Error> {
+        self.admin_post("/admin/layout/force", request, false).await
+    }
+
+    /// How far something that takes time has come.
+    pub async fn operation(&self, id: &str) -> Result<OperationView, Error> {
+        self.admin(&format!("/admin/operations/{id}")).await
+    }
+
     async fn admin<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let request = self.admin_request(Method::GET, path)?;
+        self.document(&self.0.admin, request).await
+    }
+
+    /// `safe`: asked twice it is asked once.
+    async fn admin_post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        document: &impl Serialize,
+        safe: bool,
+    ) -> Result<T, Error> {
+        let mut request = self.admin_request(Method::POST, path)?;
+        let body = serde_json::to_vec(document)
+            .map_err(|error| Error::refused(ErrorCode::BadParameter, format!("this has no JSON form: {error}")))?;
+        request.json(body);
+        let answer = self.execute(&self.0.admin, request, MAX_TIMEOUT, safe, false).await?;
+        read(&answer)
+    }
+
+    fn admin_request(&self, method: Method, path: &str) -> Result<Request, Error> {
         if self.0.admin.is_empty() {
             return Err(Error::refused(ErrorCode::BadParameter, "this client was given no admin endpoint"));
         }
-        let mut request = Request::new(Method::GET, (path.to_owned(), Vec::new()));
+        let mut request = Request::new(method, (path.to_owned(), Vec::new()));
         if let Some(token) = &self.0.config.admin_token {
             request.headers.push(("authorization".to_owned(), format!("Bearer {token}").into_bytes()));
         }
-        self.document(&self.0.admin, request).await
+        Ok(request)
     }
 
     async fn document<T: DeserializeOwned>(&self, endpoints: &[Url], request: Request) -> Result<T, Error> {
         let answer = self.execute(endpoints, request, ReadOptions::default().timeout, true, false).await?;
-        let nonsense =
-            |error| Error::new(ErrorCode::Internal, Outcome::Unknown, format!("not the expected document: {error}"));
-        serde_json::from_slice(&answer.body).map_err(nonsense)
+        read(&answer)
     }
 
     /// Tries until it is done, refused, or out of time.
@@ -257,6 +320,13 @@ impl Kv for Client {
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
         Box::pin(self.write(Method::DELETE, id, None, options))
     }
+}
+
+/// The document that an answer is.
+fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
+    let nonsense =
+        |error| Error::new(ErrorCode::Internal, Outcome::Unknown, format!("not the expected document: {error}"));
+    serde_json::from_slice(&answer.body).map_err(nonsense)
 }
 
 /// Whether a key may stand in a path as it is: no URL library changes it.

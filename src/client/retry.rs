@@ -100,6 +100,10 @@ fn is_passing(code: ErrorCode) -> bool {
         | ErrorCode::ValueTooLarge
         | ErrorCode::ObjectTooLarge
         | ErrorCode::IdempotencyReused
+        | ErrorCode::LayoutConflict
+        | ErrorCode::LayoutRefused
+        | ErrorCode::Undecided
+        | ErrorCode::NotKnown
         | ErrorCode::Unauthorized
         | ErrorCode::Unexpected
         | ErrorCode::NotYet => false,

@@ -4,6 +4,7 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
 
 use super::Api;
 use super::problem::Problem;
@@ -13,20 +14,35 @@ use crate::kv::{Error, ErrorCode};
 /// why it was refused instead of a reset connection.
 const DRAIN: usize = 4 << 20;
 
+/// Most bytes of a document that an administrator sends.
+const DOCUMENT: usize = 1 << 20;
+
+/// Reads a JSON document. An empty body is an empty document. A member that nothing reads is refused, as a parameter
+/// would be: a typo may not weaken what is asked for.
+pub(super) async fn document<T: DeserializeOwned>(api: &Api, headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+    let bytes = within(api, headers, body, DOCUMENT).await?;
+    let text = if bytes.is_empty() { &b"{}"[..] } else { &bytes[..] };
+    serde_json::from_slice(text).map_err(|wrong| Problem::bad_parameter(format!("the body: {wrong}")))
+}
+
 /// Reads a whole body of at most `max_value` bytes.
-pub(super) async fn read(api: &Api, headers: &HeaderMap, mut body: Body) -> Result<Bytes, Problem> {
+pub(super) async fn read(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    within(api, headers, body, api.limits.max_value).await
+}
+
+async fn within(api: &Api, headers: &HeaderMap, mut body: Body, most: usize) -> Result<Bytes, Problem> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > api.limits.max_value)) {
+    if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > most)) {
         if !headers.contains_key(header::EXPECT) {
             drain(api, body);
         }
-        return Err(too_large(api));
+        return Err(too_large(most));
     }
     // Lazy: a body that is already here costs no timer.
     let deadline = async { api.env.clock.sleep(api.limits.body_time).await };
     let late = tokio::select! {
         biased;
-        whole = collect(api.limits.max_value, &mut body) => match whole {
+        whole = collect(most, &mut body) => match whole {
             Ok(Some(bytes)) => return Ok(bytes),
             Ok(None) => false,
             Err(problem) => return Err(problem),
@@ -38,11 +54,11 @@ pub(super) async fn read(api: &Api, headers: &HeaderMap, mut body: Body) -> Resu
         return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body came too slowly", detail));
     }
     drain(api, body);
-    Err(too_large(api))
+    Err(too_large(most))
 }
 
-fn too_large(api: &Api) -> Problem {
-    Error::refused(ErrorCode::ValueTooLarge, format!("a value has at most {} bytes", api.limits.max_value)).into()
+fn too_large(most: usize) -> Problem {
+    Error::refused(ErrorCode::ValueTooLarge, format!("a value has at most {most} bytes")).into()
 }
 
 /// The body; none where it is longer than `limit`.

@@ -25,6 +25,7 @@ mod admin;
 mod body;
 mod headers;
 mod kv;
+mod layouts;
 mod owners;
 mod params;
 mod problem;

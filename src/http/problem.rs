@@ -131,6 +131,8 @@ impl From<Error> for Problem {
         let (status, title) = status(error.code);
         let retry = match (error.outcome, error.code) {
             (_, ErrorCode::ReadTimeout) => Some("now"),
+            // The same plan again is the same layout.
+            (_, ErrorCode::Undecided) => Some("later"),
             (Outcome::Unknown, _) => Some("same-idempotency-key"),
             _ if status.as_u16() == 503 || error.code == ErrorCode::IdempotencyInFlight => Some("later"),
             _ => None,
@@ -162,6 +164,10 @@ fn status(code: ErrorCode) -> (StatusCode, &'static str) {
         ErrorCode::WriteTimeout => (StatusCode::GATEWAY_TIMEOUT, "Too few acknowledgements in time"),
         ErrorCode::ReadTimeout => (StatusCode::GATEWAY_TIMEOUT, "Too few answers in time"),
         ErrorCode::ReplicasFailed => (StatusCode::SERVICE_UNAVAILABLE, "Too few replicas could answer"),
+        ErrorCode::LayoutConflict => (StatusCode::CONFLICT, "Another layout was decided"),
+        ErrorCode::LayoutRefused => (StatusCode::CONFLICT, "The layout may not change so, or not now"),
+        ErrorCode::Undecided => (StatusCode::GATEWAY_TIMEOUT, "Not decided in time"),
+        ErrorCode::NotKnown => (StatusCode::NOT_FOUND, "Not known here"),
         ErrorCode::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "No node could be reached"),
         ErrorCode::Unauthorized => (StatusCode::UNAUTHORIZED, "Not authorised"),
         ErrorCode::Unexpected => (StatusCode::INTERNAL_SERVER_ERROR, "An answer that makes no sense"),

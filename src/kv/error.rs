@@ -50,6 +50,14 @@ pub enum ErrorCode {
     ReadTimeout,
     /// Too few replicas could answer: damaged, refused (503).
     ReplicasFailed,
+    /// Another layout was decided, or is in force by now (409).
+    LayoutConflict,
+    /// The layouts' rules, or the risk, stand against it as things are (409).
+    LayoutRefused,
+    /// Too few of those who decide answered in time: it may be decided yet (504).
+    Undecided,
+    /// There is no such plan, operation or member here (404).
+    NotKnown,
     /// The client could not reach any node.
     Unreachable,
     /// Whoever answers wants a token, or another one (401, 403).
@@ -62,7 +70,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::BadParameter,
         Self::BadContext,
         Self::ContextTooLarge,
@@ -82,6 +90,10 @@ impl ErrorCode {
         Self::WriteTimeout,
         Self::ReadTimeout,
         Self::ReplicasFailed,
+        Self::LayoutConflict,
+        Self::LayoutRefused,
+        Self::Undecided,
+        Self::NotKnown,
         Self::Unreachable,
         Self::Unauthorized,
         Self::Unexpected,
@@ -117,6 +129,10 @@ impl ErrorCode {
             Self::WriteTimeout => "write_timeout",
             Self::ReadTimeout => "read_timeout",
             Self::ReplicasFailed => "replicas_failed",
+            Self::LayoutConflict => "layout_conflict",
+            Self::LayoutRefused => "layout_refused",
+            Self::Undecided => "undecided",
+            Self::NotKnown => "not_known",
             Self::Unreachable => "unreachable",
             Self::Unauthorized => "unauthorized",
             Self::Unexpected => "unexpected",

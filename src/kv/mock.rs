@@ -7,17 +7,24 @@
 //! Tokens are authenticated under a key of the mock's own: a token from elsewhere is forged, as it should be.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::layouts::{
+    AbortRequest, Begun, CommitRequest, ForceRequest, LayoutView, OperationView, PlanRequest, PlanView, SkipRequest,
+};
 use super::{
-    ContextToken, Counted, Error, ErrorCode, FloorToken, Kv, NodeView, Outcome, OwnerView, Owners, PartitionView,
-    ReadAnswer, ReadOptions, RingView, Status, Value, WriteAnswer, WriteOptions, etag_of, open_context, payload_of,
-    request_of, views,
+    ContextToken, Counted, Error, ErrorCode, FloorToken, Kv, LayoutAdmin, NodeView, Outcome, OwnerView, Owners,
+    PartitionView, ReadAnswer, ReadOptions, RingView, Status, Value, WriteAnswer, WriteOptions, etag_of, open_context,
+    payload_of, request_of, views,
 };
 use crate::causality::{Dot, MergeRules, NodeClock, Object, Supersedes, TokenKeys, TokenKind, Write, write};
 use crate::env::BoxFuture;
 use crate::quorum::Level;
 use crate::types::{ActorId, ObjectId, Stamp, Wall};
+
+mod layouts;
+
+pub use layouts::{Decides, MockLayouts, member};
 
 /// How many replicas the mock speaks for.
 const N: u8 = 3;
@@ -257,6 +264,52 @@ pub struct MockNode {
     pub not_ready: Option<String>,
     /// What [`NodeView::metrics_text`] says.
     pub metrics: String,
+    /// The layouts; none while it is in no cluster.
+    pub layouts: Option<Arc<MockLayouts>>,
+}
+
+impl MockNode {
+    fn layouts(&self) -> Result<&MockLayouts, Error> {
+        let fresh = || Error::refused(ErrorCode::NotServing, "this node is not in a cluster yet");
+        self.layouts.as_deref().ok_or_else(fresh)
+    }
+
+    fn ask<'a, T: Send + 'a>(
+        &'a self,
+        ask: impl FnOnce(&'a MockLayouts) -> BoxFuture<'a, Result<T, Error>>,
+    ) -> BoxFuture<'a, Result<T, Error>> {
+        self.layouts().map_or_else(|error| Box::pin(std::future::ready(Err(error))) as BoxFuture<'a, _>, ask)
+    }
+}
+
+impl LayoutAdmin for MockNode {
+    fn layout(&self) -> LayoutView {
+        self.layouts().map(LayoutAdmin::layout).unwrap_or_default()
+    }
+
+    fn plan(&self, request: PlanRequest) -> BoxFuture<'_, Result<PlanView, Error>> {
+        self.ask(|layouts| layouts.plan(request))
+    }
+
+    fn commit(&self, plan: String, request: CommitRequest) -> BoxFuture<'_, Result<Begun, Error>> {
+        self.ask(|layouts| layouts.commit(plan, request))
+    }
+
+    fn skip(&self, request: SkipRequest) -> BoxFuture<'_, Result<Begun, Error>> {
+        self.ask(|layouts| layouts.skip(request))
+    }
+
+    fn abort(&self, request: AbortRequest) -> BoxFuture<'_, Result<Begun, Error>> {
+        self.ask(|layouts| layouts.abort(request))
+    }
+
+    fn force(&self, request: ForceRequest) -> BoxFuture<'_, Result<Begun, Error>> {
+        self.ask(|layouts| layouts.force(request))
+    }
+
+    fn operation(&self, id: &str) -> Result<OperationView, Error> {
+        self.layouts()?.operation(id)
+    }
 }
 
 impl NodeView for MockNode {
@@ -283,7 +336,7 @@ impl NodeView for MockNode {
     fn ring(&self) -> RingView {
         let members: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
         let partitions = vec![PartitionView { id: 0, owners: members.clone() }];
-        RingView { version: 1, hash: String::new(), live: vec![1], q: 1, members, partitions }
+        RingView { version: 1, live: vec![1], q: 1, members, partitions, ..RingView::default() }
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -18,16 +18,20 @@ use crate::types::{Digest, ObjectId, Wall};
 
 pub mod date;
 mod error;
+pub mod layouts;
 pub mod mock;
+pub mod plans;
 mod present;
+pub mod progress;
 mod view;
 pub mod wire;
 
 pub use crate::quorum::{Counted, Repair as RepairMode};
 pub use error::{Error, ErrorCode, ReplicaReport};
+pub use layouts::LayoutAdmin;
 pub use present::{etag_of, expired, open_context, payload_of, request_of, views};
 pub use view::{
-    Addresses, Attention, MemberView, Members, NodeView, OwnerView, Owners, PartitionView, RingView, Status,
+    Addresses, Attention, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView, RingView, Status,
 };
 
 /// What a client holds of an object's causal history: opaque, bound to bucket and key, authenticated. Send it with the

@@ -3,11 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, LayoutAdmin};
 use crate::types::ObjectId;
 
-/// A node as seen from an edge. Every call answers at once, from snapshots.
-pub trait NodeView: Send + Sync {
+/// A node as seen from an edge. Every call answers at once, from snapshots; what takes time is [`LayoutAdmin`]'s.
+pub trait NodeView: LayoutAdmin {
     /// Who owns an object.
     fn owners(&self, id: &ObjectId) -> Result<Owners, Error>;
     /// One screen on how the cluster is, as this node sees it.
@@ -129,13 +129,27 @@ pub struct RingView {
     pub version: u64,
     /// Its content hash.
     pub hash: String,
-    /// The versions that are live.
+    /// The versions that are live, the oldest first.
     pub live: Vec<u64>,
     /// The number of partitions.
     pub q: u32,
     /// The names of the members.
     pub members: Vec<String>,
-    /// Who owns what.
+    /// Who owns what, by the newest layout.
+    pub partitions: Vec<PartitionView>,
+    /// The other live layouts, the newest first: writes are counted in them as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older: Vec<OlderRing>,
+}
+
+/// Who owns what by a layout that is still live beside the newest.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct OlderRing {
+    /// The layout's version.
+    pub version: u64,
+    /// Its content hash.
+    pub hash: String,
+    /// The partitions whose owners are others there.
     pub partitions: Vec<PartitionView>,
 }
 

@@ -1,10 +1,19 @@
 //! What needs attention: each a code for programs, a text that says what to do, and the next command where there is one.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use super::Node;
-use crate::cluster::Standing;
-use crate::kv::Attention;
+use crate::cluster::{Known, Standing};
+use crate::kv::plans::{awaited_word, quoted};
+use crate::kv::{Attention, date};
 use crate::ring::founding::{lonely, seedless};
-use crate::ring::{Layout, Member};
+use crate::ring::risk::too_thin;
+use crate::ring::{BucketSettings, Layout, Member, MemberIndex};
+use crate::types::Bucket;
+
+/// A change that waits so long for members that are up is worth a look.
+const SLOW: Duration = Duration::from_secs(60);
 
 /// The list as it grows.
 #[derive(Default)]
@@ -32,7 +41,59 @@ impl Node {
             }
             self.about_cluster(layout, &mut list);
         }
+        if let Some(known) = self.inner.keeper.known() {
+            self.about_changes(&known, &mut list);
+        }
         list.0
+    }
+
+    /// For whom a change waits, since when, and what to do about it; who is a member for nothing; which partitions have
+    /// too few members that are up.
+    fn about_changes(&self, known: &Known, list: &mut List) {
+        let (view, newest) = (known.view(), known.newest());
+        let up = self.inner.peers.up();
+        let is_up = |store| store == known.me || up.is_up(store);
+        let version = newest.version();
+        let now = self.inner.env.clock.wall();
+        let mut slow = Vec::new();
+        for (store, awaited) in view.waits_for() {
+            let Some(member) = newest.member_by_store(store).map(|index| newest.member(index)) else { continue };
+            let since = self.desk().waits_since(store).unwrap_or(now);
+            if is_up(store) {
+                let waited = Duration::from_millis(now.0.saturating_sub(since.0));
+                slow.extend((waited >= SLOW).then(|| format!("{} ({})", member.name, awaited_word(awaited))));
+                continue;
+            }
+            let joins = known.chain.live()[0].member_by_store(store).is_none();
+            let name = &member.name;
+            let (way, command) = if joins {
+                ("if it does not come back, give the change up", "quorate layout abort".to_owned())
+            } else {
+                ("if it has stopped for good, leave it out", format!("quorate layout skip {}", quoted(name)))
+            };
+            let text = format!(
+                "layout {version} has waited for {name} since {}, which is down ({}): {way}",
+                date::rfc3339(since),
+                awaited_word(awaited)
+            );
+            list.add_with("change_waits", text, &command);
+        }
+        if !slow.is_empty() {
+            let text = format!("layout {version} has waited for a while for members that are up: {}", slow.join(", "));
+            list.add_with("change_is_slow", text, "quorate layout show");
+        }
+        if view.is_complete() {
+            let owned: BTreeSet<MemberIndex> =
+                newest.spec().regions.iter().flat_map(|table| table.owners.iter().copied()).collect();
+            let idle = (0..).map(MemberIndex).zip(newest.members());
+            for (_, member) in idle.filter(|(index, member)| member.weight > 0 && !owned.contains(index)) {
+                let text = format!("{} is a member and owns nothing: place all anew to give it its share", member.name);
+                list.add_with("owns_nothing", text, "quorate layout plan --rebalance");
+            }
+        }
+        for short in known.chain.live().iter().flat_map(|layout| too_thin(layout, is_up)) {
+            list.add_with("too_few_live", short.to_string().replace("would be left", "are up"), "quorate members");
+        }
     }
 
     fn about_itself(&self, list: &mut List) {
@@ -108,7 +169,9 @@ impl Node {
         if let Some(me) = me.filter(|_| layout.members().len() > 1 && seedless(seeds, address)) {
             list.add("no_seeds", no_seeds(me));
         }
-        let (n, members) = (layout.spec().default_bucket.n, layout.members().len());
+        let n = layout.spec().default_bucket.n;
+        let stay: Vec<&str> = layout.members().iter().filter(|m| m.weight > 0).map(|m| m.region.as_str()).collect();
+        let members = stay.len();
         if config.cluster.n != n {
             let text =
                 format!("cluster.n is {} here, but the cluster was founded with {n}: {n} holds", config.cluster.n);
@@ -117,6 +180,18 @@ impl Node {
         if members < usize::from(n) {
             let text = format!("buckets want {n} replicas and the cluster has {members} members: that many are kept");
             list.add("fewer_than_n", text);
+        }
+        let wide = |(bucket, settings): (&Bucket, &BucketSettings)| {
+            let short = |region: &str| {
+                usize::from(settings.n_in(region)) > stay.iter().filter(|label| **label == region).count()
+            };
+            layout.regions().any(short).then(|| bucket.to_string())
+        };
+        let wide: Vec<String> = layout.spec().buckets.iter().filter_map(wide).collect();
+        if let Some(first) = wide.first() {
+            let others = if wide.len() > 1 { format!(" and {} more", wide.len() - 1) } else { String::new() };
+            let text = format!("bucket {first}{others} wants more replicas than there are members: as many are kept");
+            list.add_with("fewer_than_n", text, "quorate layout plan --add NAME");
         }
         if let Some(why) = lonely(layout, seeds) {
             list.add("alone", why);

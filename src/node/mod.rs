@@ -20,6 +20,7 @@ mod attention;
 mod builder;
 mod config;
 mod kv;
+mod layout;
 mod view;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +34,7 @@ pub use builder::Builder;
 pub use config::{ClusterConfig, Config, ConfigError, NodeConfig};
 
 use crate::causality::TokenKeys;
-use crate::cluster::{ClusterService, FoundingOptions, Gossiper, Heard, LayoutKeeper, Standing, Steward};
+use crate::cluster::{ClusterService, FoundingOptions, Gossiper, Heard, Joiners, LayoutKeeper, Standing, Steward};
 use crate::coordinator::{Coordinator, DataService, Limits};
 use crate::env::Env;
 use crate::metrics::Metrics;
@@ -90,6 +91,8 @@ struct Inner {
     transport: Arc<dyn Transport>,
     keys: Mutex<Option<Arc<TokenKeys>>>,
     draining: AtomicBool,
+    joiners: Joiners,
+    desk: Mutex<layout::Desk>,
 }
 
 /// What works in the background for a member.
@@ -161,6 +164,7 @@ impl Node {
         let gossip = Arc::new(gossiper.clone());
         peers.open(Services { cluster: Arc::new(founding.clone()), gossip, data });
         let (keys, draining) = (Mutex::new(None), AtomicBool::new(false));
+        let (joiners, desk) = (founding.joiners().clone(), Mutex::default());
         let inner = Inner {
             env,
             config,
@@ -174,6 +178,8 @@ impl Node {
             transport,
             keys,
             draining,
+            joiners,
+            desk,
         };
         let this = Self { inner: Arc::new(inner) };
         let tasks = this.inner.env.tasks.clone();
@@ -245,6 +251,7 @@ impl Node {
     async fn tend(self) {
         loop {
             self.tell_mood();
+            self.watch_layouts();
             self.inner.env.clock.sleep(TEND_EVERY).await;
         }
     }

@@ -2,7 +2,8 @@
 
 use crate::cluster::Standing;
 use crate::kv::{
-    Addresses, Error, ErrorCode, MemberView, NodeView, OwnerView, Owners, PartitionView, RingView, Status, date,
+    Addresses, Error, ErrorCode, MemberView, NodeView, OlderRing, OwnerView, Owners, PartitionView, RingView, Status,
+    date,
 };
 use crate::ring::{Layout, Member};
 use crate::types::{ObjectId, Wall};
@@ -58,24 +59,32 @@ impl NodeView for Node {
     }
 
     fn ring(&self) -> RingView {
-        let Some(layout) = self.inner.keeper.newest() else { return RingView::default() };
-        let settings = &layout.spec().default_bucket;
+        let Some(known) = self.inner.keeper.known() else { return RingView::default() };
+        let layout = known.newest();
         let region = &self.inner.config.node.region;
-        let partitions = layout.grid().partitions().map(|partition| PartitionView {
-            id: partition.0,
-            owners: layout
-                .preference_list(region, partition, settings)
-                .into_iter()
-                .map(|index| layout.member(index).name.clone())
-                .collect(),
+        let partitions = |layout: &Layout| -> Vec<PartitionView> {
+            let settings = &layout.spec().default_bucket;
+            let owners = |partition| {
+                let list = layout.preference_list(region, partition, settings).into_iter();
+                list.map(|index| layout.member(index).name.clone()).collect()
+            };
+            let all = layout.grid().partitions();
+            all.map(|partition| PartitionView { id: partition.0, owners: owners(partition) }).collect()
+        };
+        let newest = partitions(layout);
+        let older = known.chain.live().iter().rev().skip(1).map(|older| OlderRing {
+            version: older.version(),
+            hash: older.hash().to_string(),
+            partitions: partitions(older).into_iter().filter(|at| newest[at.id as usize] != *at).collect(),
         });
         RingView {
             version: layout.version(),
             hash: layout.hash().to_string(),
-            live: vec![layout.version()],
+            live: known.live(),
             q: layout.grid().q(),
             members: layout.members().iter().map(|member| member.name.clone()).collect(),
-            partitions: partitions.collect(),
+            older: older.collect(),
+            partitions: newest,
         }
     }
 
@@ -110,7 +119,7 @@ impl NodeView for Node {
 }
 
 impl Node {
-    fn state_of(&self, member: &Member, partition: Option<crate::types::PartitionId>) -> String {
+    pub(super) fn state_of(&self, member: &Member, partition: Option<crate::types::PartitionId>) -> String {
         let me = self.inner.replica.identity().store();
         let health = self.inner.replica.health();
         if member.store == me {

@@ -11,6 +11,7 @@
 //! | `remove` | it is dead: left out at once, and its store ended; nobody copies from it |
 //! | `replace` | the same, and another node takes its places |
 //! | `weights`, `labels` | it stays, and partitions move |
+//! | `rebalance` | it stays, and partitions move where that evens out |
 //! | `abort` | the owners of the last complete layout are given back |
 //!
 //! Two things are refused unless the operator says so ([`Consent`]): partitions left with too few members that are up
@@ -23,7 +24,7 @@ use thiserror::Error;
 
 use super::change::{self, Kind, NotNow};
 use super::report::PlacementReport;
-use super::risk::{self, Short};
+use super::risk::{self, Pledge, Short};
 use super::{Layout, LayoutError, Member, View, planner};
 use crate::types::{PartitionId, StoreId, nearest};
 
@@ -51,6 +52,8 @@ pub struct Changes {
     pub labels: BTreeMap<String, Labels>,
     /// Give up the change under way. Only `remove` goes with it.
     pub abort: bool,
+    /// Place everything anew, also where nobody changes: a joiner whose join was aborted owns nothing until then.
+    pub rebalance: bool,
 }
 
 /// A dead member and its successor.
@@ -298,18 +301,24 @@ pub fn risks(view: View<'_>, facts: &Facts<'_>, next: &Layout) -> Risks {
     let newest = view.chain.newest();
     let joins = |store| newest.member_by_store(store).is_none();
     let thin = risk::too_thin(next, |store| joins(store) || is_up(view, facts, store));
+    Risks { thin, loses: loses(view, facts.unsynced, next, &[(view.me, view.own().sync_ack)]) }
+}
+
+/// What may be lost by those that `next` leaves out. With the pledges of those that accepted it this is the last word.
+#[must_use]
+pub fn loses(view: View<'_>, unsynced: &BTreeSet<StoreId>, next: &Layout, pledges: &[Pledge]) -> Vec<Short> {
+    let newest = view.chain.newest();
     let stores = newest.members().iter().map(|member| member.store);
     let gone: BTreeSet<StoreId> = stores.filter(|store| next.member_by_store(*store).is_none()).collect();
     if gone.is_empty() {
-        return Risks { thin, loses: Vec::new() };
+        return Vec::new();
     }
     let mut chain = view.chain.clone();
     if view.is_complete() {
         // Known to be so, not yet acted upon: layouts before it do not count any more.
         chain.drop_before(newest.version());
     }
-    let loses = risk::may_lose(&chain, &gone, facts.unsynced, &[(view.me, view.own().sync_ack)]);
-    Risks { thin, loses }
+    risk::may_lose(&chain, &gone, unsynced, pledges)
 }
 
 impl Risks {

@@ -197,6 +197,13 @@ fn while_a_change_is_under_way_it_is_aborted_or_the_dead_are_left_out_and_nothin
     known.refuses(&Changes { leave: names(&[2]), ..abort() }, "only removed members go with it");
     let back = known.plan(&abort()).unwrap();
     assert_eq!((back.kind, back.next.members().len()), (Kind::Abort, 4), "the joiner lives, and stays");
+    let mut aborted = known.chain.clone();
+    aborted.push(back.next).unwrap();
+    aborted.drop_before(3);
+    let under_way = std::mem::replace(&mut known.chain, aborted);
+    let again = known.plan(&Changes { rebalance: true, ..Changes::default() }).unwrap();
+    assert!(!again.next.partitions_of(store(4)).is_empty(), "and is given its share when all is placed anew");
+    known.chain = under_way;
     known.down = vec![4];
     let back = known.plan(&abort()).unwrap();
     assert_eq!((back.kind, back.next.members().len()), (Kind::Abort, 3), "a dead joiner would hold it up");
