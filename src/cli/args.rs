@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::config;
+use super::layout::LayoutArgs;
 use crate::quorum::Level;
 
 const CODES: &str = "\
@@ -52,6 +53,12 @@ pub(super) enum Command {
     /// Who is in the cluster, and what one node thinks of each member.
     #[command(after_help = MEMBERS)]
     Members(AdminArgs),
+    /// Who owns how much of the ring.
+    #[command(after_help = RING)]
+    Ring(AdminArgs),
+    /// Change who is in the cluster, and who owns what: plan, look, commit.
+    #[command(after_help = LAYOUT)]
+    Layout(LayoutArgs),
     /// Who owns an object, and what each replica holds of it.
     #[command(after_help = WHERE)]
     Where(WhereArgs),
@@ -128,6 +135,20 @@ Examples:
   quorate members
   quorate members -o wide                                 with ids and incarnations
   quorate members --admin http://127.0.0.1:7411 -o json";
+
+const RING: &str = "\
+Counted with the replicas of a bucket that was never configured. FIRST: partitions in which the member comes first.
+
+Examples:
+  quorate ring
+  quorate ring -o wide                                    partition by partition, other live layouts beside it";
+
+const LAYOUT: &str = "\
+Examples:
+  quorate layout show                                     what counts now, and who waits to join
+  quorate layout plan --add n4                            what it would come to, and the command that commits it
+  quorate layout commit PLAN --version 8 --wait
+  quorate layout plan --help                              leave, remove, replace, weights, labels, abort";
 
 const WHERE: &str = "\
 Reads from every replica there is, and mends none: what you see is what is there.
@@ -372,6 +393,11 @@ mod tests {
         for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
             let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains(&format!("  quorate {}", sub.get_name())), "{}", sub.get_name());
+            for below in sub.get_subcommands().filter(|below| below.get_name() != "help") {
+                let help = below.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let line = format!("  quorate {} {}", sub.get_name(), below.get_name());
+                assert!(help.contains(&line), "{line}");
+            }
         }
     }
 

@@ -8,10 +8,12 @@ mod args;
 pub mod config;
 mod demo;
 mod dev;
+mod layout;
 mod logs;
 mod members;
 mod objects;
 mod output;
+mod ring;
 mod running;
 mod server;
 mod status;
@@ -45,6 +47,8 @@ pub fn main() -> ExitCode {
             Command::Delete(args) => Box::pin(objects::delete(args)).await,
             Command::Where(args) => Box::pin(objects::whereabouts(args)).await,
             Command::Members(args) => Box::pin(members::members(args)).await,
+            Command::Ring(args) => Box::pin(ring::ring(args)).await,
+            Command::Layout(args) => Box::pin(layout::layout(args)).await,
             Command::Status(args) => Box::pin(status::status(args)).await,
         }
     });
