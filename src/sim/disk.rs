@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::net::Death;
 use crate::env::Entropy;
 use crate::storage::memory::{Faults, MemoryDisk, MemoryStorage, Platter};
-use crate::storage::{Keyspace, Storage, StorageError};
+use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 
 /// One machine's disk.
 #[derive(Debug)]
@@ -110,7 +110,6 @@ impl SimDisk {
 
     /// The directory forgets every object, and not whose it is: what a wipe would be if it left the store id.
     pub fn forget_objects(&self) {
-        use std::ops::Bound::Unbounded;
         let Ok(storage) = self.disk.open() else { return };
         let mut batch = Batch::new();
         for keyspace in [Keyspace::Objects, Keyspace::Index, Keyspace::Merkle] {
