@@ -212,8 +212,9 @@ impl Chain {
             Ok(())
         };
         bucket("(default)", &newest.spec().default_bucket, &next.spec().default_bucket)?;
-        for (name, before) in &newest.spec().buckets {
-            next.spec().buckets.get(name).map_or(Ok(()), |after| bucket(name.as_str(), before, after))?;
+        // A name that only one of the two lists has the default's settings in the other, its generation among them.
+        for name in newest.spec().buckets.keys().chain(next.spec().buckets.keys()) {
+            bucket(name.as_str(), newest.settings(name), next.settings(name))?;
         }
         Ok(())
     }

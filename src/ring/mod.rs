@@ -9,12 +9,14 @@
 //! The others follow it in a [`Chain`]. How the owners change without losing a write stands in six files that say what
 //! one node may do by what it knows: [`trackers`] (how far everybody is), [`live`] (which layouts count), [`sync`]
 //! (what is to be merged), [`judge`] (which requests are served), [`change`] and [`risk`] (which layout may come next).
-//! [`operations`] turns what an operator asks for, in names, into the one successor that does it; what needs no operator
-//! is [`auto`]'s to wish for. The exhaustive model in `tests/models/chain` runs them.
+//! [`operations`] turns what an operator asks for, in names, into the one successor that does it, [`buckets`] what is
+//! asked for buckets; what needs no operator is [`auto`]'s to wish for. The exhaustive model in `tests/models/chain` runs
+//! them.
 //!
 //! Left to others: how one successor is agreed on, who is up, and every doing.
 
 pub mod auto;
+pub mod buckets;
 mod chain;
 mod chain_codec;
 pub mod change;
