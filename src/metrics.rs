@@ -317,6 +317,10 @@ group! {
     ReplicaMetrics {
         forgotten: Counter = Counter::default(), "forgotten_objects",
             "Objects deleted because this node does not own them any more, or begins to anew.";
+        purged: Counter = Counter::default(), "purged_objects",
+            "Objects deleted because their bucket was emptied or deleted.";
+        purging: Gauge = Gauge::default(), "purging_buckets",
+            "Buckets whose older generations are still being dropped, or whose n has changed.";
         commits: Counter = Counter::default(), "commits",
             "Batches committed.";
         minted: Counter = Counter::default(), "minted_dots",

@@ -56,7 +56,7 @@ impl Cluster {
     fn objects(&self) -> Vec<usize> {
         let objects = |node: &Node| {
             let grid = Grid::new(embedded::PARTITIONS).unwrap();
-            let audit = replica::audit(&**node.replica().storage(), grid, |_| 3).unwrap();
+            let audit = replica::audit(&**node.replica().storage(), grid).unwrap();
             assert_eq!(audit.wrong, [""; 0]);
             audit.records.len()
         };

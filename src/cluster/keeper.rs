@@ -24,7 +24,7 @@ use super::{Directory, Standing};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use crate::replica::{Fault, OfBucket, Replica};
+use crate::replica::{Fault, Replica};
 use crate::ring::sync::{Merged, placements, starts_afresh};
 use crate::ring::trackers::{HeardTracker, OwnTracker};
 use crate::ring::{Chain, ChainError, Layout, Tracker, Trackers};
@@ -351,9 +351,8 @@ impl LayoutKeeper {
             let me = inner.me;
             for partition in &fresh {
                 let (chain, partition) = (Arc::clone(&chain), *partition);
-                let class = classes_of(known.newest().clone());
                 let which = move |bucket: &Bucket| starts_afresh(&chain, before, me, partition, Some(bucket));
-                inner.replica.forget(partition, Arc::new(which), class).await?;
+                inner.replica.forget(partition, Arc::new(which)).await?;
             }
         }
         inner.replica.remember(vec![(Bytes::from_static(CHAIN), chain.encode())]).await?;
@@ -553,11 +552,6 @@ impl LayoutKeeper {
     pub(super) fn pledge_entry(version: u64) -> (Bytes, Bytes) {
         (Bytes::from_static(PLEDGED), Bytes::copy_from_slice(&version.to_be_bytes()))
     }
-}
-
-/// The placement classes of buckets.
-pub fn classes_of(layout: Layout) -> OfBucket<u16> {
-    Arc::new(move |bucket: &Bucket| u16::from(layout.settings(bucket).n))
 }
 
 fn merged_key(partition: PartitionId, source: StoreId) -> Bytes {

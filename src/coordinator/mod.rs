@@ -221,7 +221,7 @@ impl Coordinator {
         let settings = layout.settings(&id.bucket);
         let place = Place::of(layout.grid(), id, settings.generation);
         let route = routes.of(place.partition, &id.bucket);
-        let (class, generation) = (u16::from(settings.n), settings.generation);
+        let (class, generation) = (layout.class_of(settings), settings.generation);
         let rules = MergeRules {
             last_write_wins: settings.mode == Mode::Lww,
             idempotency_window: self.inner.limits.idempotency_window,

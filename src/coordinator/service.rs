@@ -126,7 +126,7 @@ impl Coordinator {
             last_write_wins: settings.mode == Mode::Lww,
             idempotency_window: self.inner.limits.idempotency_window,
         };
-        let class = u16::from(settings.n);
+        let class = layout.class_of(settings);
         Ok(Found { id, place, rules, class })
     }
 

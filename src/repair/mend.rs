@@ -279,6 +279,10 @@ pub(super) async fn merge_into(
     let settings = layout.settings(&id.bucket);
     let place = Place::of(layout.grid(), &id, target.generation);
     let rules = MergeRules { last_write_wins: settings.mode == Mode::Lww, idempotency_window: window };
-    let class = u16::from(settings.n);
+    if target.generation < settings.generation {
+        // Emptied or deleted since: nobody names it any more.
+        return Ok(());
+    }
+    let class = layout.class_of(settings);
     replica.merge(MergeRequest { place, record, rules, class, flush: false, cause }).await.map(|_| ())
 }

@@ -6,12 +6,12 @@ use std::ops::Bound::Unbounded;
 
 use bytes::Bytes;
 
+use super::class::{front_of, recorded};
 use super::place::{Place, leaf_key, name_of};
 use super::shard::{hour_of, index_digest, leaf_element};
 use crate::causality::{decode_object, digest_of_record};
 use crate::ring::Grid;
 use crate::storage::{Keyspace, Storage, StorageError};
-use crate::types::Bucket;
 
 /// What an audit found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -22,9 +22,10 @@ pub struct Audit {
     pub wrong: Vec<String>,
 }
 
-/// Reads everything a store holds and recomputes index and Merkle leaves; `class` says a bucket's placement class.
-pub fn audit(storage: &dyn Storage, grid: Grid, class: impl Fn(&Bucket) -> u16) -> Result<Audit, StorageError> {
+/// Reads everything a store holds and recomputes index and Merkle leaves.
+pub fn audit(storage: &dyn Storage, grid: Grid) -> Result<Audit, StorageError> {
     let mut audit = Audit::default();
+    let classes = recorded(storage)?;
     let mut leaves: BTreeMap<Bytes, u128> = BTreeMap::new();
     let mut index: BTreeMap<Bytes, Bytes> =
         storage.scan(Keyspace::Index, Unbounded, Unbounded).collect::<Result<_, _>>()?;
@@ -40,7 +41,8 @@ pub fn audit(storage: &dyn Storage, grid: Grid, class: impl Fn(&Bucket) -> u16) 
                     audit.wrong.push(format!("{key}: the index entry is not the record's"));
                 }
                 let place = Place::of(grid, &id, generation);
-                let leaf = leaves.entry(leaf_key(place.partition, class(&id.bucket), hour, place.leaf)).or_default();
+                let class = classes.get(&front_of(&stored)).copied().unwrap_or(0);
+                let leaf = leaves.entry(leaf_key(place.partition, class, hour, place.leaf)).or_default();
                 *leaf = leaf.wrapping_add(leaf_element(&stored, &digest));
             }
             (Err(bad), _) => audit.wrong.push(format!("{key}: the record cannot be decoded: {bad}")),

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::class::{front, front_of};
 use super::place::{self, name_of, range_of};
 use super::shard::{Shard, hour_of, index_digest, leaf_element};
 use super::{Fault, Replica};
 use crate::causality::{decode_object, digest_of_record};
-use crate::ring::Grid;
 use crate::storage::{Batch, Durability, Keyspace};
 use crate::types::{Bucket, Digest, PartitionId};
 
@@ -45,22 +45,17 @@ impl Replica {
         .await?
     }
 
-    /// Deletes what is held of a partition's buckets that `which` names; `class` is a bucket's placement class. Flushed.
-    pub async fn forget(
-        &self,
-        partition: PartitionId,
-        which: OfBucket<bool>,
-        class: OfBucket<u16>,
-    ) -> Result<u64, Fault> {
+    /// Deletes what is held of a partition's buckets that `which` names. Flushed.
+    pub async fn forget(&self, partition: PartitionId, which: OfBucket<bool>) -> Result<u64, Fault> {
         let (mut after, mut deleted) = (Bytes::new(), 0);
         loop {
-            let (from, which, class) = (after.clone(), Arc::clone(&which), Arc::clone(&class));
+            let (from, which) = (after.clone(), Arc::clone(&which));
             let step = self.run(partition, move |shard| {
                 let page = digests_of(shard, partition, &from, &Bytes::new(), CHUNK)?;
                 let named =
                     |(stored, _): &&(Bytes, Option<Digest>)| name_of(stored).is_some_and(|(id, _)| which(&id.bucket));
                 let keys: Vec<Bytes> = page.0.iter().filter(named).map(|(stored, _)| stored.clone()).collect();
-                shard.delete(partition, &keys, &class).map(|deleted| (deleted, page.1))
+                shard.delete(partition, &keys).map(|deleted| (deleted, page.1))
             });
             let (some, next) = step.await??;
             deleted += some;
@@ -78,7 +73,6 @@ impl Replica {
         partition: PartitionId,
         covered: Vec<(Bytes, Digest)>,
         spared: OfBucket<bool>,
-        class: OfBucket<u16>,
     ) -> Result<u64, Fault> {
         self.run(partition, move |shard| {
             let unchanged = |(stored, digest): &&(Bytes, Digest)| {
@@ -87,7 +81,29 @@ impl Replica {
                 same && name_of(stored).is_some_and(|(id, _)| !spared(&id.bucket))
             };
             let keys: Vec<Bytes> = covered.iter().filter(unchanged).map(|(stored, _)| stored.clone()).collect();
-            shard.delete(partition, &keys, &class)
+            shard.delete(partition, &keys)
+        })
+        .await?
+    }
+
+    /// Deletes what is held of a bucket in a partition under generations before this one, a chunk at a time; tells how
+    /// many objects that were, and whether it was all. Flushed.
+    pub async fn drop_before(
+        &self,
+        partition: PartitionId,
+        bucket: &Bucket,
+        generation: u64,
+    ) -> Result<(u64, bool), Fault> {
+        let from = front(partition, bucket);
+        let to = Bytes::from([&from[..], &generation.to_be_bytes()].concat());
+        self.run(partition, move |shard| {
+            let mut keys = Vec::new();
+            for entry in
+                shard.storage.scan(Keyspace::Index, Bound::Included(&from[..]), Bound::Excluded(&to[..])).take(CHUNK)
+            {
+                keys.push(entry.map_err(Fault::from)?.0);
+            }
+            Ok((shard.delete(partition, &keys)?, keys.len() < CHUNK))
         })
         .await?
     }
@@ -173,11 +189,11 @@ fn digests_of(shard: &Shard, partition: PartitionId, after: &Bytes, to: &Bytes, 
 
 impl Shard {
     /// Deletes objects with all that is stored about them.
-    fn delete(&self, partition: PartitionId, keys: &[Bytes], class: &OfBucket<u16>) -> Result<u64, Fault> {
+    fn delete(&self, partition: PartitionId, keys: &[Bytes]) -> Result<u64, Fault> {
         if keys.is_empty() {
             return Ok(0);
         }
-        let grid = Grid::new(self.partitions).unwrap_or_default();
+        let grid = self.grid();
         let mut batch = Batch::new();
         for stored in keys {
             let entry = self.storage.get(Keyspace::Index, stored).ok().flatten();
@@ -188,7 +204,7 @@ impl Shard {
             });
             if let (Some((digest, hour)), Some((id, generation))) = (known, name_of(stored)) {
                 let leaf = place::Place::of(grid, &id, generation).leaf;
-                let leaf = place::leaf_key(partition, class(&id.bucket), hour, leaf);
+                let leaf = place::leaf_key(partition, self.classes.of(&front_of(stored)), hour, leaf);
                 batch.add(Keyspace::Merkle, leaf, leaf_element(stored, &digest).wrapping_neg());
             }
             batch.delete(Keyspace::Index, stored.clone());

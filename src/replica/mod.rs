@@ -8,6 +8,7 @@
 //! Left to others: who owns what (`cluster`), how many copies count (`coordinator`), mending (`repair`).
 
 mod audit;
+mod class;
 mod fault;
 mod forget;
 mod health;
@@ -123,11 +124,12 @@ impl Replica {
     ) -> Result<Self, StorageError> {
         let health = Arc::new(Health::open(&*storage, options.reserve)?);
         after_a_power_cut(&*storage, &health, &identity, options)?;
+        let recorded = class::recorded(&*storage)?;
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for index in 0..options.threads.max(1) {
             let (queue, ops) = mpsc::channel(QUEUE);
-            let shard = Shard::new(
+            let mut shard = Shard::new(
                 Arc::clone(&storage),
                 Arc::clone(&identity),
                 Arc::clone(&health),
@@ -136,6 +138,7 @@ impl Replica {
                 options.durability,
                 options.partitions,
             );
+            shard.classes = class::Classes::new(recorded.clone());
             match env.blocking {
                 Blocking::Inline => env.tasks.spawn(run_inline(shard, ops)),
                 Blocking::Threads => {

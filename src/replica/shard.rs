@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tracing::error;
 
 use super::Fault;
+use super::class::{Classes, front_of};
 use super::health::Health;
 use super::identity::{Bar, Identity, Renewal};
 use super::place::{self, Place};
@@ -45,7 +46,7 @@ pub struct MintRequest {
     pub write: causality::Write,
     /// How this bucket merges.
     pub rules: MergeRules,
-    /// Placement class of the bucket: its n.
+    /// Placement class of the bucket ([`Layout::class_of`](crate::ring::Layout::class_of)).
     pub class: u16,
     /// Most siblings the result may have, where the write adds one.
     pub max_siblings: usize,
@@ -92,7 +93,7 @@ pub struct MergeRequest {
     pub record: Bytes,
     /// How this bucket merges.
     pub rules: MergeRules,
-    /// Placement class of the bucket: its n.
+    /// Placement class of the bucket ([`Layout::class_of`](crate::ring::Layout::class_of)).
     pub class: u16,
     /// Flush before answering, whatever the node's durability.
     pub flush: bool,
@@ -157,6 +158,7 @@ pub(super) struct Shard {
     pub(super) durability: Durability,
     /// All partitions of the grid: what becomes unsynced on proof of a rollback.
     pub(super) partitions: u32,
+    pub(super) classes: Classes,
     clock: NodeClock,
     era: u64,
 }
@@ -173,7 +175,8 @@ impl Shard {
     ) -> Self {
         // The first mint finds another era than this and starts the clock from the identity's mark.
         let clock = NodeClock::starting_after(Stamp(0));
-        Self { storage, identity, health, metrics, env, durability, partitions, clock, era: u64::MAX }
+        let classes = Classes::default();
+        Self { storage, identity, health, metrics, env, durability, partitions, classes, clock, era: u64::MAX }
     }
 
     /// Reads, merges, mints; hands out what was minted; answers what needs no commit.
@@ -214,7 +217,7 @@ impl Shard {
                 },
             }
         }
-        let batch = Self::batch_of(loaded);
+        let batch = self.batch_of(loaded);
         Prepared { batch, durability, waiting, mended }
     }
 
@@ -470,11 +473,28 @@ impl Shard {
         }
     }
 
+    /// Where a write comes with another class than its bucket's objects here hang under, they are all hung anew. False:
+    /// everything hangs under 0, which is nearly always.
+    fn hang(&self, loaded: &BTreeMap<Bytes, Loaded>, batch: &mut Batch) -> bool {
+        let dirty = loaded.iter().filter_map(|(stored, entry)| Some((stored, entry.dirty.as_ref()?.class)));
+        if self.classes.is_empty() && dirty.clone().all(|(_, class)| class == 0) {
+            return false;
+        }
+        // The last of several: what is hung is hung once a batch.
+        let wanted: BTreeMap<Bytes, u16> = dirty.map(|(stored, class)| (front_of(stored), class)).collect();
+        for (front, class) in wanted {
+            self.classes.hang(&*self.storage, self.grid(), &front, class, batch);
+        }
+        true
+    }
+
     /// Object, key index and Merkle delta of every key that changed.
-    fn batch_of(loaded: BTreeMap<Bytes, Loaded>) -> Batch {
+    fn batch_of(&self, loaded: BTreeMap<Bytes, Loaded>) -> Batch {
         let mut batch = Batch::new();
+        let hung = self.hang(&loaded, &mut batch);
         for (stored, entry) in loaded {
-            let Some(Dirty { record, partition, class, leaf }) = entry.dirty else { continue };
+            let Some(Dirty { record, partition, leaf, .. }) = entry.dirty else { continue };
+            let class = if hung { self.classes.of(&front_of(&stored)) } else { 0 };
             let leaf_at = |hour| place::leaf_key(partition, class, hour, leaf);
             let before = entry.stored.map(|(digest, hour)| (hour, leaf_element(&stored, &digest)));
             let horizon = entry.object.horizon();

@@ -46,6 +46,29 @@ impl BucketSettings {
     }
 }
 
+impl Layout {
+    /// Stands for the owner positions that hold a bucket: buckets that are placed alike have one class, those placed as
+    /// the cluster's default have class 0. Where n differs by region two classes may fall together: what is compared by
+    /// class is then compared in more detail than needed.
+    #[must_use]
+    pub fn class_of(&self, settings: &BucketSettings) -> u16 {
+        let default = &self.spec().default_bucket;
+        if (settings.n, &settings.n_in_region) == (default.n, &default.n_in_region) {
+            return 0;
+        }
+        if settings.n_in_region.is_empty() {
+            return u16::from(settings.n);
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[settings.n]);
+        for (region, n) in &settings.n_in_region {
+            hasher.update(region.as_bytes()).update(&[0, *n]);
+        }
+        let [high, low, ..] = *hasher.finalize().as_bytes();
+        u16::from_be_bytes([high, low]) | 1 << 15
+    }
+}
+
 /// What safety is to know of a bucket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wanted {

@@ -554,9 +554,9 @@ impl Cluster {
     #[must_use]
     pub fn audit(&self, machine: usize) -> Audit {
         let node = self.node(machine).unwrap_or_else(|| panic!("no process on machine {machine}"));
-        let Setup { n, partitions, .. } = &self.inner.setup;
+        let Setup { partitions, .. } = &self.inner.setup;
         let grid = Grid::new(*partitions).unwrap_or_default();
-        replica::audit(&**node.replica().storage(), grid, |_| u16::from(*n))
+        replica::audit(&**node.replica().storage(), grid)
             .unwrap_or_else(|failed| panic!("the store of machine {machine} cannot be read: {failed}"))
     }
 
