@@ -22,8 +22,8 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
-use super::LayoutKeeper;
 use super::said::{DiskState, Head, Said, in_steps};
+use super::{BucketKeeper, LayoutKeeper};
 use crate::env::{BoxFuture, Env};
 use crate::membership::{Delta, Digest, Event, Life, Push, View, ViewHash, choose};
 use crate::metrics::Metrics;
@@ -109,6 +109,7 @@ struct Inner {
     replica: Replica,
     peers: Peers,
     keeper: LayoutKeeper,
+    buckets: BucketKeeper,
     metrics: Arc<Metrics>,
     seeds: Vec<String>,
     started_at: Wall,
@@ -133,13 +134,28 @@ impl Gossiper {
         replica: Replica,
         peers: Peers,
         keeper: LayoutKeeper,
+        buckets: BucketKeeper,
         metrics: Arc<Metrics>,
         seeds: Vec<String>,
     ) -> Self {
         let (view, heard, changes) = (Mutex::default(), ArcSwap::default(), watch::channel(0).0);
         let (env, started_at, raising) = (env.clone(), env.clock.wall(), AtomicBool::new(false));
-        let inner = Inner { env, replica, peers, keeper, metrics, seeds, started_at, view, heard, changes, raising };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(Inner {
+                env,
+                replica,
+                peers,
+                keeper,
+                buckets,
+                metrics,
+                seeds,
+                started_at,
+                view,
+                heard,
+                changes,
+                raising,
+            }),
+        }
     }
 
     /// Begins to gossip: once this node is a member and knows who it is.
@@ -227,6 +243,7 @@ impl Gossiper {
             incarnation: Some(self.inner.replica.identity().incarnation()),
             head: known.as_ref().map(|known| Head::of(known.newest())),
             tracker: known.as_ref().map(|known| known.view().own().clone()),
+            buckets: Some(self.inner.buckets.hash()),
             protocol: Some(hello.protocol),
             software: Some(env!("CARGO_PKG_VERSION").to_owned()),
             used_bytes: health.room().space().map(|(space, _)| in_steps(space.free, space.total)),
@@ -392,8 +409,10 @@ impl Service for Gossiper {
     fn serve(&self, from: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply> {
         let this = self.clone();
         Box::pin(async move {
-            let Some(Ask::Gossip(gossip)) = request.ask else {
-                return Reply::refused(Refusal::Unknown, "this node does not know that request");
+            let gossip = match request.ask {
+                Some(Ask::Gossip(gossip)) => gossip,
+                Some(Ask::Buckets(theirs)) => return this.inner.buckets.answer(&from, theirs).await,
+                _ => return Reply::refused(Refusal::Unknown, "this node does not know that request"),
             };
             let metrics = &this.inner.metrics.gossip;
             metrics.bytes_received.inc_by(gossip.encoded_len() as u64);

@@ -2,9 +2,12 @@
 //!
 //! The decisions are `ring`'s, `paxos`' and `membership`'s; this room probes the seeds, flushes before anybody is told,
 //! and publishes what is known of layouts behind an atomic pointer ([`LayoutKeeper`], [`Known`]). The next layout is
-//! decided among members (`decide`), by itself where no operator is needed ([`Steward`]); what is in flight is registered ([`Held`]), so that a layout is acked only when
-//! nothing older is. Until a node serves, it says why not ([`Standing`]). Once it is a member it gossips ([`Gossiper`]).
+//! decided among members (`decide`), by itself where no operator is needed ([`Steward`]); what is in flight is registered
+//! ([`Held`]), so that a layout is acked only when nothing older is. Until a node serves, it says why not ([`Standing`]).
+//! Once it is a member it gossips ([`Gossiper`]), the settings of buckets that need no decision among the rest
+//! ([`BucketKeeper`]).
 
+mod buckets;
 mod decide;
 mod founding;
 mod gossiper;
@@ -15,12 +18,13 @@ mod known;
 mod said;
 mod steward;
 
+pub use buckets::{BucketKeeper, Unset};
 pub use decide::{ProposeError, Proposed};
 pub use founding::{ClusterService, FoundingOptions};
 pub use gossiper::{About, Gossiper, Heard};
 pub use held::{Guard, Held};
 pub use joiners::{Joiner, Joiners};
-pub use keeper::{LayoutKeeper, Untaken, classes_of};
+pub use keeper::{LayoutKeeper, Untaken};
 pub use known::Known;
 pub use said::{DiskState, Head, Said};
 pub use steward::Steward;

@@ -76,6 +76,8 @@ pub struct Said {
     pub head: Option<Head>,
     /// How far it follows the layouts.
     pub tracker: Option<Tracker>,
+    /// Stands for all settings of buckets that it has heard.
+    pub buckets: Option<String>,
     /// The oldest and the newest protocol version it speaks.
     pub protocol: Option<(u16, u16)>,
     /// The version of the software it runs.
@@ -97,6 +99,7 @@ const STORE: &str = "store";
 const INCARNATION: &str = "incarnation";
 const HEAD: &str = "layout";
 const TRACKER: &str = "tracker";
+const BUCKETS: &str = "buckets";
 const PROTOCOL: &str = "protocol";
 const SOFTWARE: &str = "version";
 const USED: &str = "used_bytes";
@@ -120,6 +123,7 @@ impl Said {
             (INCARNATION, self.incarnation.map(|incarnation| format!("{:032x}", incarnation.0))),
             (HEAD, self.head.as_ref().map(|head| format!("{} {}", head.version, head.hash))),
             (TRACKER, self.tracker.as_ref().map(tracker_text)),
+            (BUCKETS, self.buckets.clone()),
             (PROTOCOL, self.protocol.map(|(oldest, newest)| format!("{oldest} {newest}"))),
             (SOFTWARE, self.software.clone()),
             (USED, text(self.used_bytes)),
@@ -151,6 +155,7 @@ impl Said {
             incarnation: hex(INCARNATION).map(Incarnation),
             head: pair(HEAD).and_then(head),
             tracker: text(TRACKER).and_then(|text| read_tracker(&text)),
+            buckets: text(BUCKETS),
             protocol: pair(PROTOCOL).and_then(versions),
             software: text(SOFTWARE),
             used_bytes: text(USED).and_then(|text| text.parse().ok()),
@@ -197,6 +202,7 @@ mod tests {
             incarnation: Some(Incarnation(u128::MAX)),
             head: Some(Head { version: 7, hash: "abc".into() }),
             tracker: Some(Tracker { ack: 7, synced: [6, 7].into(), sync_ack: 6 }),
+            buckets: Some("00".into()),
             protocol: Some((1, 2)),
             software: Some("0.1.0".into()),
             used_bytes: Some(10),
@@ -216,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_is_said_is_heard() {
-        assert_eq!(all().values().len(), 14, "a name for everything");
+        assert_eq!(all().values().len(), 15, "a name for everything");
         assert_eq!(heard(all().values()), all());
         assert_eq!(heard(Vec::new()), Said::default());
         for (state, word) in DiskState::WORDS {

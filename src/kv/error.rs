@@ -58,6 +58,10 @@ pub enum ErrorCode {
     Undecided,
     /// There is no such plan, operation or member here (404).
     NotKnown,
+    /// What a change took for granted is not so (412).
+    PreconditionFailed,
+    /// A change has to say what it knows of what it changes (428).
+    PreconditionRequired,
     /// The client could not reach any node.
     Unreachable,
     /// Whoever answers wants a token, or another one (401, 403).
@@ -70,7 +74,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::BadParameter,
         Self::BadContext,
         Self::ContextTooLarge,
@@ -94,6 +98,8 @@ impl ErrorCode {
         Self::LayoutRefused,
         Self::Undecided,
         Self::NotKnown,
+        Self::PreconditionFailed,
+        Self::PreconditionRequired,
         Self::Unreachable,
         Self::Unauthorized,
         Self::Unexpected,
@@ -133,6 +139,8 @@ impl ErrorCode {
             Self::LayoutRefused => "layout_refused",
             Self::Undecided => "undecided",
             Self::NotKnown => "not_known",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::PreconditionRequired => "precondition_required",
             Self::Unreachable => "unreachable",
             Self::Unauthorized => "unauthorized",
             Self::Unexpected => "unexpected",

@@ -16,6 +16,8 @@ use crate::env::BoxFuture;
 use crate::quorum::{Explain, Level};
 use crate::types::{Digest, ObjectId, Wall};
 
+mod bucket;
+mod bucket_settings;
 pub mod date;
 mod error;
 pub mod layouts;
@@ -27,6 +29,8 @@ mod view;
 pub mod wire;
 
 pub use crate::quorum::{Counted, Repair as RepairMode};
+pub use bucket::{ANSWERED, BucketAdmin, BucketRules, BucketView, BucketWish, Buckets, Guard, LARGEST_OBJECT, Word};
+pub use bucket_settings::{BLIND_WRITES, BucketValues, Settings, SettingsTable, VALUES_MAX, blind_word, read_blind};
 pub use error::{Error, ErrorCode, ReplicaReport};
 pub use layouts::LayoutAdmin;
 pub use present::{etag_of, expired, open_context, payload_of, request_of, views};

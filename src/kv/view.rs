@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, LayoutAdmin};
+use super::{BucketAdmin, Error, LayoutAdmin};
 use crate::types::ObjectId;
 
 /// A node as seen from an edge. Every call answers at once, from snapshots; what takes time is [`LayoutAdmin`]'s.
@@ -18,6 +18,10 @@ pub trait NodeView: LayoutAdmin {
     fn ready(&self) -> Result<(), String>;
     /// All metrics in the Prometheus text format, refreshed.
     fn metrics_text(&self) -> String;
+    /// What may be asked of it about buckets, if anything.
+    fn bucket_admin(&self) -> Option<&dyn BucketAdmin> {
+        None
+    }
 }
 
 /// Where an object lies.

@@ -555,7 +555,7 @@ impl Handler for Peers {
                 Box::pin(async move { this.recall(&from, remember).await })
             }
             Some(Ask::Probe(_) | Ask::Layouts(_) | Ask::Decide(_)) => services.cluster.serve(from, request),
-            Some(Ask::Gossip(_)) => services.gossip.serve(from, request),
+            Some(Ask::Gossip(_) | Ask::Buckets(_)) => services.gossip.serve(from, request),
             Some(_) => services.data.serve(from, request),
             None => Box::pin(async { Reply::refused(Refusal::Unknown, "this node does not know that request") }),
         };

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tracing::{debug, info};
 
-use crate::cluster::{Known, LayoutKeeper, classes_of};
+use crate::cluster::{Known, LayoutKeeper};
 use crate::env::Env;
 use crate::peers::Peers;
 use crate::replica::{Fault, Place, Replica, name_of};
@@ -112,8 +112,7 @@ impl Leftovers {
                 let spared = move |bucket: &Bucket| {
                     keeper.known().is_none_or(|now| !settled(&now) || !now.view().may_delete(partition, Some(bucket)))
                 };
-                let class = classes_of(known.newest().clone());
-                let done = self.replica.forget_covered(partition, left, Arc::new(spared), class);
+                let done = self.replica.forget_covered(partition, left, Arc::new(spared));
                 deleted += done.await.map_err(told)?;
             }
             match page.next {

@@ -5,12 +5,14 @@
 //! knows and the layout in which its quorum is counted (semantics section 3); every message that carries an object
 //! carries the partition epoch under which it was read.
 
+pub mod buckets;
 pub mod gossip;
 pub mod layouts;
 
 use bytes::Bytes;
 use prost::{Message, Oneof};
 
+use buckets::BucketTable;
 use gossip::{Gossip, Gossiped};
 use layouts::{Decide, Decided, Digests, Layouts, LayoutsTold, ListDigests};
 
@@ -27,7 +29,7 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 30")]
     pub ask: Option<Ask>,
     /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
     /// under way.
@@ -74,6 +76,9 @@ pub enum Ask {
     /// What do you hold of a partition: keys and digests.
     #[prost(message, tag = "21")]
     ListDigests(ListDigests),
+    /// Take these settings of buckets, flushed before you answer; and what do you have beside them?
+    #[prost(message, tag = "30")]
+    Buckets(BucketTable),
 }
 
 /// A reply.
@@ -83,7 +88,7 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub head: u64,
     /// What is answered.
-    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23")]
+    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 30")]
     pub tell: Option<Tell>,
 }
 
@@ -132,6 +137,9 @@ pub enum Tell {
     /// To [`Ask::ListDigests`].
     #[prost(message, tag = "23")]
     Digests(Digests),
+    /// To [`Ask::Buckets`].
+    #[prost(message, tag = "30")]
+    Buckets(BucketTable),
 }
 
 /// Names an object: bucket, the bucket's generation, key.

@@ -5,6 +5,7 @@ use prost::Message;
 use quorate::membership::{Life, Name, View};
 use quorate::transport::frame::Kind;
 use quorate::transport::handshake::{Handshake, Role, Secrets, Step, encode_hello};
+use quorate::transport::messages::buckets::{BucketEntry, BucketTable};
 use quorate::transport::messages::gossip::{Gossip, Gossiped};
 use quorate::transport::messages::layouts::{
     Ballot, Decide, Decided, DigestOf, Digests, Layouts, LayoutsTold, ListDigests, Promised, TrackerOf, Voice,
@@ -41,6 +42,11 @@ fn gossip() -> ([Gossip; 2], [Gossiped; 2]) {
     ([mine.hash().into(), (&push).into()], [Some(&digest).into(), (&delta).into()])
 }
 
+fn buckets() -> BucketTable {
+    let entry = BucketEntry { bucket: "b".into(), settings: Bytes::from_static(&[1; 40]) };
+    BucketTable { hash: Bytes::from_static(&[8; 16]), entries: vec![entry] }
+}
+
 fn requests() -> Vec<(&'static str, Ask)> {
     let record = Bytes::from_static(b"a record");
     let ([hash, push], _) = gossip();
@@ -67,6 +73,7 @@ fn requests() -> Vec<(&'static str, Ask)> {
         ("layouts", Ask::Layouts(Layouts { since: 3 })),
         ("decide", Ask::Decide(decide)),
         ("list-digests", Ask::ListDigests(list)),
+        ("buckets", Ask::Buckets(buckets())),
     ]
 }
 
@@ -96,6 +103,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("written", Reply::new(Tell::Written(Written { flushed: true, layouts: vec![2] }))),
         ("page", Reply::new(Tell::Page(Page { entries, next: None, epoch: 1, unreadable: vec![target()], acked: 2 }))),
         ("refused", Reply::refused(Refusal::Layout, "another layout")),
+        ("buckets-told", Reply::new(Tell::Buckets(buckets()))),
         ("layouts-told", Reply::new(Tell::Layouts(told))),
         ("decided", Reply::new(Tell::Decided(Decided { voice: Some(Voice::Promised(promised)) }))),
         (
