@@ -120,6 +120,9 @@ fn next(code: ErrorCode) -> &'static str {
             "`quorate layout show` tells whether it is by now; if not, the same again (a plan is decided once)"
         }
         ErrorCode::NotKnown => "`quorate layout show` tells what there is; a plan is known to the node that made it",
+        ErrorCode::PreconditionFailed | ErrorCode::PreconditionRequired => {
+            "`quorate bucket show BUCKET` shows how it is now; then the same again"
+        }
         ErrorCode::BadParameter => "`quorate help COMMAND` shows what may be said",
         ErrorCode::Internal => "`quorate status` shows how the node is; its log says more",
     }

@@ -104,6 +104,8 @@ fn is_passing(code: ErrorCode) -> bool {
         | ErrorCode::LayoutRefused
         | ErrorCode::Undecided
         | ErrorCode::NotKnown
+        | ErrorCode::PreconditionFailed
+        | ErrorCode::PreconditionRequired
         | ErrorCode::Unauthorized
         | ErrorCode::Unexpected
         | ErrorCode::NotYet => false,

@@ -25,12 +25,8 @@ pub(super) async fn document<T: DeserializeOwned>(api: &Api, headers: &HeaderMap
     serde_json::from_slice(text).map_err(|wrong| Problem::bad_parameter(format!("the body: {wrong}")))
 }
 
-/// Reads a whole body of at most `max_value` bytes.
-pub(super) async fn read(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    within(api, headers, body, api.limits.max_value).await
-}
-
-async fn within(api: &Api, headers: &HeaderMap, mut body: Body, most: usize) -> Result<Bytes, Problem> {
+/// Reads a whole body of at most `most` bytes.
+pub(super) async fn within(api: &Api, headers: &HeaderMap, mut body: Body, most: usize) -> Result<Bytes, Problem> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > most)) {
         if !headers.contains_key(header::EXPECT) {

@@ -44,17 +44,18 @@ async fn object(api: &Api, request: Request, started: Mono) -> Result<Response<B
         return Err(Problem::not_yet("a request's Quorate-Floor"));
     }
     if !writes {
-        let (options, latest) = (query.read_options(&api.limits)?, query.resolve_latest()?);
+        let (options, latest) = (query.read_options(&api.limits_of(&id.bucket))?, query.resolve_latest()?);
         let answer = api.kv.get(id.clone(), options).await?;
         let time = api.env.clock.now().since(started);
         let show = Show { head: parts.method == Method::HEAD, latest, envelope: wants_envelope };
         return read_response(&id, answer, show, parts.headers, time);
     }
     refuse_preconditions(&parts.headers)?;
-    let options = query.write_options(&parts.headers, &api.limits)?;
+    let limits = api.limits_of(&id.bucket);
+    let options = query.write_options(&parts.headers, &limits)?;
     let answer = if parts.method == Method::PUT {
         refuse_encodings(&parts.headers)?;
-        let value = params::value(&parts.headers, body::read(api, &parts.headers, body).await?)?;
+        let value = params::value(&parts.headers, body::within(api, &parts.headers, body, limits.max_value).await?)?;
         api.kv.put(id.clone(), value, options).await?
     } else {
         api.kv.delete(id.clone(), options).await?

@@ -1,7 +1,7 @@
 //! The HTTP edge: parse, ask the [`Kv`], format. No logic of its own, so that the embedding API, this and the client
 //! behave alike; what it needs from a node beside the [`Kv`] is a [`NodeView`], so that it is tested without one.
 //!
-//! Two routers for two listeners: [`client_router`] (objects, owners) and [`admin_router`] (health, metrics, status).
+//! Two routers for two listeners: [`client_router`] (objects, buckets, owners) and [`admin_router`] (health, metrics, status).
 //! Both are served by [`serve`], which bounds what a client may hold: connections, header time, header size, body size
 //! and body time. Every error is an RFC 9457 problem that carries an [`Outcome`](crate::kv::Outcome) (I-HONEST).
 
@@ -19,10 +19,11 @@ use crate::env::Env;
 use crate::kv::{Kv, NodeView};
 use crate::metrics::Metrics;
 use crate::quorum::Level;
-use crate::types::Mono;
+use crate::types::{Bucket, Mono};
 
 mod admin;
 mod body;
+mod buckets;
 mod headers;
 mod kv;
 mod layouts;
@@ -107,6 +108,15 @@ impl Api {
         Self { kv, node, metrics, env, limits, boot, requests: AtomicU64::new(0) }
     }
 
+    /// What a request may cost, and means where it does not say, in this bucket.
+    fn limits_of(&self, bucket: &Bucket) -> RequestLimits {
+        let Some(admin) = self.node.bucket_admin() else { return self.limits };
+        let own = admin.bucket_values(bucket);
+        let max_value = own.max_value.map_or(self.limits.max_value, |most| usize::try_from(most).unwrap_or(usize::MAX));
+        let (r, w) = (own.r.unwrap_or(self.limits.r), own.w.unwrap_or(self.limits.w));
+        RequestLimits { r, w, max_value, ..self.limits }
+    }
+
     /// Names a request: the process, then a count.
     fn request_id(&self) -> String {
         let mut id = String::with_capacity(self.boot.len() + 16);
@@ -147,12 +157,15 @@ impl Api {
     }
 }
 
-/// The client API: `/v1/kv`, `/v1/owners`.
+/// The client API: `/v1/kv`, `/v1/buckets`, `/v1/owners`.
 pub fn client_router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/v1/kv", any(kv::route))
         .route("/v1/kv/", any(kv::route))
         .route("/v1/kv/{*rest}", any(kv::route))
+        .route("/v1/buckets", any(buckets::route))
+        .route("/v1/buckets/", any(buckets::route))
+        .route("/v1/buckets/{*rest}", any(buckets::route))
         .route("/v1/owners", any(owners::route))
         .route("/v1/owners/", any(owners::route))
         .route("/v1/owners/{*rest}", any(owners::route))
@@ -161,7 +174,7 @@ pub fn client_router(api: Arc<Api>) -> Router {
 }
 
 /// Paths of the client API that are written down and not built yet.
-const CLIENT_NOT_YET: [&str; 3] = ["/v1/batch", "/v1/buckets", "/v1/openapi.json"];
+const CLIENT_NOT_YET: [&str; 2] = ["/v1/batch", "/v1/openapi.json"];
 
 async fn client_fallback(State(api): State<Arc<Api>>, request: Request) -> Response<Body> {
     let started = api.env.clock.now();

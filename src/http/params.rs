@@ -87,6 +87,14 @@ impl<'a> Query<'a> {
         }
     }
 
+    /// How long to try, and nothing else.
+    pub(super) fn only_timeout(&self, unsaid: Duration) -> Result<Duration, Problem> {
+        match self.0.iter().find(|(name, ..)| *name != "timeout") {
+            None => self.timeout(unsaid),
+            Some((name, ..)) => Err(Problem::bad_parameter(format!("the parameter {name} means nothing here"))),
+        }
+    }
+
     /// One of the words a parameter may be.
     fn word<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, Problem> {
         let Some(value) = self.get(name) else {

@@ -168,6 +168,8 @@ fn status(code: ErrorCode) -> (StatusCode, &'static str) {
         ErrorCode::LayoutRefused => (StatusCode::CONFLICT, "The layout may not change so, or not now"),
         ErrorCode::Undecided => (StatusCode::GATEWAY_TIMEOUT, "Not decided in time"),
         ErrorCode::NotKnown => (StatusCode::NOT_FOUND, "Not known here"),
+        ErrorCode::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "Not as it was taken for"),
+        ErrorCode::PreconditionRequired => (StatusCode::PRECONDITION_REQUIRED, "Say what you know of it"),
         ErrorCode::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "No node could be reached"),
         ErrorCode::Unauthorized => (StatusCode::UNAUTHORIZED, "Not authorised"),
         ErrorCode::Unexpected => (StatusCode::INTERNAL_SERVER_ERROR, "An answer that makes no sense"),

@@ -10,8 +10,8 @@ use crate::cluster::Standing;
 use crate::coordinator::{Found, WritePlan, Wrote};
 use crate::env::BoxFuture;
 use crate::kv::{
-    ContextToken, ETag, Error, ErrorCode, FloorToken, Kv, Outcome, ReadAnswer, ReadOptions, Value, WriteAnswer,
-    WriteOptions, expired, open_context, payload_of, request_of, views,
+    BucketAdmin, ContextToken, ETag, Error, ErrorCode, FloorToken, Kv, Outcome, ReadAnswer, ReadOptions, Value,
+    WriteAnswer, WriteOptions, expired, open_context, payload_of, request_of, views,
 };
 use crate::metrics::Ended;
 use crate::types::ObjectId;
@@ -83,9 +83,9 @@ impl Node {
 
     async fn write(&self, id: &ObjectId, value: Option<Value>, options: WriteOptions) -> Result<WriteAnswer, Error> {
         let keys = self.serving()?;
-        let node = &self.inner.config.node;
+        let rules = self.default_rules().with(&self.bucket_values(&id.bucket));
         if let Some(value) = &value {
-            check_value(value, node.max_value)?;
+            check_value(value, rules.max_value)?;
         }
         if let Some(key) = &options.idempotency_key
             && !(1..=255).contains(&key.len())
@@ -95,22 +95,22 @@ impl Node {
         }
         let context = options.context.as_ref().map(|token| open_context(&keys, id, token)).transpose()?;
         let request = options.idempotency_key.as_ref().map(|key| request_of(key, id, value.as_ref(), context.as_ref()));
-        let deletes = value.is_none();
+        let supersedes = match value {
+            Some(_) => Supersedes::by_put(context, rules.blind_writes),
+            None => Supersedes::by_delete(context, rules.blind_writes),
+        };
+        let supersedes = supersedes.map_err(|wrong| Error::refused(ErrorCode::ContextRequired, wrong.to_string()))?;
         let plan = WritePlan {
             payload: payload_of(value, self.inner.env.clock.wall()),
-            supersedes: match context {
-                Some(context) => Supersedes::Covered(context),
-                None if deletes => Supersedes::Seen,
-                None => Supersedes::Tombstones,
-            },
+            supersedes,
             request,
             w: options.w,
             durable: options.durable,
             timeout: options.timeout,
             return_body: options.return_body,
             explain: options.explain,
-            max_siblings: node.max_siblings,
-            max_object: node.max_object as u64,
+            max_siblings: rules.max_siblings,
+            max_object: rules.max_object,
         };
         let wrote = self.inner.coordinator.put(id, plan).await?;
         Ok(self.answer(&keys, id, wrote))
@@ -137,7 +137,7 @@ impl Node {
     }
 
     /// The keys for this cluster's tokens, if this node serves.
-    fn serving(&self) -> Result<Arc<TokenKeys>, Error> {
+    pub(super) fn serving(&self) -> Result<Arc<TokenKeys>, Error> {
         let why = match self.standing() {
             _ if self.inner.draining.load(Ordering::Acquire) => "it is stopping".to_owned(),
             Standing::Serving => match self.token_keys() {
@@ -160,8 +160,8 @@ fn ended(error: &Error) -> Ended {
     }
 }
 
-fn check_value(value: &Value, most: usize) -> Result<(), Error> {
-    if value.bytes.len() > most {
+fn check_value(value: &Value, most: u64) -> Result<(), Error> {
+    if value.bytes.len() as u64 > most {
         let detail = format!("a value has at most {most} bytes, got {}", value.bytes.len());
         return Err(Error::refused(ErrorCode::ValueTooLarge, detail));
     }

@@ -17,6 +17,7 @@
 //! ```
 
 mod attention;
+mod buckets;
 mod builder;
 mod config;
 mod kv;
@@ -34,7 +35,9 @@ pub use builder::Builder;
 pub use config::{ClusterConfig, Config, ConfigError, NodeConfig};
 
 use crate::causality::TokenKeys;
-use crate::cluster::{ClusterService, FoundingOptions, Gossiper, Heard, Joiners, LayoutKeeper, Standing, Steward};
+use crate::cluster::{
+    BucketKeeper, ClusterService, FoundingOptions, Gossiper, Heard, Joiners, LayoutKeeper, Standing, Steward,
+};
 use crate::coordinator::{Coordinator, DataService, Limits};
 use crate::env::Env;
 use crate::metrics::Metrics;
@@ -85,6 +88,7 @@ struct Inner {
     peers: Peers,
     keeper: LayoutKeeper,
     gossiper: Gossiper,
+    buckets: BucketKeeper,
     coordinator: Coordinator,
     /// What works for this node once it is a member.
     workers: OnceLock<Workers>,
@@ -159,8 +163,10 @@ impl Node {
         let coordinator = Coordinator::new(&env, replica.clone(), peers.clone(), keeps, counts, limits);
         let founding = ClusterService::new(&env, peers.clone(), keeper.clone(), founding_options(&config, &identity));
         let data = Arc::new(DataService::new(coordinator.clone()));
-        let seeds = node.seeds.clone();
-        let gossiper = Gossiper::new(&env, replica.clone(), peers.clone(), keeper.clone(), Arc::clone(&metrics), seeds);
+        let buckets = BucketKeeper::load(&env, replica.clone(), peers.clone(), keeper.clone())?;
+        let (seeds, keeps) = (node.seeds.clone(), (keeper.clone(), buckets.clone()));
+        let gossiper =
+            Gossiper::new(&env, replica.clone(), peers.clone(), keeps.0, keeps.1, Arc::clone(&metrics), seeds);
         let gossip = Arc::new(gossiper.clone());
         peers.open(Services { cluster: Arc::new(founding.clone()), gossip, data });
         let (keys, draining) = (Mutex::new(None), AtomicBool::new(false));
@@ -173,6 +179,7 @@ impl Node {
             peers,
             keeper,
             gossiper,
+            buckets,
             coordinator,
             workers: OnceLock::new(),
             transport,
@@ -217,6 +224,8 @@ impl Node {
         inner.peers.watch_members();
         inner.keeper.drive();
         inner.gossiper.begin();
+        let gossiper = inner.gossiper.clone();
+        inner.buckets.follow(move || gossiper.heard(), inner.gossiper.watch());
         let window = inner.config.cluster.idempotency_window;
         let Inner { env, keeper, replica, peers, metrics, config, .. } = &**inner;
         let rate = config.node.transfer_rate as u64;
@@ -227,6 +236,10 @@ impl Node {
         let transfers = Transfers::start(env, copy, links, keeps, Arc::clone(metrics), window, rate);
         let (copy, links, keeps) = data();
         repair::clear_leftovers(env, copy, links, keeps);
+        let (copy, _, keeps) = data();
+        if let Err(failed) = repair::start_purging(env, copy, keeps, Arc::clone(metrics)) {
+            error!(%failed, "what is left of emptied buckets cannot be dropped: the disk cannot be read");
+        }
         let joiners = founding.joiners().clone();
         let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
         // Once: a node begins once.

@@ -2,7 +2,8 @@
 
 use crate::cluster::Standing;
 use crate::kv::{
-    Addresses, Error, ErrorCode, MemberView, NodeView, OlderRing, OwnerView, Owners, PartitionView, RingView, Status,
+    Addresses, BucketAdmin, Error, ErrorCode, MemberView, NodeView, OlderRing, OwnerView, Owners, PartitionView, RingView,
+    Status,
     date,
 };
 use crate::ring::{Layout, Member};
@@ -95,6 +96,10 @@ impl NodeView for Node {
             Standing::Starting => Err("starting".into()),
             Standing::Waiting(why) | Standing::Refused(why) => Err(why),
         }
+    }
+
+    fn bucket_admin(&self) -> Option<&dyn BucketAdmin> {
+        Some(self)
     }
 
     fn metrics_text(&self) -> String {
