@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bucket_args::{BUCKET, BucketArgs};
 use super::config;
 use super::layout::LayoutArgs;
 use crate::quorum::Level;
@@ -59,6 +60,9 @@ pub(super) enum Command {
     /// Change who is in the cluster, and who owns what: plan, look, commit.
     #[command(after_help = LAYOUT)]
     Layout(LayoutArgs),
+    /// Buckets: how many replicas, which levels and limits; create, change, empty, delete.
+    #[command(after_help = BUCKET)]
+    Bucket(BucketArgs),
     /// Who owns an object, and what each replica holds of it.
     #[command(after_help = WHERE)]
     Where(WhereArgs),

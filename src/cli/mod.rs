@@ -5,6 +5,8 @@
 //! it in one place, `running`.
 
 mod args;
+mod bucket;
+mod bucket_args;
 pub mod config;
 mod demo;
 mod dev;
@@ -45,6 +47,7 @@ pub fn main() -> ExitCode {
             Command::Put(args) => Box::pin(objects::put(args)).await,
             Command::Get(args) => Box::pin(objects::get(args)).await,
             Command::Delete(args) => Box::pin(objects::delete(args)).await,
+            Command::Bucket(args) => Box::pin(bucket::bucket(args)).await,
             Command::Where(args) => Box::pin(objects::whereabouts(args)).await,
             Command::Members(args) => Box::pin(members::members(args)).await,
             Command::Ring(args) => Box::pin(ring::ring(args)).await,

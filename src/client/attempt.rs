@@ -25,11 +25,11 @@ pub(super) type Params = Vec<(&'static str, String)>;
 /// A request that can be sent more than once.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
-    method: Method,
+    pub(super) method: Method,
     path: String,
     query: Params,
     pub(super) headers: Vec<(String, Vec<u8>)>,
-    body: Option<Bytes>,
+    pub(super) body: Option<Bytes>,
 }
 
 /// A node's answer, not an error.
@@ -44,7 +44,7 @@ impl Request {
         Self { method, path, query, headers: Vec::new(), body: None }
     }
 
-    fn header(&mut self, name: &str, value: impl Into<Vec<u8>>) {
+    pub(super) fn header(&mut self, name: &str, value: impl Into<Vec<u8>>) {
         self.headers.push((name.to_owned(), value.into()));
     }
 

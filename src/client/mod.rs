@@ -29,6 +29,7 @@ use crate::kv::{
 use crate::types::ObjectId;
 
 mod attempt;
+mod buckets;
 mod retry;
 
 use attempt::{Answer, Request};
