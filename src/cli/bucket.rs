@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 use super::args::Format;
 use super::bucket_args::{BucketArgs, BucketCommand, EndArgs, ListArgs, SetArgs, ShowArgs};
 use super::config;
-use super::objects::{client, quoted};
+use super::objects::client;
 use super::output::{Exit, Failure, Paint, confirm, json, note, print, table};
+use crate::kv::plans::quoted;
 use crate::kv::{ANSWERED, BucketView, Buckets, Error, ErrorCode, Guard};
 use crate::types::Bucket;
 

@@ -2,9 +2,8 @@
 
 use crate::cluster::Standing;
 use crate::kv::{
-    Addresses, BucketAdmin, Error, ErrorCode, MemberView, NodeView, OlderRing, OwnerView, Owners, PartitionView, RingView,
-    Status,
-    date,
+    Addresses, BucketAdmin, Error, ErrorCode, MemberView, NodeView, OlderRing, OwnerView, Owners, PartitionView,
+    RingView, Status, date,
 };
 use crate::ring::{Layout, Member};
 use crate::types::{ObjectId, Wall};

@@ -231,7 +231,9 @@ fn a_dead_member_is_named_until_it_is_skipped_and_holds_nobody_up_after_that() {
         goes_on(&cluster, 0, 30..40).await;
         let waits = || cluster.node(0).unwrap().layouts().known().unwrap().view().waits_for();
         let dead = store_of(&cluster, "n2");
-        assert!(cluster.until(30 * SECOND, || waits().iter().all(|(store, _)| *store != store_of(&cluster, "n0"))).await);
+        assert!(
+            cluster.until(30 * SECOND, || waits().iter().all(|(store, _)| *store != store_of(&cluster, "n0"))).await
+        );
         assert!(waits().iter().any(|(store, _)| *store == dead), "{:?}", waits());
         // The operator's word.
         let node = cluster.node(0).unwrap();
