@@ -242,6 +242,10 @@ impl Call {
         let Dialed { connection, hello } = self.connection().await?;
         if let Some(expect) = self.expect.filter(|expect| *expect != hello.store) {
             let text = format!("{} holds store {}, not {expect}", self.to, hello.store);
+            // Perhaps it did when it was opened: the next call finds out. Over TCP a ping would.
+            if let Some((_, endpoint)) = self.net.fabric().endpoint_of(self.process) {
+                endpoint.dialed.remove(&self.to);
+            }
             return Err(CallError::Rejected(text));
         }
         let (tell, told) = oneshot::channel();

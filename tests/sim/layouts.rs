@@ -10,6 +10,7 @@ use quorate::cluster::{ProposeError, Proposed, Standing};
 use quorate::env::{BoxFuture, Entropy};
 use quorate::kv::{ReadOptions, WriteOptions};
 use quorate::quorum::Level;
+use quorate::ring::auto::Declined;
 use quorate::ring::{Layout, change, planner};
 use quorate::sim::cluster::{Cluster, Setup, Wraps};
 use quorate::sim::drive::{Options, Variety, run};
@@ -39,6 +40,11 @@ async fn put_all(cluster: &Cluster, node: usize, keys: std::ops::Range<usize>) {
 
 /// Every one of these is there, at this level, by everybody's word.
 async fn find_all(cluster: &Cluster, keys: std::ops::Range<usize>, level: Level, out: &BTreeSet<usize>) {
+    assert!(
+        cluster.until(60 * SECOND, || cluster.ills_without(out).is_empty()).await,
+        "{:?}",
+        cluster.ills_without(out)
+    );
     for node in (0..cluster.len()).filter(|node| !out.contains(node)) {
         for key in keys.clone() {
             let options = ReadOptions { r: level, ..ReadOptions::default() };
@@ -231,9 +237,6 @@ fn a_dead_member_is_named_until_it_is_skipped_and_holds_nobody_up_after_that() {
         goes_on(&cluster, 0, 30..40).await;
         let waits = || cluster.node(0).unwrap().layouts().known().unwrap().view().waits_for();
         let dead = store_of(&cluster, "n2");
-        assert!(
-            cluster.until(30 * SECOND, || waits().iter().all(|(store, _)| *store != store_of(&cluster, "n0"))).await
-        );
         assert!(waits().iter().any(|(store, _)| *store == dead), "{:?}", waits());
         // The operator's word.
         let node = cluster.node(0).unwrap();
@@ -252,6 +255,24 @@ fn a_dead_member_is_named_until_it_is_skipped_and_holds_nobody_up_after_that() {
 
 fn store_of(cluster: &Cluster, name: &str) -> StoreId {
     newest(cluster, 0).members().iter().find(|member| member.name == name).unwrap().store
+}
+
+/// Too many directories were wiped for anybody to take them out by itself: an operator who knows that nothing was stored
+/// says so.
+async fn accept_loss(cluster: &Cluster) {
+    let nodes = (0..cluster.len()).filter_map(|machine| cluster.node(machine));
+    for node in nodes {
+        let declined = node.steward().map(|steward| steward.declined()).unwrap_or_default();
+        let Some(known) = node.layouts().known() else { continue };
+        let lost = declined.into_iter().find_map(|declined| {
+            let Declined::MayLose(name) = declined else { return None };
+            known.newest().members().iter().find(|member| member.name == name).map(|member| member.store)
+        });
+        if let Some(layout) = lost.and_then(|store| change::skip(&known.chain, &[store].into()).ok()) {
+            drop(node.layouts().propose(layout, 10 * SECOND).await);
+            return;
+        }
+    }
 }
 
 /// Four to six nodes start with `bootstrap_expect = 3`, in random order, with delays, crashes and wiped founders.
@@ -290,7 +311,13 @@ fn nodes_that_start_at_once_are_never_two_clusters() {
                 let nodes = (0..count).filter_map(|machine| cluster.node(machine));
                 nodes.filter(|node| node.standing() == Standing::Serving).count() == count
             };
-            assert!(cluster.until(180 * SECOND, all).await, "seed {seed}: {:?}", cluster.ills());
+            for _ in 0..20 {
+                if cluster.until(30 * SECOND, all).await {
+                    break;
+                }
+                accept_loss(&cluster).await;
+            }
+            assert!(all(), "seed {seed}: {:?}", cluster.ills());
             quiet(&cluster).await;
             let clusters: BTreeSet<_> = (0..count).map(|machine| newest(&cluster, machine).cluster()).collect();
             assert_eq!(clusters.len(), 1, "seed {seed}");
