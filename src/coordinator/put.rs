@@ -353,7 +353,13 @@ impl Task {
     ) -> Vec<PutAction> {
         let now = self.coordinator.inner.env.clock.now();
         match event {
-            Event::Acked { from, layouts, flushed } => core.on_ack(now, from, &layouts, flushed).into_iter().collect(),
+            Event::Acked { from, layouts, flushed } => {
+                let decided = core.on_ack(now, from, &layouts, flushed);
+                if core.acked_in_part(from) {
+                    pending.push(self.ask_what_it_knows(from));
+                }
+                decided.into_iter().collect()
+            }
             Event::Failed { from, why } => core.on_failed(now, from, why).into_iter().collect(),
             Event::Again { from } => {
                 pending.push(self.send(from, &coordinated.record));
@@ -387,6 +393,18 @@ impl Task {
                 core.on_failed(now, from, NoVote::Refused).into_iter().collect()
             }
         }
+    }
+
+    /// Of an owner that has dropped a layout in which it is counted here: then that one is to be dropped here, too, or it
+    /// is asked again, as after a refusal.
+    fn ask_what_it_knows(&self, from: StoreId) -> BoxFuture<'static, Event> {
+        let (coordinator, known) = (self.coordinator.clone(), Arc::clone(&self.located.known));
+        Box::pin(async move {
+            if !coordinator.moved_on(&known) {
+                coordinator.learn_from(from).await;
+            }
+            Event::Refused { from }
+        })
     }
 
     /// How long to wait before an owner that refuses because of layouts is asked again; none: often enough.

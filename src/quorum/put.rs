@@ -117,9 +117,16 @@ impl PutCore {
         self.decide(now, None)
     }
 
-    /// `from` may not have it.
+    /// `from` may not have it: not at all, or not in the layouts that it has not acknowledged.
     pub fn on_failed(&mut self, now: Mono, from: StoreId, why: NoVote) -> Option<PutAction> {
-        let (_, copy) = self.owners.iter_mut().find(|(id, copy)| *id == from && *copy != Copy::Acked)?;
+        let (_, copy) = self.owners.iter_mut().find(|(id, _)| *id == from)?;
+        if *copy == Copy::Acked {
+            if self.tally.has_all_of(from) {
+                return None;
+            }
+            self.tally.failed(from);
+            return self.decide(now, None);
+        }
         *copy = Copy::Failed(why);
         self.tally.failed(from);
         if let Some(recorder) = &mut self.recorder {
@@ -200,6 +207,14 @@ impl PutCore {
     #[must_use]
     pub fn layouts_of(&self, owner: StoreId) -> Vec<u64> {
         self.tally.requirement().layouts_of(owner)
+    }
+
+    /// Whether `owner` has it, but in fewer layouts than it counts in: it has dropped one that is live here. It is to be
+    /// asked what it knows, for nothing else is coming from it.
+    #[must_use]
+    pub fn acked_in_part(&self, owner: StoreId) -> bool {
+        let acked = self.owners.contains(&(owner, Copy::Acked));
+        !self.decided && acked && !self.tally.has_all_of(owner)
     }
 
     /// Whether the client has been answered.
@@ -324,6 +339,30 @@ mod tests {
         assert_eq!(core.on_ack(NOW, A, &[1], true), None);
         assert_eq!(core.missed().collect::<Vec<_>>(), ids([2, 3]));
         assert!(matches!(core.on_ack(NOW, C, &[2], true), Some(PutAction::Answer(_))));
+    }
+
+    #[test]
+    fn who_has_dropped_a_layout_acknowledges_in_part_and_is_asked_what_it_knows() {
+        // Layout 1 owned by 0..3, layout 2 by 1..4; B and C have dropped layout 1, and nothing is heard of A.
+        let write = || {
+            let mut core = PutCore::new(two_layouts(Level::Quorum), [], 0, Some(B), None);
+            core.start(NOW);
+            for from in [B, C] {
+                assert_eq!(core.on_ack(NOW, from, &[2], true), None);
+                assert!(core.acked_in_part(from));
+            }
+            assert!(!core.acked_in_part(A), "it has not acknowledged at all");
+            core
+        };
+        let mut learnt = write();
+        let actions = learnt.on_layouts(NOW, two_layouts(Level::Quorum).in_layout(2).unwrap(), []);
+        assert!(matches!(actions[..], [PutAction::Answer(_)]), "what they said for layout 2 is enough there");
+        assert!(!learnt.acked_in_part(B));
+        // Where nothing can be learnt it ends all the same.
+        let mut ends = write();
+        assert_eq!(ends.on_failed(NOW, B, NoVote::Refused), None, "A and C may make layout 1's quorum");
+        let ended = ends.on_failed(NOW, C, NoVote::Refused);
+        assert!(matches!(ended, Some(PutAction::Fail { why: PutFailure::TooFewAcks, .. })), "{ended:?}");
     }
 
     #[test]
