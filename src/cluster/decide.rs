@@ -205,7 +205,9 @@ impl LayoutKeeper {
     /// Appends what was decided.
     async fn append(&self, layout: Layout) -> Result<(), ProposeError> {
         let Some(known) = self.known() else { return Err(ProposeError::NotServing) };
-        if known.chain.get(layout.version()).is_some_and(|held| *held == layout) {
+        let held = known.chain.get(layout.version());
+        if held.is_some_and(|held| *held == layout) || held.is_none() && known.newest().version() >= layout.version() {
+            // Known, or followed by another already and dropped.
             return Ok(());
         }
         let mut chain: Chain = (*known.chain).clone();

@@ -9,7 +9,7 @@
 //! It is driven by what changes: a chain or a tracker that was heard, a write that has ended, a transfer that is done;
 //! and looks four times a second anyway.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::replica::{Fault, Replica};
+use crate::ring::live::holders;
 use crate::ring::sync::{Merged, placements, starts_afresh};
 use crate::ring::trackers::{HeardTracker, OwnTracker};
 use crate::ring::{Chain, ChainError, Layout, Tracker, Trackers};
@@ -32,17 +33,21 @@ use crate::storage::{Keyspace, StorageError};
 use crate::transport::Hello;
 use crate::transport::messages::layouts::{Layouts, LayoutsTold, TrackerOf};
 use crate::transport::messages::{Ask, Tell};
-use crate::types::{Bucket, PartitionId, StoreId};
+use crate::types::{Bucket, Mono, PartitionId, StoreId};
 
 const CHAIN: &[u8] = b"layout/chain";
 const TRACKER: &[u8] = b"layout/tracker";
 const MERGED: &[u8] = b"layout/merged/";
+/// Where transfers that stopped half way go on: partition, source -> what the source had acked, the last durable key.
+pub const POINT: &[u8] = b"layout/point/";
 const PLEDGED: &[u8] = b"layout/pledged";
 
 /// How often it looks by itself.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long somebody who knows more is asked.
 const ASK_FOR: Duration = Duration::from_millis(500);
+/// A question this old need not be remembered.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// What only the holder of the pen changes.
 #[derive(Debug, Default)]
@@ -71,8 +76,8 @@ pub(super) struct Inner {
     held: Held,
     standing: watch::Sender<Standing>,
     changes: watch::Sender<u64>,
-    /// One question to somebody who knows more at a time.
-    asking: tokio::sync::Mutex<()>,
+    /// One question to somebody who knows more at a time; when each was last asked.
+    asking: tokio::sync::Mutex<BTreeMap<StoreId, Mono>>,
 }
 
 /// Why a chain was not taken.
@@ -219,8 +224,7 @@ impl LayoutKeeper {
     fn publish(&self, next: impl FnOnce(Option<&Known>) -> Known) {
         let inner = &self.inner;
         let _one_at_a_time = inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = next(inner.known.load().as_deref());
-        let next = Arc::new(if inner.env.buggify.breaks("reads use a complete layout") { next.hasty() } else { next });
+        let next = Arc::new(next(inner.known.load().as_deref()));
         let head = next.newest().version();
         let same = inner.known.load().as_ref().is_some_and(|before| Arc::ptr_eq(&before.chain, &next.chain));
         if !same {
@@ -235,16 +239,36 @@ impl LayoutKeeper {
         inner.changes.send_modify(|count| *count += 1);
     }
 
-    fn republish(&self, chain: Option<Chain>, trackers: Option<Trackers>, merged: Option<Merged>) {
-        self.publish(|before| match before {
-            Some(Known { chain: old, trackers: said, merged: done, me, .. }) => Known::new(
-                chain.map_or_else(|| Arc::clone(old), Arc::new),
-                trackers.map_or_else(|| Arc::clone(said), Arc::new),
-                merged.map_or_else(|| Arc::clone(done), Arc::new),
-                *me,
-            ),
-            None => unreachable!("what changes was there before"),
+    /// Makes the next snapshot from the one before, whatever anybody else has published meanwhile.
+    fn change(&self, change: impl FnOnce(&Known) -> (Option<Chain>, Option<Trackers>, Option<Merged>)) {
+        self.publish(|before| {
+            let Some(before) = before else { unreachable!("what changes was there before") };
+            let (chain, trackers, merged) = change(before);
+            Known::new(
+                chain.map_or_else(|| Arc::clone(&before.chain), Arc::new),
+                trackers.map_or_else(|| Arc::clone(&before.trackers), Arc::new),
+                merged.map_or_else(|| Arc::clone(&before.merged), Arc::new),
+                before.me,
+            )
         });
+    }
+
+    /// Flushes this node's tracker as raised by what it may say now, and publishes it.
+    async fn raise(&self, pen: &mut Pen, by: &Tracker) -> Result<bool, Fault> {
+        let Some(raised) = pen.own.raise(by).cloned() else { return Ok(false) };
+        if let Err(fault) = self.inner.replica.remember(vec![(Bytes::from_static(TRACKER), raised.encode())]).await {
+            pen.own.not_flushed();
+            return Err(fault);
+        }
+        pen.own.flushed();
+        info!(ack = raised.ack, synced = ?raised.synced, sync_ack = raised.sync_ack, "follows the layouts");
+        let (me, told) = (self.inner.me, pen.own.told().clone());
+        self.change(|known| {
+            let mut trackers = (*known.trackers).clone();
+            trackers.set_own(me, &told);
+            (None, Some(trackers), None)
+        });
+        Ok(true)
     }
 
     /// Drives what follows from what is known, until the node ends.
@@ -293,10 +317,8 @@ impl LayoutKeeper {
                 let mut chain = (*known.chain).clone();
                 chain.drop_before(version);
                 info!(version, "older layouts are dropped: every member reads in this one, or a later one");
-                let past = known.merged.iter().filter(|(_, _, acked)| *acked <= version);
-                let past: Vec<Bytes> = past.map(|(partition, source, _)| merged_key(partition, source)).collect();
+                pen.own.forget_before(version);
                 self.take(&known, chain).await?;
-                inner.replica.unremember(past).await?;
                 continue;
             }
             if !known.is_member() {
@@ -315,61 +337,65 @@ impl LayoutKeeper {
             if let Some(version) = view.may_sync_ack(pen.pledged) {
                 by.sync_ack = version;
             }
-            let Some(raised) = pen.own.raise(&by).cloned() else { return Ok(()) };
-            inner.replica.remember(vec![(Bytes::from_static(TRACKER), raised.encode())]).await?;
-            pen.own.flushed();
-            info!(ack = raised.ack, synced = ?raised.synced, sync_ack = raised.sync_ack, "follows the layouts");
-            let mut trackers = (*self.latest(&known).trackers).clone();
-            trackers.set_own(inner.me, pen.own.told());
-            self.republish(None, Some(trackers), None);
+            if !self.raise(&mut pen, &by).await? {
+                return Ok(());
+            }
         }
-    }
-
-    fn latest(&self, or: &Arc<Known>) -> Arc<Known> {
-        self.known().unwrap_or_else(|| Arc::clone(or))
     }
 
     /// Takes a chain that goes further than the one known. The caller holds the pen.
     ///
     /// What this node is given of what it did not own before it deletes first, under new tenures: only then is the chain
-    /// flushed, so that a crash in between leaves the same to be done.
+    /// flushed, so that a crash in between leaves the same to be done. What it owned by its own account it keeps, also
+    /// where that account is an old one.
     async fn take(&self, known: &Known, chain: Chain) -> Result<(), Fault> {
         let inner = &self.inner;
         let before = known.newest().version();
-        let fresh: Vec<PartitionId> = if chain.newest().version() > before {
+        let member = chain.newest().member_by_store(inner.me).is_some();
+        if member && chain.live_from() > before {
+            // Older layouts are dropped when every member reads in a later one, and this node knows of none.
+            error!("the others are further than this node can have been left behind: its directory went back");
+            inner.replica.roll_back().await?;
+        }
+        let fresh: BTreeSet<PartitionId> = if chain.newest().version() > before {
             let classes = placements(chain.live());
             let given = |partition: &PartitionId| {
-                classes.iter().any(|bucket| starts_afresh(&chain, before, inner.me, *partition, bucket.as_ref()))
+                classes.iter().any(|bucket| is_given(known, &chain, *partition, bucket.as_ref()))
             };
             chain.newest().grid().partitions().filter(given).collect()
         } else {
-            Vec::new()
+            BTreeSet::new()
         };
+        let of_old: BTreeSet<Bytes> = if fresh.is_empty() && chain.live_from() == known.chain.live_from() {
+            BTreeSet::new()
+        } else {
+            // What was merged for layouts that are complete, or into what is deleted now.
+            let past =
+                |(partition, acked): (PartitionId, u64)| acked <= chain.live_from() || fresh.contains(&partition);
+            points(inner)?.into_iter().filter(|(_, of)| past(*of)).map(|(key, _)| key).collect()
+        };
+        inner.replica.unremember(of_old.into_iter().collect()).await?;
         if !fresh.is_empty() {
-            inner.replica.new_tenures(fresh.clone()).await?;
-            let chain = Arc::new(chain.clone());
-            let me = inner.me;
+            inner.replica.new_tenures(fresh.iter().copied().collect()).await?;
+            let (was, will) = (Arc::new(known.clone()), Arc::new(chain.clone()));
             for partition in &fresh {
-                let (chain, partition) = (Arc::clone(&chain), *partition);
-                let which = move |bucket: &Bucket| starts_afresh(&chain, before, me, partition, Some(bucket));
+                let (was, will, partition) = (Arc::clone(&was), Arc::clone(&will), *partition);
+                let which = move |bucket: &Bucket| is_given(&was, &will, partition, Some(bucket));
                 inner.replica.forget(partition, Arc::new(which)).await?;
             }
         }
         inner.replica.remember(vec![(Bytes::from_static(CHAIN), chain.encode())]).await?;
-        let latest = self.known();
-        let known = latest.as_deref().unwrap_or(known);
-        let mut trackers = (*known.trackers).clone();
-        trackers.prune(&chain);
-        let mut merged = (*known.merged).clone();
-        merged.prune(&chain, &fresh.into_iter().collect());
-        let gone = chain.newest().member_by_store(inner.me).is_none();
-        if chain.newest().version() > before {
-            let (version, members) = (chain.newest().version(), chain.newest().members().len());
-            info!(version, members, hash = %chain.newest().hash(), "a newer layout");
+        let (version, hash) = (chain.newest().version(), chain.newest().hash());
+        if version > before {
+            info!(version, members = chain.newest().members().len(), %hash, "a newer layout");
         }
-        let version = chain.newest().version();
-        self.republish(Some(chain), Some(trackers), Some(merged));
-        if gone {
+        self.change(|known| {
+            let (mut trackers, mut merged) = ((*known.trackers).clone(), (*known.merged).clone());
+            trackers.prune(&chain);
+            merged.prune(&chain, &fresh);
+            (Some(chain), Some(trackers), Some(merged))
+        });
+        if !member {
             self.removed(version);
         }
         Ok(())
@@ -456,17 +482,8 @@ impl LayoutKeeper {
         if let Err(fault) = self.inner.replica.roll_back().await {
             return error!(%fault, "could not act on the proof of a rollback");
         }
-        let Some(raised) = pen.own.raise(said).cloned() else { return };
-        match self.inner.replica.remember(vec![(Bytes::from_static(TRACKER), raised.encode())]).await {
-            Ok(()) => {
-                pen.own.flushed();
-                if let Some(known) = self.known() {
-                    let mut trackers = (*known.trackers).clone();
-                    trackers.set_own(self.inner.me, pen.own.told());
-                    self.republish(None, Some(trackers), None);
-                }
-            }
-            Err(fault) => error!(%fault, "could not act on the proof of a rollback"),
+        if let Err(fault) = self.raise(&mut pen, said).await {
+            error!(%fault, "could not act on the proof of a rollback");
         }
     }
 
@@ -489,9 +506,11 @@ impl LayoutKeeper {
         let acked = acked.min(known.newest().version());
         let key = merged_key(partition, source);
         self.inner.replica.remember(vec![(key, Bytes::copy_from_slice(&acked.to_be_bytes()))]).await?;
-        let mut merged = (*self.latest(&known).merged).clone();
-        merged.record(partition, source, acked);
-        self.republish(None, None, Some(merged));
+        self.change(|known| {
+            let mut merged = (*known.merged).clone();
+            merged.record(partition, source, acked);
+            (None, None, Some(merged))
+        });
         Ok(())
     }
 
@@ -503,13 +522,17 @@ impl LayoutKeeper {
         LayoutsTold { chain: Some(known.chain.since(since.max(1)).encode()), trackers }
     }
 
-    /// Asks a member that knows more, and takes it; nothing is asked if it is known by then. One question at a time.
+    /// Asks a member that knows more, and takes it. One question at a time; nothing is asked if `head` is known by then, or
+    /// the member was asked by somebody else since.
     pub async fn catch_up(&self, from: StoreId, head: u64) -> Result<(), Untaken> {
-        let _one_at_a_time = self.inner.asking.lock().await;
+        let since = self.inner.env.clock.now();
+        let mut asked = self.inner.asking.lock().await;
         let newest = self.newest().map_or(0, |layout| layout.version());
-        if newest > head {
+        if newest >= head && head > 0 || asked.get(&from).is_some_and(|at| *at >= since) {
             return Ok(());
         }
+        asked.retain(|_, at| since.since(*at) < FORGET_AFTER);
+        asked.insert(from, self.inner.env.clock.now());
         self.inner.metrics.layout.catch_ups.inc();
         let reply = self.inner.peers.call(from, Ask::Layouts(Layouts { since: newest }), 0, ASK_FOR).await;
         match reply.map(|reply| reply.tell) {
@@ -552,6 +575,33 @@ impl LayoutKeeper {
     pub(super) fn pledge_entry(version: u64) -> (Bytes, Bytes) {
         (Bytes::from_static(PLEDGED), Bytes::copy_from_slice(&version.to_be_bytes()))
     }
+}
+
+/// Whether a chain gives this node what it did not own before, by that chain or by its own account.
+fn is_given(known: &Known, chain: &Chain, partition: PartitionId, bucket: Option<&Bucket>) -> bool {
+    let owned = |layout: &Layout| holders(layout, partition, bucket).contains(known.me);
+    starts_afresh(chain, known.newest().version(), known.me, partition, bucket) && !known.chain.live().iter().any(owned)
+}
+
+/// What is remembered of merges, whole ones and those that stopped half way: key, partition, what the source had acked.
+fn points(inner: &Inner) -> Result<Vec<(Bytes, (PartitionId, u64))>, StorageError> {
+    use std::ops::Bound::{Excluded, Included};
+    let mut points = Vec::new();
+    for prefix in [MERGED, POINT] {
+        let mut end = prefix.to_vec();
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        for entry in inner.replica.storage().scan(Keyspace::Meta, Included(prefix), Excluded(&end)) {
+            let (key, value) = entry?;
+            let number = |bytes: Option<&[u8]>| bytes.and_then(|bytes| bytes.try_into().ok());
+            let partition = number(key.get(prefix.len()..prefix.len() + 4)).map(u32::from_be_bytes);
+            let acked = value.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+            // What cannot be read is of no use.
+            points.push((key, (PartitionId(partition.unwrap_or(u32::MAX)), acked.unwrap_or(0))));
+        }
+    }
+    Ok(points)
 }
 
 fn merged_key(partition: PartitionId, source: StoreId) -> Bytes {

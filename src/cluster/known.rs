@@ -23,11 +23,6 @@ pub struct Known {
 }
 
 impl Known {
-    /// The same, but that reads use the newest layout whether or not it is complete: never, but to show that they must not.
-    pub(super) fn hasty(self) -> Self {
-        Self { read: self.newest().version(), ..self }
-    }
-
     pub(super) fn new(chain: Arc<Chain>, trackers: Arc<Trackers>, merged: Arc<Merged>, me: StoreId) -> Self {
         let read = View { chain: &chain, trackers: &trackers, me }.read_layout().version();
         Self { chain, trackers, merged, me, read }

@@ -88,6 +88,7 @@ impl Steward {
                 && !self.nothing_is_lost(stores).await
             {
                 let mut declined = self.inner.declined.lock().unwrap_or_else(PoisonError::into_inner);
+                declined.retain(|declined| !matches!(declined, Declined::MayLose(name) if names.contains(name)));
                 declined.extend(names.iter().cloned().map(Declined::MayLose));
                 continue;
             }
@@ -118,8 +119,14 @@ impl Steward {
         }
         let asking: Vec<Member> = joiners.now().into_iter().map(|joiner| joiner.member).collect();
         let down_for = |store| down.get(&store).map(|since| now.since(*since));
-        let (wish, turned_down) =
-            wish(known.view(), &Seen { joiners: &asking, auto_join: *auto_join, down_for: &down_for });
+        let in_doubt = self.in_doubt();
+        let seen = Seen { joiners: &asking, auto_join: *auto_join, in_doubt: &in_doubt, down_for: &down_for };
+        let (wish, mut turned_down) = wish(known.view(), &seen);
+        if let Some((Why::Skip(_, names), _)) = &wish {
+            let told = declined.lock().unwrap_or_else(PoisonError::into_inner);
+            let still = |declined: &&Declined| matches!(declined, Declined::MayLose(name) if names.contains(name));
+            turned_down.extend(told.iter().filter(still).cloned());
+        }
         *declined.lock().unwrap_or_else(PoisonError::into_inner) = turned_down;
         wish
     }
@@ -127,6 +134,16 @@ impl Steward {
     /// Whether these can be skipped without losing what was acknowledged. This node says first how far it had sync_acked,
     /// and goes no further in what is left behind: so what it says stays true.
     async fn nothing_is_lost(&self, stores: &BTreeSet<StoreId>) -> bool {
+        let in_doubt = self.in_doubt();
+        let known = self.inner.keeper.known();
+        let allowed = |pledge| {
+            known.as_ref().is_some_and(|known| may_lose(&known.chain, stores, &in_doubt, &[pledge]).is_empty())
+        };
+        // Who pledges goes no further with the newest layout: not where that would help nobody.
+        let now = known.as_ref().map_or(u64::MAX, |known| known.view().own().sync_ack);
+        if !allowed((self.inner.replica.identity().store(), now)) {
+            return false;
+        }
         let pledge = match self.inner.keeper.pledge().await {
             Ok(pledge) => pledge,
             Err(fault) => {
@@ -134,10 +151,20 @@ impl Steward {
                 return false;
             }
         };
-        let Some(known) = self.inner.keeper.known() else { return false };
-        // A store whose partitions are in doubt is as good as gone; of the others this node cannot tell.
-        let unsynced = BTreeSet::from_iter((!self.inner.replica.health().unsynced().is_empty()).then_some(known.me));
-        may_lose(&known.chain, stores, &unsynced, &[pledge]).is_empty()
+        allowed(pledge)
+    }
+
+    /// Members whose partitions are in doubt, as far as they said so.
+    fn in_doubt(&self) -> BTreeSet<StoreId> {
+        let Inner { keeper, peers, replica, .. } = &*self.inner;
+        let (me, up) = (replica.identity().store(), peers.up());
+        let doubtful = |store: StoreId| match store == me {
+            true => !replica.health().unsynced().is_empty(),
+            false => up.get(store).is_some_and(|peer| peer.mood.in_doubt),
+        };
+        let newest = keeper.newest();
+        let members = newest.iter().flat_map(|layout| layout.members()).map(|member| member.store);
+        members.filter(|store| doubtful(*store)).collect()
     }
 
     /// How long this node lets others go first.

@@ -264,8 +264,8 @@ impl Coordinator {
         if store == self.inner.me {
             return;
         }
-        let head = self.inner.keeper.newest().map_or(0, |layout| layout.version());
-        if let Err(why) = self.inner.keeper.catch_up(store, head).await {
+        // Whatever it is that it knows: a layout, or how far others are.
+        if let Err(why) = self.inner.keeper.catch_up(store, 0).await {
             debug!(%store, %why, "could not learn what a member that refuses knows");
         }
     }

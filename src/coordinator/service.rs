@@ -61,6 +61,7 @@ impl Service for DataService {
             match request.ask {
                 Some(Ask::Read(read)) => this.serve_read(&known, named, read).await,
                 Some(Ask::Write(write)) => this.serve_write(&known, named, write).await,
+                Some(Ask::Fetch(_)) if named.newest < known.newest().version() => this.unfit(known.view().behind()),
                 Some(Ask::Fetch(fetch)) => this.serve_fetch(&known, fetch).await,
                 Some(Ask::ListDigests(list)) => this.serve_digests(list).await,
                 Some(Ask::HandedRead(read)) => this.serve_handed_read(read, budget).await,
@@ -148,7 +149,9 @@ impl Coordinator {
             Ok(found) => found,
             Err(refused) => return turn_away(refused),
         };
-        let found = if read.to_mend {
+        let found = if read.to_mend && named.newest < known.newest().version() {
+            return self.unfit(known.view().behind());
+        } else if read.to_mend {
             // No vote: whatever is here is of use.
             self.inner.replica.read_to_mend(found.place).await
         } else {

@@ -285,7 +285,8 @@ impl Node {
         let Config { node, .. } = &inner.config;
         let seedless = seedless(&node.seeds, &node.peer_address);
         let deletes_only = inner.replica.health().room().is_short();
-        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless, deletes_only });
+        let in_doubt = !inner.replica.health().unsynced().is_empty();
+        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt });
     }
 
     /// Waits until this node serves, or stays out for good; then says which.

@@ -54,6 +54,8 @@ pub struct PeerMood {
     pub seedless: bool,
     /// Its disk is filled up to its reserve: no new values.
     pub deletes_only: bool,
+    /// It does not hold everything it owns: partitions of it are in doubt.
+    pub in_doubt: bool,
 }
 
 impl PeerMood {
@@ -63,6 +65,7 @@ impl PeerMood {
             | u32::from(self.draining) << 2
             | u32::from(self.seedless) << 3
             | u32::from(self.deletes_only) << 4
+            | u32::from(self.in_doubt) << 5
     }
 
     fn from_bits(bits: u32) -> Self {
@@ -72,6 +75,7 @@ impl PeerMood {
             draining: bits & 4 != 0,
             seedless: bits & 8 != 0,
             deletes_only: bits & 16 != 0,
+            in_doubt: bits & 32 != 0,
         }
     }
 }

@@ -162,7 +162,9 @@ impl PutCore {
         let mut actions = Vec::new();
         for (id, copy) in &mut self.owners {
             let layouts = self.tally.requirement().layouts_of(*id);
-            if !layouts.is_empty() && !self.tally.has_all_of(*id) {
+            // Who is not counted gets it all the same, once.
+            let lacks = if layouts.is_empty() { *copy != Copy::Acked } else { !self.tally.has_all_of(*id) };
+            if lacks {
                 *copy = Copy::Sent;
                 if let Some(recorder) = &mut self.recorder {
                     recorder.sent(now, *id, false);

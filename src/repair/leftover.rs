@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::cluster::{Known, LayoutKeeper};
 use crate::env::Env;
@@ -102,8 +102,7 @@ impl Leftovers {
             let left: Vec<(Bytes, Digest)> =
                 page.entries.iter().filter(|(stored, _)| mine(stored).is_some()).cloned().collect();
             if !left.is_empty() {
-                let to = page.next.clone().unwrap_or_default();
-                self.cover(known, partition, &after, &to, &left).await?;
+                let covered = self.cover(known, partition, &after, left).await?;
                 if !begun {
                     self.replica.new_tenures(vec![partition]).await.map_err(told)?;
                     begun = true;
@@ -112,7 +111,7 @@ impl Leftovers {
                 let spared = move |bucket: &Bucket| {
                     keeper.known().is_none_or(|now| !settled(&now) || !now.view().may_delete(partition, Some(bucket)))
                 };
-                let done = self.replica.forget_covered(partition, left, Arc::new(spared));
+                let done = self.replica.forget_covered(partition, covered, Arc::new(spared));
                 deleted += done.await.map_err(told)?;
             }
             match page.next {
@@ -122,34 +121,44 @@ impl Leftovers {
         }
     }
 
-    /// Makes sure that the owners hold all of these.
+    /// Makes sure that the owners hold these, and returns those of which that is sure: what cannot be read here stays.
     async fn cover(
         &self,
         known: &Known,
         partition: PartitionId,
         after: &Bytes,
-        to: &Bytes,
-        left: &[(Bytes, Digest)],
-    ) -> Result<(), String> {
+        left: Vec<(Bytes, Digest)>,
+    ) -> Result<Vec<(Bytes, Digest)>, String> {
+        let mut covered = Vec::with_capacity(left.len());
+        let wanted: BTreeSet<Bytes> = left.iter().map(|(stored, _)| stored.clone()).collect();
+        let to = wanted.last().cloned().unwrap_or_default();
         let buckets: BTreeSet<Bucket> = left.iter().filter_map(|(stored, _)| Some(name_of(stored)?.0.bucket)).collect();
         let owners_of =
             |bucket: &Bucket| -> Vec<StoreId> { holders(known.newest(), partition, Some(bucket)).stores().collect() };
         let owners: BTreeSet<StoreId> = buckets.iter().flat_map(owners_of).collect();
-        let lists = join_all(owners.iter().map(|owner| self.list(known, *owner, partition, after, to))).await;
+        let lists = join_all(owners.iter().map(|owner| self.list(known, *owner, partition, after, &to, &wanted))).await;
         let held: Vec<(StoreId, BTreeSet<(Bytes, Digest)>)> =
             owners.iter().copied().zip(lists).filter_map(|(owner, list)| Some((owner, list?))).collect();
         for (stored, digest) in left {
-            let Some((id, generation)) = name_of(stored) else { continue };
+            let Some((id, generation)) = name_of(&stored) else { continue };
             let owners = owners_of(&id.bucket);
             let alike = |owner: &StoreId| {
-                held.iter().any(|(from, list)| from == owner && list.contains(&(stored.clone(), *digest)))
+                held.iter().any(|(from, list)| from == owner && list.contains(&(stored.clone(), digest)))
             };
             if owners.iter().any(alike) {
+                covered.push((stored, digest));
                 continue;
             }
             let place = Place::of(known.newest().grid(), &id, generation);
             let record = self.replica.storage().get(Keyspace::Objects, &place.stored);
-            let Some(record) = record.map_err(|failed| failed.to_string())? else { continue };
+            let record = match record {
+                Ok(Some(record)) => record,
+                Ok(None) => continue,
+                Err(failed) => {
+                    warn!(%partition, %failed, "what nobody else holds of this kind cannot be read here: it stays");
+                    continue;
+                }
+            };
             let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
             let write = Write { target, record, epoch: 0, flush: true, repair: true };
             let version = known.newest().version();
@@ -162,11 +171,12 @@ impl Leftovers {
             if merged < owners.len() / 2 + 1 {
                 return Err(format!("{merged} of {} owners took in what they lacked", owners.len()));
             }
+            covered.push((stored, digest));
         }
-        Ok(())
+        Ok(covered)
     }
 
-    /// What an owner holds in a range; none if it cannot be asked.
+    /// What an owner holds of these keys, all in one range; none if it cannot be asked.
     async fn list(
         &self,
         known: &Known,
@@ -174,6 +184,7 @@ impl Leftovers {
         partition: PartitionId,
         after: &Bytes,
         to: &Bytes,
+        wanted: &BTreeSet<Bytes>,
     ) -> Option<BTreeSet<(Bytes, Digest)>> {
         let (mut held, mut after) = (BTreeSet::new(), after.clone());
         loop {
@@ -182,9 +193,8 @@ impl Leftovers {
             let version = known.newest().version();
             let reply = self.peers.call(owner, Ask::ListDigests(list), version, CALL_FOR).await.ok()?;
             let Some(Tell::Digests(digests)) = reply.tell else { return None };
-            held.extend(
-                digests.entries.into_iter().filter_map(|of| Some((of.stored, Digest::from_slice(&of.digest)?))),
-            );
+            let asked = digests.entries.into_iter().filter(|of| wanted.contains(&of.stored));
+            held.extend(asked.filter_map(|of| Some((of.stored, Digest::from_slice(&of.digest)?))));
             match digests.next {
                 Some(next) => after = next,
                 None => return Some(held),

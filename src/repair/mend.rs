@@ -55,7 +55,15 @@ struct Mender {
     keeper: LayoutKeeper,
     window: Duration,
     done: Arc<Mending>,
-    copied: Mutex<(Incarnation, BTreeSet<(PartitionId, StoreId)>)>,
+    copied: Mutex<Copied>,
+}
+
+/// What was copied in this incarnation, under these live layouts: under others it may be others that have to be.
+#[derive(Debug)]
+struct Copied {
+    incarnation: Incarnation,
+    live: Vec<u64>,
+    whole: BTreeSet<(PartitionId, StoreId)>,
 }
 
 /// What one other owner says of a key.
@@ -71,7 +79,8 @@ enum Theirs {
 /// Begins to mend, in a task of the node.
 pub fn start(env: &Env, replica: Replica, peers: Peers, keeper: LayoutKeeper, window: Duration) -> Arc<Mending> {
     let done = Arc::new(Mending::default());
-    let copied = Mutex::new((replica.identity().incarnation(), BTreeSet::new()));
+    let incarnation = replica.identity().incarnation();
+    let copied = Mutex::new(Copied { incarnation, live: Vec::new(), whole: BTreeSet::new() });
     let mender = Mender { env: env.clone(), replica, peers, keeper, window, done: Arc::clone(&done), copied };
     env.tasks.spawn(mender.run());
     done
@@ -128,30 +137,46 @@ impl Mender {
         others.into_iter().collect()
     }
 
+    /// Those of them that can be trusted to hold what was acknowledged: the owners in the oldest live layout, which is
+    /// complete. One that comes with a newer layout may hold nothing yet.
+    fn complete(&self, partition: PartitionId, bucket: &Bucket) -> BTreeSet<StoreId> {
+        let Some(known) = self.keeper.known() else { return BTreeSet::new() };
+        let mut owners: BTreeSet<StoreId> = holders(&known.chain.live()[0], partition, Some(bucket)).stores().collect();
+        owners.retain(|store| *store != known.me && !known.chain.ended().contains(store));
+        owners
+    }
+
+    fn live(&self) -> Vec<u64> {
+        self.keeper.known().map(|known| known.live()).unwrap_or_default()
+    }
+
     fn newest(&self) -> Result<Layout, String> {
         self.keeper.newest().ok_or_else(|| "this node is in no cluster".into())
     }
 
     async fn sync(&self, partition: PartitionId) -> Result<(), String> {
-        let others = self.others(partition);
+        let (live, others) = (self.live(), self.others(partition));
         let missing: Vec<StoreId> = {
             let mut copied = self.copied();
             let incarnation = self.replica.identity().incarnation();
-            if copied.0 != incarnation {
-                *copied = (incarnation, BTreeSet::new());
+            if (copied.incarnation, &copied.live) != (incarnation, &live) {
+                *copied = Copied { incarnation, live: live.clone(), whole: BTreeSet::new() };
             }
-            others.iter().copied().filter(|store| !copied.1.contains(&(partition, *store))).collect()
+            others.iter().copied().filter(|store| !copied.whole.contains(&(partition, *store))).collect()
         };
         let results = join_all(missing.iter().map(|store| self.copy(partition, *store))).await;
         let mut failed = None;
         for (result, store) in results.into_iter().zip(missing) {
             match result {
-                Ok(()) => drop(self.copied().1.insert((partition, store))),
+                Ok(()) => drop(self.copied().whole.insert((partition, store))),
                 Err(why) => failed = Some(why),
             }
         }
         if let Some(why) = failed {
             return Err(why);
+        }
+        if self.live() != live {
+            return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
         self.replica.mark_synced(partition).await.map_err(|fault| fault.to_string())?;
         self.done.partitions.fetch_add(1, Ordering::Relaxed);
@@ -161,7 +186,7 @@ impl Mender {
         Ok(())
     }
 
-    fn copied(&self) -> MutexGuard<'_, (Incarnation, BTreeSet<(PartitionId, StoreId)>)> {
+    fn copied(&self) -> MutexGuard<'_, Copied> {
         self.copied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -217,9 +242,10 @@ impl Mender {
 
     async fn mend(&self, partition: PartitionId, stored: Bytes) -> Result<(), String> {
         let Some((id, generation)) = name_of(&stored) else { return Err("it is no object".into()) };
-        let others = self.others(partition);
-        if others.is_empty() {
-            return Err("there is no other owner: what it held can only be given up".into());
+        let (live, others) = (self.live(), self.others(partition));
+        let complete = self.complete(partition, &id.bucket);
+        if complete.is_empty() {
+            return Err("there is no other owner that is complete: what it held can only be given up".into());
         }
         let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
         let said = join_all(others.iter().map(|store| self.ask(*store, target.clone()))).await;
@@ -236,8 +262,12 @@ impl Mender {
                 }
                 Theirs::Nothing => {}
                 Theirs::Damaged => damaged = true,
+                Theirs::Unknown if !complete.contains(from) => {}
                 Theirs::Unknown => return Err(format!("{from} cannot be asked")),
             }
+        }
+        if self.live() != live {
+            return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
         if damaged && !found {
             return Err("another owner's copy is damaged as well, and nobody holds one".into());

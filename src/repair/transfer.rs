@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use tracing::{debug, info, warn};
 
 use super::mend::merge_into;
-use crate::cluster::LayoutKeeper;
+use crate::cluster::{LayoutKeeper, POINT};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::pacing::TokenBucket;
@@ -38,7 +38,6 @@ const MERGES: usize = 64;
 const GIVE_WAY: Duration = Duration::from_millis(20);
 /// Between two rounds at most, while something is missing.
 const ROUND: Duration = Duration::from_millis(500);
-const POINT: &[u8] = b"transfer/";
 
 /// What is under way for the newest layout: an immutable snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -198,6 +197,10 @@ impl Transfers {
         // Where an earlier try got to, if that read the source after it had acked this layout.
         let (mut after, mut acked) = self.point(&stored).filter(|(_, acked)| *acked >= layout).unwrap_or_default();
         loop {
+            if keeper.newest().is_none_or(|newest| newest.version() != layout) {
+                // What this node is given, and keeps of what it merged, is another question by now.
+                return Err(Stopped::NotYet);
+            }
             let fetch = Fetch { partition: partition.0, after: after.clone(), max_bytes: PAGE };
             let page = match peers.call(source, Ask::Fetch(fetch), layout, CALL_FOR).await.map(|reply| reply.tell) {
                 Ok(Some(Tell::Page(page))) => page,
@@ -277,8 +280,8 @@ impl Transfers {
         let mut merging = futures_util::stream::iter(merges).buffer_unordered(MERGES);
         while let Some(merged) = merging.next().await {
             match merged {
-                // A key that is quarantined here is mended by itself, from every owner.
-                Ok(()) | Err(Fault::Damaged) => {}
+                Ok(()) => {}
+                // Also of a key that is quarantined here: once that is mended it is merged.
                 Err(fault) => return Err(fault.to_string()),
             }
         }

@@ -392,9 +392,11 @@ fn run_on_thread(mut shard: Shard, mut queue: mpsc::Receiver<Op>) {
         let stop = ops.iter().any(|op| matches!(op, Op::Stop));
         let (health, identity) = (Arc::clone(&shard.health), Arc::clone(&shard.identity));
         let guard = PanicGuard { health, identity };
-        let prepared = shard.prepare(ops.drain(..));
-        let (_, finished) = shard.commit(prepared);
-        finished.answer();
+        while !ops.is_empty() {
+            let prepared = shard.prepare(next_batch(&mut ops));
+            let (_, finished) = shard.commit(prepared);
+            finished.answer();
+        }
         drop(guard);
         if stop {
             return;
@@ -410,20 +412,31 @@ async fn run_inline(mut shard: Shard, mut queue: mpsc::Receiver<Op>) {
             return;
         }
         let stop = ops.iter().any(|op| matches!(op, Op::Stop));
-        let prepared = shard.prepare(ops.drain(..));
-        if shard.env.buggify.at("commit lags behind the mint") {
-            // Other owners learn of the dot while this node can still forget it.
-            shard.env.clock.sleep(std::time::Duration::from_micros(shard.env.entropy.below(20_000))).await;
+        while !ops.is_empty() {
+            let prepared = shard.prepare(next_batch(&mut ops));
+            if shard.env.buggify.at("commit lags behind the mint") {
+                // Other owners learn of the dot while this node can still forget it.
+                shard.env.clock.sleep(std::time::Duration::from_micros(shard.env.entropy.below(20_000))).await;
+            }
+            let (stall, finished) = shard.commit(prepared);
+            if !stall.is_zero() {
+                shard.env.clock.sleep(stall).await;
+            }
+            finished.answer();
         }
-        let (stall, finished) = shard.commit(prepared);
-        if !stall.is_zero() {
-            shard.env.clock.sleep(stall).await;
-        }
-        finished.answer();
         if stop {
             return;
         }
     }
+}
+
+/// Takes the operations of the next batch: up to a job, which begins one of its own, so that it sees on disk all that was
+/// decided before it, and nothing that is written after it has looked puts back what it deletes.
+fn next_batch(ops: &mut Vec<Op>) -> Vec<Op> {
+    let is_job = |op: &Op| matches!(op, Op::Run(_));
+    let end = if ops.first().is_some_and(is_job) { 1 } else { ops.iter().position(is_job).unwrap_or(ops.len()) };
+    let rest = ops.split_off(end);
+    std::mem::replace(ops, rest)
 }
 
 /// Goes by the index, which is small and names every key, so that one damaged record does not hide those after it.

@@ -20,6 +20,8 @@ pub struct Seen<'a> {
     pub joiners: &'a [Member],
     /// Whether joiners are taken in by themselves.
     pub auto_join: bool,
+    /// Members whose partitions are in doubt: as good as gone where something may be lost.
+    pub in_doubt: &'a BTreeSet<StoreId>,
     /// How long a member has been down; none while it is up.
     pub down_for: &'a dyn Fn(StoreId) -> Option<Duration>,
 }
@@ -115,7 +117,7 @@ pub fn wish(view: View<'_>, seen: &Seen<'_>) -> (Option<(Why, Layout)>, Vec<Decl
                 let comes_back = old.name == joiner.name
                     && old.peer_address == joiner.peer_address
                     && newest.member_by_store(old.store).is_some();
-                let lost = || risk::may_lose(view.chain, &BTreeSet::from([old.store]), &BTreeSet::new(), &[]);
+                let lost = || risk::may_lose(view.chain, &BTreeSet::from([old.store]), seen.in_doubt, &[]);
                 if !comes_back {
                     declined.push(Declined::Clash { name: joiner.name.clone(), with: old.name.clone() });
                 } else if (seen.down_for)(old.store).is_none() {
@@ -164,7 +166,7 @@ fn give_up(view: View<'_>, seen: &Seen<'_>) -> Option<(Why, Layout)> {
     let joined = |member: &Member| base.member_by_store(member.store).is_none();
     let gone = |member: &Member| {
         let down_long = (seen.down_for)(member.store).is_some_and(|down| down >= GIVE_UP_AFTER);
-        joined(member) && (!synced(member.store) && down_long || wiped(member))
+        joined(member) && !synced(member.store) && (down_long || wiped(member))
     };
     let names = |of: &[&Member]| of.iter().map(|member| member.name.clone()).collect();
     let stores = |of: &[&Member]| of.iter().map(|member| member.store).collect::<BTreeSet<_>>();

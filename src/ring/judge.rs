@@ -99,6 +99,13 @@ impl View<'_> {
         if live.is_empty() { Err(self.refused(Unfit::NotLive)) } else { Ok(live) }
     }
 
+    /// What is said to one who would copy from here by layouts that are past: who gave a partition up may hold nothing of
+    /// it.
+    #[must_use]
+    pub fn behind(&self) -> Refusal {
+        self.refused(Unfit::Behind)
+    }
+
     fn refused(&self, why: Unfit) -> Refusal {
         Refusal { why, live: self.chain.live().iter().map(super::Layout::version).collect() }
     }

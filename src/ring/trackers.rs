@@ -153,6 +153,16 @@ impl OwnTracker {
         self.flushing.as_ref()
     }
 
+    /// What was to be flushed is not on disk, as far as is known: it is raised again, or not.
+    pub fn not_flushed(&mut self) {
+        self.flushing = None;
+    }
+
+    /// Forgets what it says of layouts before `live_from`, which no rule asks for.
+    pub fn forget_before(&mut self, live_from: u64) {
+        self.told.forget_before(live_from);
+    }
+
     /// What was to be flushed is on disk: it may be told.
     pub fn flushed(&mut self) {
         if let Some(raised) = self.flushing.take() {
@@ -188,6 +198,16 @@ mod tests {
         own.flushed();
         assert_eq!(own.told(), &acked);
         own.flushed();
+        assert_eq!(own.told(), &acked);
+        let synced = Tracker { synced: BTreeSet::from([1, 2]), ..acked.clone() };
+        assert!(own.raise(&synced).is_some());
+        own.not_flushed();
+        assert_eq!(own.told(), &acked, "a flush that failed changes nothing, and may be tried again");
+        assert!(own.raise(&synced).is_some());
+        own.flushed();
+        own.forget_before(2);
+        assert_eq!(own.told().synced, BTreeSet::from([2]));
+        own.forget_before(3);
         assert_eq!(own.told(), &acked);
         assert_eq!(own.raise(&Tracker { sync_ack: 0, ..acked.clone() }), None, "nothing is new");
     }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::net::Death;
 use crate::env::Entropy;
 use crate::storage::memory::{Faults, MemoryDisk, MemoryStorage, Platter};
-use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
+use crate::storage::{Keyspace, Storage, StorageError};
 
 /// One machine's disk.
 #[derive(Debug)]
@@ -106,18 +106,6 @@ impl SimDisk {
     /// An empty directory.
     pub fn wipe(&self) {
         self.disk.wipe();
-    }
-
-    /// The directory forgets every object, and not whose it is: what a wipe would be if it left the store id.
-    pub fn forget_objects(&self) {
-        let Ok(storage) = self.disk.open() else { return };
-        let mut batch = Batch::new();
-        for keyspace in [Keyspace::Objects, Keyspace::Index, Keyspace::Merkle] {
-            let keys = storage.scan(keyspace, Unbounded, Unbounded).filter_map(|entry| Some(entry.ok()?.0));
-            keys.for_each(|key| batch.delete(keyspace, key));
-        }
-        // A disk that fails has forgotten nothing.
-        let _ = storage.commit(batch, Durability::Flush);
     }
 
     /// A copy of the directory.

@@ -294,8 +294,7 @@ impl Churn {
         }
         let Some((machine, _)) = self.any(self.members()) else { return false };
         self.cluster.crash(machine, Death::PowerCut);
-        let same_store = self.cluster.setup().wraps.broken == Some("a wiped directory is another store");
-        self.cluster.disk(machine, |disk| if same_store { disk.forget_objects() } else { disk.wipe() });
+        self.cluster.disk(machine, |disk| disk.wipe());
         self.cluster.time().sleep(Duration::from_millis(self.entropy.below(2000))).await;
         self.cluster.start(machine).await.is_ok()
     }

@@ -24,7 +24,7 @@ fn wished(
     let down_for = |of: StoreId| {
         down.iter().find(|(number, _)| store(*number) == of).map(|(_, seconds)| Duration::from_secs(*seconds))
     };
-    let seen = Seen { joiners: &joiners, auto_join, down_for: &down_for };
+    let seen = Seen { joiners: &joiners, auto_join, in_doubt: &BTreeSet::new(), down_for: &down_for };
     let (wish, declined) = wish(View { chain, trackers, me: store(1) }, &seen);
     let stores = |layout: Layout| {
         chain.follows(&layout).expect("a wish can follow");
@@ -63,7 +63,7 @@ fn a_wiped_node_replaces_itself_once_the_old_one_is_down_one_at_a_time() {
     assert_eq!(declined, []);
     let mut clash = members(&[9]);
     clash[0].name = "n1".into();
-    let seen = Seen { joiners: &clash, auto_join: true, down_for: &|_| None };
+    let seen = Seen { joiners: &clash, auto_join: true, in_doubt: &BTreeSet::new(), down_for: &|_| None };
     let (wish, declined) = super::wish(View { chain: &chain, trackers: &trackers, me: store(1) }, &seen);
     assert_eq!(wish, None);
     assert_eq!(declined, [Declined::Clash { name: "n1".into(), with: "n1".into() }]);
