@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::routing::any;
 use http::{HeaderMap, HeaderValue, Method, Response, header};
+use http_body_util::Full;
 
 use super::owners::json;
 use super::problem::Problem;
+use super::routes::{Answer, Routes};
 use super::{Api, layouts};
 use crate::kv::{Error, ErrorCode, Members};
 
@@ -69,18 +70,18 @@ struct Admin {
 }
 
 /// The admin API.
-pub fn admin_router(api: Arc<Api>, token: Option<AdminToken>) -> Router {
-    Router::new().fallback(any(route)).with_state(Arc::new(Admin { api, token }))
+pub fn admin_router(api: Arc<Api>, token: Option<AdminToken>) -> Routes {
+    Router::new().fallback(any(route)).with_state(Arc::new(Admin { api, token })).into()
 }
 
-async fn route(State(admin): State<Arc<Admin>>, request: Request) -> Response<Body> {
+async fn route(State(admin): State<Arc<Admin>>, request: Request) -> Answer {
     let started = admin.api.env.clock.now();
     let method = request.method().clone();
     let answer = answer(&admin, request).await;
     admin.api.finish(&method, started, answer)
 }
 
-async fn answer(admin: &Admin, request: Request) -> Result<Response<Body>, Problem> {
+async fn answer(admin: &Admin, request: Request) -> Result<Answer, Problem> {
     let api = &admin.api;
     api.check_headers(request.headers())?;
     let path = request.uri().path().to_owned();
@@ -111,8 +112,8 @@ async fn answer(admin: &Admin, request: Request) -> Result<Response<Body>, Probl
     }
 }
 
-fn text(body: String, media_type: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(body));
+fn text(body: String, media_type: &'static str) -> Answer {
+    let mut response = Response::new(Full::from(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }

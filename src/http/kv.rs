@@ -3,15 +3,16 @@
 //! **A context names only what its holder was shown**: an answer that shows one of several siblings (`resolve=latest`)
 //! or none of them (HEAD) carries no context; the problem of a 409 shows all of them and carries theirs.
 
-use std::sync::Arc;
-
 use axum::body::Body;
-use axum::extract::{Request, State};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
 
 use super::headers::{self, Headers};
 use super::params::{self, Query};
 use super::problem::Problem;
+use super::routes::Answer;
 use super::uri::object_id;
 use super::{Api, body};
 use crate::kv::wire::{self, Envelope};
@@ -22,14 +23,21 @@ use crate::types::{Mono, ObjectId};
 const METHODS: &str = "GET, HEAD, PUT, DELETE";
 const OPAQUE: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-pub(super) async fn route(State(api): State<Arc<Api>>, request: Request) -> Response<Body> {
+const PATH: &str = "/v1/kv";
+
+/// Whether a request to this path is about an object.
+pub(super) fn takes(path: &str) -> bool {
+    path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+pub(super) async fn route(api: &Api, request: Request<Incoming>) -> Answer {
     let started = api.env.clock.now();
     let method = request.method().clone();
-    let answer = object(&api, request, started).await;
+    let answer = object(api, request, started).await;
     api.finish(&method, started, answer)
 }
 
-async fn object(api: &Api, request: Request, started: Mono) -> Result<Response<Body>, Problem> {
+async fn object(api: &Api, request: Request<Incoming>, started: Mono) -> Result<Answer, Problem> {
     let (parts, body) = request.into_parts();
     api.check_headers(&parts.headers)?;
     let writes = match parts.method {
@@ -38,7 +46,7 @@ async fn object(api: &Api, request: Request, started: Mono) -> Result<Response<B
         _ => return Err(Problem::method(METHODS)),
     };
     let query = Query::parse(parts.uri.query())?;
-    let id = object_id(parts.uri.path(), "/v1/kv", &query)?;
+    let id = object_id(parts.uri.path(), PATH, &query)?;
     let wants_envelope = accepts_envelope(&parts.headers);
     if parts.headers.contains_key(wire::FLOOR) {
         return Err(Problem::not_yet("a request's Quorate-Floor"));
@@ -55,7 +63,8 @@ async fn object(api: &Api, request: Request, started: Mono) -> Result<Response<B
     let options = query.write_options(&parts.headers, &limits)?;
     let answer = if parts.method == Method::PUT {
         refuse_encodings(&parts.headers)?;
-        let value = params::value(&parts.headers, body::within(api, &parts.headers, body, limits.max_value).await?)?;
+        let body = body::within(api, &parts.headers, Body::new(body), limits.max_value).await?;
+        let value = params::value(&parts.headers, body)?;
         api.kv.put(id.clone(), value, options).await?
     } else {
         api.kv.delete(id.clone(), options).await?
@@ -120,7 +129,7 @@ fn read_response(
     show: Show,
     request: HeaderMap,
     time: std::time::Duration,
-) -> Result<Response<Body>, Problem> {
+) -> Result<Answer, Problem> {
     let ReadAnswer { siblings, context, floor, etag, counted, explain } = answer;
     let unchanged = etag.is_some_and(|etag| matches_etag(&request, etag));
     let mut headers = common_headers(request, &floor, etag, counted);
@@ -172,13 +181,13 @@ fn read_response(
         }
     };
     if unchanged {
-        return Ok(with_headers(StatusCode::NOT_MODIFIED, headers, Body::empty()));
+        return Ok(with_headers(StatusCode::NOT_MODIFIED, headers, Bytes::new()));
     }
     match chosen.and_then(|sibling| Some((sibling, sibling.value.as_ref()?))) {
         Some((sibling, value)) => {
             insert_explain(&mut headers, explain.as_ref());
             describe(&mut headers, sibling);
-            Ok(with_headers(StatusCode::OK, headers, Body::from(value.bytes.clone())))
+            Ok(with_headers(StatusCode::OK, headers, value.bytes.clone()))
         }
         None => envelope_response(headers, &siblings, &envelope(explain)),
     }
@@ -194,7 +203,7 @@ fn write_response(
     wants_envelope: bool,
     request: HeaderMap,
     time: std::time::Duration,
-) -> Result<Response<Body>, Problem> {
+) -> Result<Answer, Problem> {
     let WriteAnswer { context, floor, etag, sibling_count, siblings, replayed, counted, explain } = answer;
     let mut headers = common_headers(request, &floor, Some(etag), counted);
     if let Some(context) = &context {
@@ -209,22 +218,18 @@ fn write_response(
     timing(&mut headers, explain.as_ref(), time);
     let Some(siblings) = siblings else {
         insert_explain(&mut headers, explain.as_ref());
-        return Ok(with_headers(StatusCode::NO_CONTENT, headers, Body::empty()));
+        return Ok(with_headers(StatusCode::NO_CONTENT, headers, Bytes::new()));
     };
     if let ([only @ SiblingView { value: Some(value), .. }], false) = (siblings.as_slice(), wants_envelope) {
         insert_explain(&mut headers, explain.as_ref());
         describe(&mut headers, only);
-        return Ok(with_headers(StatusCode::OK, headers, Body::from(value.bytes.clone())));
+        return Ok(with_headers(StatusCode::OK, headers, value.bytes.clone()));
     }
     let envelope = Envelope { context, write: Some(counted), explain, ..Envelope::new(id, Some(etag), &siblings) };
     envelope_response(headers, &siblings, &envelope)
 }
 
-fn envelope_response(
-    mut headers: Headers,
-    siblings: &[SiblingView],
-    envelope: &Envelope,
-) -> Result<Response<Body>, Problem> {
+fn envelope_response(mut headers: Headers, siblings: &[SiblingView], envelope: &Envelope) -> Result<Answer, Problem> {
     if let Some(last) = siblings.iter().map(|sibling| sibling.written_at).max() {
         headers.last_modified(last);
     }
@@ -234,8 +239,8 @@ fn envelope_response(
     Ok(response)
 }
 
-fn with_headers(status: StatusCode, headers: Headers, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
+fn with_headers(status: StatusCode, headers: Headers, body: Bytes) -> Answer {
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers.finish();
     response

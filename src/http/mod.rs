@@ -10,10 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::routing::any;
-use http::{HeaderMap, HeaderValue, Method, Response, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::env::Env;
 use crate::kv::{Kv, NodeView};
@@ -24,19 +23,23 @@ use crate::types::{Bucket, Mono};
 mod admin;
 mod body;
 mod buckets;
+mod connections;
 mod headers;
 mod kv;
 mod layouts;
 mod owners;
 mod params;
 mod problem;
+mod routes;
 mod serve;
 mod uri;
 
 pub use admin::{AdminToken, admin_router};
+pub use routes::Routes;
 pub use serve::{ServeLimits, TcpSocket, serve};
 
 use problem::Problem;
+use routes::Answer;
 
 /// What a request may cost, and means where it does not say. Checked once, where the node's configuration is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,7 +143,7 @@ impl Api {
     }
 
     /// What every answer carries, and the count of it.
-    fn finish(&self, method: &Method, started: Mono, answer: Result<Response<Body>, Problem>) -> Response<Body> {
+    fn finish(&self, method: &Method, started: Mono, answer: Result<Answer, Problem>) -> Answer {
         let id = self.request_id();
         let mut response = match answer {
             Ok(response) => response,
@@ -158,11 +161,8 @@ impl Api {
 }
 
 /// The client API: `/v1/kv`, `/v1/buckets`, `/v1/owners`.
-pub fn client_router(api: Arc<Api>) -> Router {
-    Router::new()
-        .route("/v1/kv", any(kv::route))
-        .route("/v1/kv/", any(kv::route))
-        .route("/v1/kv/{*rest}", any(kv::route))
+pub fn client_router(api: Arc<Api>) -> Routes {
+    let rest = Router::new()
         .route("/v1/buckets", any(buckets::route))
         .route("/v1/buckets/", any(buckets::route))
         .route("/v1/buckets/{*rest}", any(buckets::route))
@@ -170,13 +170,14 @@ pub fn client_router(api: Arc<Api>) -> Router {
         .route("/v1/owners/", any(owners::route))
         .route("/v1/owners/{*rest}", any(owners::route))
         .fallback(client_fallback)
-        .with_state(api)
+        .with_state(Arc::clone(&api));
+    Routes::with_objects(api, rest)
 }
 
 /// Paths of the client API that are written down and not built yet.
 const CLIENT_NOT_YET: [&str; 2] = ["/v1/batch", "/v1/openapi.json"];
 
-async fn client_fallback(State(api): State<Arc<Api>>, request: Request) -> Response<Body> {
+async fn client_fallback(State(api): State<Arc<Api>>, request: Request) -> Answer {
     let started = api.env.clock.now();
     let problem = Problem::unrouted(request.uri().path(), &CLIENT_NOT_YET);
     api.finish(request.method(), started, Err(problem))

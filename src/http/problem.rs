@@ -1,10 +1,11 @@
 //! RFC 9457 problems: the one form in which this edge says no. Each carries what is true of the request all the same:
 //! `applied`, `not_applied` or `unknown` (I-HONEST).
 
-use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
 use serde::Serialize;
 
+use super::routes::Answer;
 use crate::env::Entropy;
 use crate::kv::wire::{Envelope, ProblemDocument};
 use crate::kv::{Error, ErrorCode, Outcome, wire};
@@ -106,14 +107,14 @@ impl Problem {
     }
 
     /// The response. `entropy` spreads out those who come back after a 429 or 503.
-    pub(super) fn into_response(self, request_id: &str, entropy: &Entropy) -> Response<Body> {
+    pub(super) fn into_response(self, request_id: &str, entropy: &Entropy) -> Answer {
         let Inner { mut document, envelope, headers } = *self.0;
         request_id.clone_into(&mut document.request_id);
         let body = match &envelope {
             Some(envelope) => serde_json::to_vec(&WithEnvelope { problem: &document, envelope }),
             None => serde_json::to_vec(&document),
         };
-        let mut response = Response::new(Body::from(body.unwrap_or_default()));
+        let mut response = Response::new(Full::from(body.unwrap_or_default()));
         *response.status_mut() = StatusCode::from_u16(document.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         *response.headers_mut() = headers;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(wire::PROBLEM_TYPE));
