@@ -10,6 +10,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+/// The product's, so that nodes and floor run on what it runs on.
+#[cfg(feature = "allocator")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// CPU seconds that a process has used, all its threads, those that ended included.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     // Linux counts these in USER_HZ, 100 everywhere.
