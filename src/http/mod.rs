@@ -24,6 +24,7 @@ mod admin;
 mod body;
 mod buckets;
 mod connections;
+mod head_timer;
 mod headers;
 mod kv;
 mod layouts;

@@ -21,13 +21,14 @@ use axum::serve::Listener;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connections::{Connection, Connections, Told};
+use super::head_timer::HeadTimer;
 use super::routes::{AnyBody, Routes};
 use crate::env::Env;
 use crate::metrics::Metrics;
@@ -112,7 +113,7 @@ pub async fn serve<L: Listener>(
     // No `max_headers`: hyper's own bound (100, then a bare 431) costs nothing, any other two allocations a request; the
     // edge takes fewer.
     // No `pipeline_flush`: with it hyper keeps its own 400 and 431 to itself, since what it refused is still in the buffer.
-    http.timer(TokioTimer::new()).header_read_timeout(limits.head_time).max_buf_size(limits.max_head);
+    http.header_read_timeout(limits.head_time).max_buf_size(limits.max_head);
     let connections = Connections::new();
     let tracker = TaskTracker::new();
     let _cut_when_dropped = CutWhenDropped(&connections);
@@ -134,7 +135,7 @@ pub async fn serve<L: Listener>(
             let working = served.work();
             async move { Ok::<_, Infallible>(working.0.routes.answer(request).await) }
         });
-        let driven = http.serve_connection(TokioIo::new(io), service);
+        let driven = http.timer(HeadTimer::new(limits.head_time)).serve_connection(TokioIo::new(io), service);
         let metrics = Arc::clone(&metrics);
         tracker.spawn(async move {
             drive(driven, &connection).await;
