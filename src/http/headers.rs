@@ -1,9 +1,9 @@
-//! An answer's headers, at little cost: every value is written into one buffer, and the map is the request's own, emptied,
-//! so that its memory goes back and forth on a connection.
+//! An answer's headers, at little cost: every value is written into one buffer, of which each is a slice, and the map is
+//! the request's own, emptied, so that its memory goes back and forth on a connection.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 
-use bytes::{BufMut, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::kv::{ETag, date, wire};
@@ -22,32 +22,35 @@ pub(super) const SIBLINGS: HeaderName = HeaderName::from_static(wire::SIBLINGS);
 
 /// Room for the values of a usual answer.
 const ROOM: usize = 384;
+/// As many values as a usual answer has.
+const USUAL: usize = 8;
 
 /// The headers of an answer.
 pub(super) struct Headers {
     map: HeaderMap,
-    text: BytesMut,
+    text: Vec<u8>,
+    /// Whose value ends where in the text.
+    written: Vec<(HeaderName, usize)>,
 }
 
 impl Headers {
     /// None yet; `used` is a map that is no longer needed.
     pub(super) fn new(mut used: HeaderMap) -> Self {
         used.clear();
-        Self { map: used, text: BytesMut::with_capacity(ROOM) }
+        Self { map: used, text: Vec::with_capacity(ROOM), written: Vec::with_capacity(USUAL) }
     }
 
     /// Sets a header to what `write` writes. A value that no header can carry is left out: the envelope has it.
-    fn write(&mut self, name: HeaderName, write: impl FnOnce(&mut BytesMut)) {
+    fn write(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.text);
-        if let Ok(value) = HeaderValue::from_maybe_shared(self.text.split().freeze()) {
-            self.map.insert(name, value);
-        }
+        self.written.push((name, self.text.len()));
     }
 
     pub(super) fn text(&mut self, name: HeaderName, value: &str) {
-        self.write(name, |out| out.put_slice(value.as_bytes()));
+        self.write(name, |out| out.extend_from_slice(value.as_bytes()));
     }
 
+    /// Sets a header, unless something is written for it.
     pub(super) fn fixed(&mut self, name: HeaderName, value: HeaderValue) {
         self.map.insert(name, value);
     }
@@ -57,7 +60,7 @@ impl Headers {
         self.write(name, |out| {
             for (at, number) in numbers.into_iter().enumerate() {
                 if at > 0 {
-                    out.put_u8(b'/');
+                    out.push(b'/');
                 }
                 put_decimal(out, number);
             }
@@ -69,7 +72,7 @@ impl Headers {
     }
 
     pub(super) fn last_modified(&mut self, at: Wall) {
-        self.write(http::header::LAST_MODIFIED, |out| out.put_slice(&date::http_date(at)));
+        self.write(http::header::LAST_MODIFIED, |out| out.extend_from_slice(&date::http_date(at)));
     }
 
     /// Microseconds, as milliseconds.
@@ -81,29 +84,36 @@ impl Headers {
     }
 
     pub(super) fn finish(self) -> HeaderMap {
-        self.map
+        let Self { mut map, text, written } = self;
+        let text = Bytes::from(text);
+        let mut from = 0;
+        for (name, to) in written {
+            if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(from..to)) {
+                map.insert(name, value);
+            }
+            from = to;
+        }
+        map
     }
 }
 
 /// The entity tag as a header has it, quotes included.
-fn put_etag(out: &mut BytesMut, etag: ETag) {
-    out.put_u8(b'"');
-    put_hex(out, &etag.digest.0);
+fn put_etag(out: &mut Vec<u8>, etag: ETag) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut hex = [0; 32];
+    for (digits, byte) in hex.chunks_exact_mut(2).zip(etag.digest.0) {
+        digits.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    out.push(b'"');
+    out.extend_from_slice(&hex);
     if etag.expired > 0 {
-        out.put_u8(b'-');
+        out.push(b'-');
         put_decimal(out, etag.expired as u64);
     }
-    out.put_u8(b'"');
+    out.push(b'"');
 }
 
-fn put_hex(out: &mut BytesMut, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.put_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    }
-}
-
-fn put_decimal(out: &mut BytesMut, mut number: u64) {
+fn put_decimal(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
@@ -111,7 +121,7 @@ fn put_decimal(out: &mut BytesMut, mut number: u64) {
         digits[at] = b'0' + (number % 10) as u8;
         number /= 10;
         if number == 0 {
-            return out.put_slice(&digits[at..]);
+            return out.extend_from_slice(&digits[at..]);
         }
     }
 }

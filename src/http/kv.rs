@@ -3,6 +3,8 @@
 //! **A context names only what its holder was shown**: an answer that shows one of several siblings (`resolve=latest`)
 //! or none of them (HEAD) carries no context; the problem of a 409 shows all of them and carries theirs.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -16,7 +18,7 @@ use super::routes::Answer;
 use super::uri::object_id;
 use super::{Api, body};
 use crate::kv::wire::{self, Envelope};
-use crate::kv::{Counted, ETag, FloorToken, ReadAnswer, SiblingView, WriteAnswer, date};
+use crate::kv::{Counted, ETag, FloorToken, ReadAnswer, SiblingView, WriteAnswer, WriteOptions, date};
 use crate::quorum::Explain;
 use crate::types::{Mono, ObjectId};
 
@@ -47,30 +49,45 @@ async fn object(api: &Api, request: Request<Incoming>, started: Mono) -> Result<
     };
     let query = Query::parse(parts.uri.query())?;
     let id = object_id(parts.uri.path(), PATH, &query)?;
-    let wants_envelope = accepts_envelope(&parts.headers);
     if parts.headers.contains_key(wire::FLOOR) {
         return Err(Problem::not_yet("a request's Quorate-Floor"));
     }
-    if !writes {
-        let (options, latest) = (query.read_options(&api.limits_of(&id.bucket))?, query.resolve_latest()?);
-        let answer = api.kv.get(id.clone(), options).await?;
-        let time = api.env.clock.now().since(started);
-        let show = Show { head: parts.method == Method::HEAD, latest, envelope: wants_envelope };
-        return read_response(&id, answer, show, parts.headers, time);
+    if writes {
+        refuse_preconditions(&parts.headers)?;
+        let limits = api.limits_of(&id.bucket);
+        let options = query.write_options(&parts.headers, &limits)?;
+        let most = limits.max_value;
+        // Boxed: what a write keeps would make the future of every read that much larger, and futures are moved.
+        return Box::pin(write(api, id, parts.method, parts.headers, options, (body, most), started)).await;
     }
-    refuse_preconditions(&parts.headers)?;
-    let limits = api.limits_of(&id.bucket);
-    let options = query.write_options(&parts.headers, &limits)?;
-    let answer = if parts.method == Method::PUT {
-        refuse_encodings(&parts.headers)?;
-        let body = body::within(api, &parts.headers, Body::new(body), limits.max_value).await?;
-        let value = params::value(&parts.headers, body)?;
+    let (options, latest) = (query.read_options(&api.limits_of(&id.bucket))?, query.resolve_latest()?);
+    drop(query);
+    let show = Show { head: parts.method == Method::HEAD, latest, envelope: accepts_envelope(&parts.headers) };
+    let headers = parts.headers;
+    let answer = api.kv.get(id.clone(), options).await?;
+    let time = answer.explain.is_some().then(|| api.env.clock.now().since(started));
+    read_response(&id, answer, show, headers, time)
+}
+
+async fn write(
+    api: &Api,
+    id: ObjectId,
+    method: Method,
+    headers: HeaderMap,
+    options: WriteOptions,
+    (body, most): (Incoming, usize),
+    started: Mono,
+) -> Result<Answer, Problem> {
+    let wants_envelope = accepts_envelope(&headers);
+    let answer = if method == Method::PUT {
+        refuse_encodings(&headers)?;
+        let value = params::value(&headers, body::within(api, &headers, Body::new(body), most).await?)?;
         api.kv.put(id.clone(), value, options).await?
     } else {
         api.kv.delete(id.clone(), options).await?
     };
-    let time = api.env.clock.now().since(started);
-    write_response(&id, answer, wants_envelope, parts.headers, time)
+    let time = answer.explain.is_some().then(|| api.env.clock.now().since(started));
+    write_response(&id, answer, wants_envelope, headers, time)
 }
 
 /// A check that looks atomic and is not would be worse than none (anchor: riak_kv#1849).
@@ -128,7 +145,7 @@ fn read_response(
     answer: ReadAnswer,
     show: Show,
     request: HeaderMap,
-    time: std::time::Duration,
+    time: Option<Duration>,
 ) -> Result<Answer, Problem> {
     let ReadAnswer { siblings, context, floor, etag, counted, explain } = answer;
     let unchanged = etag.is_some_and(|etag| matches_etag(&request, etag));
@@ -136,7 +153,7 @@ fn read_response(
     if siblings.len() > 1 {
         headers.numbers(headers::SIBLINGS, [siblings.len() as u64]);
     }
-    timing(&mut headers, explain.as_ref(), time);
+    timing(&mut headers, time);
     let shows_all = siblings.len() <= 1 || !(show.head || (show.latest && !show.envelope));
     if shows_all {
         headers.text(headers::CONTEXT, &context.0);
@@ -202,7 +219,7 @@ fn write_response(
     answer: WriteAnswer,
     wants_envelope: bool,
     request: HeaderMap,
-    time: std::time::Duration,
+    time: Option<Duration>,
 ) -> Result<Answer, Problem> {
     let WriteAnswer { context, floor, etag, sibling_count, siblings, replayed, counted, explain } = answer;
     let mut headers = common_headers(request, &floor, Some(etag), counted);
@@ -215,7 +232,7 @@ fn write_response(
     if replayed {
         headers.fixed(headers::REPLAYED, HeaderValue::from_static("true"));
     }
-    timing(&mut headers, explain.as_ref(), time);
+    timing(&mut headers, time);
     let Some(siblings) = siblings else {
         insert_explain(&mut headers, explain.as_ref());
         return Ok(with_headers(StatusCode::NO_CONTENT, headers, Bytes::new()));
@@ -260,8 +277,8 @@ fn common_headers(request: HeaderMap, floor: &FloorToken, etag: Option<ETag>, co
 }
 
 /// How long it took, for those who asked for an explanation.
-fn timing(headers: &mut Headers, explain: Option<&Explain>, time: std::time::Duration) {
-    if explain.is_some() {
+fn timing(headers: &mut Headers, time: Option<Duration>) {
+    if let Some(time) = time {
         headers.timing(time.as_micros());
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Query<'a>(Vec<(&'static str, Use, Cow<'a, str>)>);
 impl<'a> Query<'a> {
     /// Takes a raw query apart.
     pub(super) fn parse(raw: Option<&'a str>) -> Result<Self, Problem> {
-        let mut found: Vec<(&'static str, Use, Cow<'a, str>)> = Vec::new();
+        let mut found: Vec<(&'static str, Use, Cow<'a, str>)> = Vec::with_capacity(usize::from(raw.is_some()));
         for pair in raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, raw_value) = pair.split_once('=').unwrap_or((pair, ""));
             let known = KNOWN.iter().find(|(known, _)| *known == name);
