@@ -156,8 +156,8 @@ impl Calls {
         Ok(Call { calls: self.clone(), id, receiver, ended: false })
     }
 
-    /// Queues a reply, or says that there is one which is too long.
-    pub(super) fn answer(&self, id: u64, reply: &impl Message) {
+    /// Queues a reply, or says that there is one which is too long; gives back how many bytes of output wait.
+    pub(super) fn answer(&self, id: u64, reply: &impl Message) -> usize {
         let length = reply.encoded_len();
         let mut state = self.lock();
         if length > self.limits.message {
@@ -168,6 +168,7 @@ impl Calls {
         } else {
             state.push(Kind::Reply, id, reply);
         }
+        state.out.len() + state.long_bytes
     }
 
     /// Queues a frame without a message. Called by the task itself.

@@ -195,7 +195,7 @@ impl Connection {
 
     /// Reads once and takes every whole frame; whether there may be more.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, String> {
-        let again = self.take_frames()?;
+        let again = self.take_frames(cx)?;
         if !self.may_read() {
             return Ok(again);
         }
@@ -212,14 +212,15 @@ impl Connection {
         add(&self.counters.bytes_in, n);
         self.heard = self.env.clock.now();
         self.probe_until = None;
-        self.take_frames()?;
+        self.take_frames(cx)?;
         // Only a read that finds nothing leaves a waker behind.
         Ok(true)
     }
 
-    fn take_frames(&mut self) -> Result<bool, String> {
+    fn take_frames(&mut self, cx: &mut Context<'_>) -> Result<bool, String> {
         let mut taken = 0;
-        while self.serving.len() < self.tuning.serving {
+        let mut crowded = self.handler.is_some() && self.calls.queued_bytes() >= HIGH_WATER;
+        while self.serving.len() < self.tuning.serving && !crowded {
             let frame = match frame::decode(&mut self.input, self.tuning.max_frame) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
@@ -227,7 +228,7 @@ impl Connection {
             };
             taken += 1;
             match self.assembler.push(frame) {
-                Ok(Some(message)) => self.take_message(message),
+                Ok(Some(message)) => crowded = self.take_message(cx, message),
                 Ok(None) => {}
                 Err(error) => return Err(self.broken(error)),
             }
@@ -242,7 +243,8 @@ impl Connection {
         format!("broken frame: {error}")
     }
 
-    fn take_message(&mut self, Frame { kind, id, body, .. }: Frame) {
+    /// Does what one message asks for; whether so much output waits that no more requests are to be taken.
+    fn take_message(&mut self, cx: &mut Context<'_>, Frame { kind, id, body, .. }: Frame) -> bool {
         match (Kind::of(kind), &self.handler) {
             (Some(Kind::Reply), _) => self.calls.complete(id, Ok(body)),
             (Some(Kind::NoReply), _) => {
@@ -251,12 +253,17 @@ impl Connection {
             }
             (Some(Kind::Request), Some(handler)) => match Request::decode(body) {
                 Ok(request) => {
-                    let reply = handler.handle(self.calls.peer.clone(), request);
-                    self.serving.push(Serving { id, reply });
+                    let mut reply = handler.handle(self.calls.peer.clone(), request);
+                    // What memory can answer is answered here: nothing is set up for what will not have to wait.
+                    match reply.as_mut().poll(cx) {
+                        Poll::Ready(reply) => return self.calls.answer(id, &reply) >= HIGH_WATER,
+                        Poll::Pending => self.serving.push(Serving { id, reply }),
+                    }
                 }
                 Err(error) => {
                     count(&self.counters.malformed_requests);
-                    self.calls.answer(id, &Reply::refused(Refusal::Malformed, error.to_string()));
+                    let reply = Reply::refused(Refusal::Malformed, error.to_string());
+                    return self.calls.answer(id, &reply) >= HIGH_WATER;
                 }
             },
             (Some(Kind::Ping), _) => self.calls.signal(Kind::Pong),
@@ -268,6 +275,7 @@ impl Connection {
                 self.calls.answer(id, &Reply::refused(Refusal::Unknown, text));
             }
         }
+        false
     }
 
     /// Moves the requests under way on; whether one ended.

@@ -236,12 +236,16 @@ impl Transport for TcpTransport {
         let inner = self.inner.clone();
         let peer = inner.peer(address);
         Box::pin(async move {
-            let now = inner.env.clock.now();
+            let mut now = inner.env.clock.now();
             let until = now + deadline;
             for _ in 0..ATTEMPTS {
                 let calls = match peer.pick() {
                     Ok(calls) => calls,
-                    Err(link) => links::open(&inner, &peer, link, until).await?,
+                    Err(link) => {
+                        let calls = links::open(&inner, &peer, link, until).await?;
+                        now = inner.env.clock.now();
+                        calls
+                    }
                 };
                 if let Some(store) = expect
                     && calls.peer.store != store
@@ -250,7 +254,7 @@ impl Transport for TcpTransport {
                     let text = format!("{:?} at {} has store {}, not {store}", there.name, peer.address, there.store);
                     return Err(CallError::Rejected(text));
                 }
-                let call = match calls.send(&request, inner.env.clock.now(), until) {
+                let call = match calls.send(&request, now, until) {
                     Ok(call) => call,
                     Err(Unsent::Gone) => continue,
                     Err(Unsent::Refused(error)) => return Err(error),
