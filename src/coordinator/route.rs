@@ -2,10 +2,12 @@
 //!
 //! Owners, their order and who has to answer at which level depend on the layouts, the partition and how many replicas a
 //! bucket wants, not on the key: so they are kept, for every partition that was asked for, until other layouts are live
-//! or reads use another one. Bounded by what there is to keep: partitions times the different wishes for replicas.
+//! or reads use another one. Partitions with the same owners in the same order share what is kept: in a small cluster that
+//! is a handful, which stays in the processor's cache, where one for each of a thousand partitions would not. Bounded by
+//! what there is to keep: partitions times the different wishes for replicas.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::cluster::Known;
 use crate::quorum::{Level, LevelError, OwnersIn, RegionOwners, Requirement, requirement};
@@ -104,6 +106,8 @@ struct Class {
     /// What they want, in each live layout.
     settings: Vec<BucketSettings>,
     partitions: Box<[OnceLock<Arc<Route>>]>,
+    /// Those that differ.
+    different: Mutex<Vec<Arc<Route>>>,
 }
 
 impl Class {
@@ -112,6 +116,18 @@ impl Class {
             mine.n == theirs.n && mine.n_in_region == theirs.n_in_region
         };
         self.settings.len() == settings.len() && self.settings.iter().zip(settings).all(same)
+    }
+
+    /// The same route, shared with the partitions that have it already.
+    fn shared(&self, route: Route) -> Arc<Route> {
+        let mut different = self.different.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |known: &&Arc<Route>| known.stores == route.stores && known.live == route.live;
+        if let Some(known) = different.iter().find(same) {
+            return Arc::clone(known);
+        }
+        let route = Arc::new(route);
+        different.push(Arc::clone(&route));
+        route
     }
 }
 
@@ -133,7 +149,7 @@ impl Routes {
             classes.iter().position(|class| class.holds(&settings)).unwrap_or_else(|| {
                 let settings = settings.into_iter().cloned().collect();
                 let partitions = known.newest().grid().partitions().map(|_| OnceLock::new()).collect();
-                classes.push(Class { settings, partitions });
+                classes.push(Class { settings, partitions, different: Mutex::default() });
                 classes.len() - 1
             })
         };
@@ -156,7 +172,7 @@ impl Routes {
             &self.classes[if self.of_bucket.is_empty() { 0 } else { self.of_bucket.get(bucket).copied().unwrap_or(0) }];
         let make = || {
             let (live, read) = (self.known.chain.live(), self.known.read_version());
-            Arc::new(Route::new(live, read, &self.home, partition, &class.settings))
+            class.shared(Route::new(live, read, &self.home, partition, &class.settings))
         };
         class.partitions[partition.0 as usize].get_or_init(make).clone()
     }
