@@ -145,13 +145,14 @@ pub fn decode_object(record: Bytes) -> Result<Object, RecordError> {
     let mut input = Input(&record);
     let (horizon, context) = (input.version()?.horizon()?, input.context()?);
     let count = input.len()?;
-    let mut siblings: Vec<Sibling> = Vec::new();
+    // Room for one of each, which is what there usually is: what the record claims may be a lie.
+    let mut siblings: Vec<Sibling> = Vec::with_capacity(count.min(1));
     // Lengths first, values later: they lie at the end.
-    let mut lengths = Vec::new();
+    let mut lengths = Vec::with_capacity(count.min(1));
     for _ in 0..count {
         let dot = input.sibling_dot(&context, siblings.last().map(|s| s.dot))?;
         let payload_count = input.payload_count()?;
-        let mut payloads = Vec::new();
+        let mut payloads = Vec::with_capacity(payload_count.min(1));
         for _ in 0..payload_count {
             let (payload, length) = input.payload_head()?;
             payloads.push(payload);

@@ -58,7 +58,8 @@ impl Coordinator {
             } else if self.is_synced_owner(&located) && !self.would_rather_not(&located) {
                 self.read_for(located, votes, options, began, deadline).await
             } else {
-                self.hand_over_read(&located, options, deadline).await
+                // Boxed: it would make the future of every read here that much larger.
+                Box::pin(self.hand_over_read(&located, options, deadline)).await
             };
             match found {
                 Err(_) if self.goes_on(&known, deadline) => {}
@@ -182,39 +183,40 @@ impl Run {
 
     /// With a level: hedges reads at that level.
     async fn until_answered(&mut self, hedged: Option<Level>) {
-        let actions = self.core.start(self.now());
-        self.perform(actions);
+        let now = self.now();
+        let actions = self.core.start(now);
+        self.perform(now, actions);
         if self.answer.is_some() {
             return;
         }
         let clock = Arc::clone(&self.coordinator.inner.env.clock);
-        let whole = left(self.deadline, clock.now());
+        let whole = left(self.deadline, now);
         // One timer for both: the hedge's first, then the deadline's.
         let mut hedge = hedged.and_then(|level| self.hedge_after(level)).filter(|after| *after < whole);
         let mut timer = clock.sleep(hedge.unwrap_or(whole));
         while self.answer.is_none() {
-            let actions = tokio::select! {
+            let event = tokio::select! {
                 biased;
                 event = self.pending.next(), if !self.pending.is_empty() => {
                     let Some(event) = event else { continue };
-                    self.on(event)
+                    Some(event)
                 }
-                () = &mut timer => {
-                    let now = self.now();
-                    if hedge.take().is_some() {
-                        timer = clock.sleep(left(self.deadline, now));
-                        self.hedge()
-                    } else {
-                        self.core.on_deadline(now)
-                    }
-                }
+                () = &mut timer => None,
             };
-            self.perform(actions);
+            let now = self.now();
+            let actions = match event {
+                Some(event) => self.on(now, event),
+                None if hedge.take().is_some() => {
+                    timer = clock.sleep(left(self.deadline, now));
+                    self.hedge(now)
+                }
+                None => self.core.on_deadline(now),
+            };
+            self.perform(now, actions);
         }
     }
 
-    fn hedge(&mut self) -> Vec<GetAction> {
-        let now = self.now();
+    fn hedge(&mut self, now: Mono) -> Vec<GetAction> {
         let inner = &self.coordinator.inner;
         if !inner.hedges.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spend() {
             return Vec::new();
@@ -236,20 +238,20 @@ impl Run {
                 () = &mut enough => None,
             };
             let Some(event) = event else { return };
-            let actions = self.on(event);
-            self.perform(actions);
+            let now = self.now();
+            let actions = self.on(now, event);
+            self.perform(now, actions);
         }
     }
 
-    fn on(&mut self, event: Event) -> Vec<GetAction> {
-        let now = self.now();
+    fn on(&mut self, now: Mono, event: Event) -> Vec<GetAction> {
         match event {
             Event::Replied(from, reply) => self.core.on_reply(now, from, reply),
             Event::Repaired(from, ok) => self.core.on_repair_ack(now, from, ok),
         }
     }
 
-    fn perform(&mut self, actions: Vec<GetAction>) {
+    fn perform(&mut self, now: Mono, actions: Vec<GetAction>) {
         for action in actions {
             match action {
                 GetAction::Ask { to, have } => {
@@ -259,11 +261,13 @@ impl Run {
                         && let reply = reply_of_read(found)
                         && !(whole && matches!(reply, ReplicaReply::NoVote(_)))
                     {
-                        let actions = self.on(Event::Replied(to, reply));
-                        self.perform(actions);
+                        // How long it took is only told where somebody wants to know: a clock is not free.
+                        let now = if self.explain { self.now() } else { now };
+                        let actions = self.on(now, Event::Replied(to, reply));
+                        self.perform(now, actions);
                         continue;
                     }
-                    let asked = self.ask(to, have);
+                    let asked = self.ask(now, to, have);
                     self.pending.push(asked);
                 }
                 GetAction::Repair { to, object, awaited } => {
@@ -308,7 +312,7 @@ impl Run {
         inner.replica.read_at_once(&self.located.place)
     }
 
-    fn ask(&self, to: StoreId, have: Option<Digest>) -> BoxFuture<'static, Event> {
+    fn ask(&self, now: Mono, to: StoreId, have: Option<Digest>) -> BoxFuture<'static, Event> {
         let inner = &self.coordinator.inner;
         if to == inner.me {
             let (replica, place) = (inner.replica.clone(), self.located.place.clone());
@@ -328,7 +332,7 @@ impl Run {
         }
         let have = have.map(|digest| Bytes::copy_from_slice(&digest.0));
         let read = Read { target: self.located.target(), have, to_mend: false };
-        let budget = left(self.deadline, self.now());
+        let budget = left(self.deadline, now);
         let call = inner.peers.call(to, Ask::Read(read), self.located.known.read_version(), budget);
         let coordinator = self.coordinator.clone();
         Box::pin(async move {

@@ -13,7 +13,7 @@ pub(super) struct Pending<T>(Vec<BoxFuture<'static, T>>);
 
 impl<T> Pending<T> {
     pub(super) fn new() -> Self {
-        Self(Vec::new())
+        Self(Vec::with_capacity(2))
     }
 
     pub(super) fn push(&mut self, future: BoxFuture<'static, T>) {

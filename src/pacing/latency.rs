@@ -39,10 +39,11 @@ impl LatencyWindow {
         self.since += 1;
         if self.since >= STALE_AFTER && self.samples.len() >= FEWEST {
             self.since = 0;
-            let mut sorted = self.samples.clone();
-            sorted.sort_unstable();
-            self.median = Some(sorted[(sorted.len() - 1) / 2]);
-            self.p95 = Some(sorted[(sorted.len() * 95).div_ceil(100) - 1]);
+            let mut samples = self.samples.clone();
+            let (half, most) = ((samples.len() - 1) / 2, (samples.len() * 95).div_ceil(100) - 1);
+            let (below, p95, _) = samples.select_nth_unstable(most);
+            self.p95 = Some(*p95);
+            self.median = Some(*below.select_nth_unstable(half).1);
         }
     }
 

@@ -33,6 +33,9 @@ use super::{Counted, NoVote, Recorder, ReplicaResult, Requirement, Tally, Verdic
 use crate::causality::{MergeRules, Object};
 use crate::types::{Digest, Mono, StoreId};
 
+/// As many actions as usually come of one event.
+const USUAL: usize = 1;
+
 /// When divergent replicas found by a read are mended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -215,7 +218,7 @@ impl GetCore {
 
     /// The first asks.
     pub fn start(&mut self, now: Mono) -> Vec<GetAction> {
-        let mut actions = Vec::new();
+        let mut actions = Vec::with_capacity(USUAL);
         match self.own.and_then(|own| self.position(own)) {
             Some(own) => self.ask(own, now, false, &mut actions),
             None => self.ask_more(now, false, &mut actions),
@@ -225,7 +228,7 @@ impl GetCore {
 
     /// A replica answered, or was given up.
     pub fn on_reply(&mut self, now: Mono, from: StoreId, reply: ReplicaReply) -> Vec<GetAction> {
-        let mut actions = Vec::new();
+        let mut actions = Vec::with_capacity(USUAL);
         let Some(at) = self.position(from) else { return actions };
         let (Copy::Asked { conditional } | Copy::Failed { conditional, .. }) = self.members[at].copy else {
             return actions;
@@ -260,7 +263,7 @@ impl GetCore {
 
     /// A replica is slow: asks one more, or mends one more. While the own replica is the slow one, asks R others.
     pub fn on_hedge(&mut self, now: Mono) -> Vec<GetAction> {
-        let mut actions = Vec::new();
+        let mut actions = Vec::with_capacity(USUAL);
         let pending: Vec<_> =
             self.members.iter().filter(|m| matches!(m.copy, Copy::Asked { .. })).map(|m| m.id).collect();
         match &self.phase {
@@ -287,7 +290,7 @@ impl GetCore {
 
     /// A repair was written, or was not.
     pub fn on_repair_ack(&mut self, now: Mono, from: StoreId, ok: bool) -> Vec<GetAction> {
-        let mut actions = Vec::new();
+        let mut actions = Vec::with_capacity(USUAL);
         let Some(at) = self.position(from).filter(|at| self.members[*at].repairs > 0) else { return actions };
         self.members[at].repairs -= 1;
         if let Phase::Mending { hold, .. } = &mut self.phase {
@@ -303,7 +306,7 @@ impl GetCore {
 
     /// The deadline passed.
     pub fn on_deadline(&mut self, now: Mono) -> Vec<GetAction> {
-        let mut actions = Vec::new();
+        let mut actions = Vec::with_capacity(USUAL);
         match self.phase {
             Phase::Asking => self.fail(now, GetFailure::DeadlinePassed, &mut actions),
             Phase::Mending { .. } => self.fail(now, GetFailure::NotMended, &mut actions),
