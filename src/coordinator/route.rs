@@ -83,6 +83,12 @@ impl Route {
         kept(&self.reads, level, make)
     }
 
+    /// Whether an owner is in the region `home`.
+    pub(super) fn is_near(&self, store: StoreId, home: &str) -> bool {
+        let regions = self.live.iter().flat_map(|layout| &layout.regions);
+        regions.filter(|owners| &*owners.region == home).any(|owners| owners.owners.contains(&store))
+    }
+
     /// Whether a store is an owner in the layout that reads use.
     pub(super) fn reads_from(&self, store: StoreId) -> bool {
         let regions = self.live.iter().filter(|owners| owners.layout == self.read).flat_map(|owners| &owners.regions);
