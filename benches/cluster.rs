@@ -70,7 +70,7 @@ fn be_a_node(args: &[String]) -> Result<(), String> {
             ..NodeConfig::default()
         },
     };
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = support::runtime(NODES).map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let started = Node::builder().config(config).data_dir(dir).start().await;
         let node = Arc::new(started.map_err(|error| error.to_string())?);

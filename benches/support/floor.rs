@@ -180,7 +180,7 @@ pub(crate) fn be_a_worker(args: &[String]) -> Result<(), String> {
     let [size, durability] = args else { return Err(format!("{AS_WORKER} wants a size and a durability")) };
     let size: usize = size.parse().map_err(|error| format!("{error}"))?;
     let durability = if durability == "os" { Durability::Os } else { Durability::Flush };
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let runtime = super::runtime(WORKERS).map_err(|error| error.to_string())?;
     let http = runtime.block_on(serve_http(size))?;
     let (transport, address) = runtime.block_on(transport())?;
     println!("{http} {address}");

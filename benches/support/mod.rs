@@ -15,6 +15,16 @@ use std::time::Duration;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// A runtime for one of `processes` that share this machine. Each gets its share of the cores, as async threads: threads
+/// beyond that only take each other's work and caches, which nodes on machines of their own do not. `BENCH_THREADS` says
+/// otherwise.
+pub(crate) fn runtime(processes: usize) -> io::Result<tokio::runtime::Runtime> {
+    let told = std::env::var("BENCH_THREADS").ok().and_then(|threads| threads.parse().ok());
+    let share = || std::thread::available_parallelism().map_or(1, |cores| cores.get() / processes);
+    let threads: usize = told.unwrap_or_else(share);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads.max(1)).enable_all().build()
+}
+
 /// CPU seconds that a process has used, all its threads, those that ended included.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     // Linux counts these in USER_HZ, 100 everywhere.
