@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::owners::json;
 use super::params::{self, Query};
 use super::problem::Problem;
+use super::routes::Answer;
 use super::uri::percent_decode;
 use super::{Api, body};
 use crate::kv::{BucketAdmin, BucketView, Guard};
@@ -23,7 +24,7 @@ const PREFIX: &str = "/v1/buckets";
 /// How long a change may take, where the request does not say: one that is under way may have to end first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) async fn route(State(api): State<Arc<Api>>, request: Request) -> Response<Body> {
+pub(super) async fn route(State(api): State<Arc<Api>>, request: Request) -> Answer {
     let started = api.env.clock.now();
     let method = request.method().clone();
     let answer = answer(&api, request).await;
@@ -56,7 +57,7 @@ fn asked(path: &str) -> Result<Asked, Problem> {
     }
 }
 
-async fn answer(api: &Api, request: Request) -> Result<Response<Body>, Problem> {
+async fn answer(api: &Api, request: Request) -> Result<Answer, Problem> {
     let (parts, body) = request.into_parts();
     api.check_headers(&parts.headers)?;
     let asked = asked(parts.uri.path())?;
@@ -88,14 +89,14 @@ async fn put(
     headers: &HeaderMap,
     body: Body,
     patience: Duration,
-) -> Result<Response<Body>, Problem> {
+) -> Result<Answer, Problem> {
     let guard = guard(headers)?;
     let wish = body::document(api, headers, body).await?;
     let (view, created) = admin.set_bucket(bucket, wish, guard, patience).await?;
     shown(if created { StatusCode::CREATED } else { StatusCode::OK }, &view)
 }
 
-fn shown(status: StatusCode, view: &BucketView) -> Result<Response<Body>, Problem> {
+fn shown(status: StatusCode, view: &BucketView) -> Result<Answer, Problem> {
     let mut response = json(view)?;
     *response.status_mut() = status;
     if let Some(tag) = view.etag.as_ref().and_then(|tag| HeaderValue::try_from(format!("\"{tag}\"")).ok()) {

@@ -1,14 +1,14 @@
 //! `/admin/layout` and `/admin/operations`: documents in, documents out. What they mean is the node's
 //! ([`LayoutAdmin`](crate::kv::LayoutAdmin)).
 
-use axum::body::Body;
 use axum::extract::Request;
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 
 use super::Api;
 use super::body::document;
 use super::owners::json;
 use super::problem::Problem;
+use super::routes::Answer;
 use crate::kv::layouts::Begun;
 use crate::kv::{Error, LayoutAdmin};
 
@@ -45,7 +45,7 @@ impl Asked {
     }
 }
 
-pub(super) async fn answer(api: &Api, asked: Asked, request: Request) -> Result<Response<Body>, Problem> {
+pub(super) async fn answer(api: &Api, asked: Asked, request: Request) -> Result<Answer, Problem> {
     match (asked.reads(), request.method()) {
         (true, &Method::GET | &Method::HEAD) | (false, &Method::POST) => {}
         (true, _) => return Err(Problem::method("GET, HEAD")),
@@ -66,7 +66,7 @@ pub(super) async fn answer(api: &Api, asked: Asked, request: Request) -> Result<
 }
 
 /// It is decided, and takes time.
-fn begun(result: Result<Begun, Error>) -> Result<Response<Body>, Problem> {
+fn begun(result: Result<Begun, Error>) -> Result<Answer, Problem> {
     let mut response = json(&result?)?;
     *response.status_mut() = StatusCode::ACCEPTED;
     Ok(response)
