@@ -99,6 +99,7 @@ async fn a_change_is_planned_committed_and_followed() {
     assert_eq!((&view["complete"], &view["head"]["version"], &view["reads_in"]), (&json!(false), &json!(2), &json!(1)));
     assert_eq!(view["live"].as_array().unwrap().len(), 2);
     assert_eq!(view["head"]["changes"], json!(["n1 weight 1 to 2", "n5 joins"]));
+    assert_eq!(view["deciders"], json!(["n1", "n2", "n3", "n4"]), "not yet who joins");
 
     server.layouts.complete();
     let done = server.get(&operation).await.json();

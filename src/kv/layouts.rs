@@ -337,6 +337,8 @@ pub struct LayoutView {
     pub done: u64,
     /// Its steps.
     pub total: u64,
+    /// Who decides the next layout: members that came with the newest one do not yet.
+    pub deciders: Vec<String>,
     /// Members that are about to be left out.
     pub leaving: Vec<String>,
     /// Nodes that could become members.

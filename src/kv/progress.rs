@@ -7,7 +7,7 @@ use super::plans::{awaited_word, parse_operation, summary};
 use super::{Error, ErrorCode};
 use crate::ring::operations::follow::{Stage, stage, steps};
 use crate::ring::{Chain, Layout, Member, View};
-use crate::types::StoreId;
+use crate::types::{NodeId, StoreId};
 
 /// What a node adds to what the ring knows.
 #[derive(Clone, Copy)]
@@ -70,7 +70,11 @@ pub fn layout_view(view: View<'_>, beside: Beside<'_>, candidates: &[Member]) ->
     let mut trackers: Vec<TrackerView> = newest.members().iter().map(tracker).collect();
     trackers.sort_by(|one, other| one.member.cmp(&other.member));
     let (done, total) = progress(view, beside);
+    let decides = |(_, store): &(NodeId, StoreId)| Some(newest.member(newest.member_by_store(*store)?).name.clone());
+    let mut deciders: Vec<String> = chain.deciders().iter().filter_map(decides).collect();
+    deciders.sort();
     LayoutView {
+        deciders,
         head: Some(summarise(newest)),
         complete: view.is_complete(),
         live: chain.live().iter().rev().map(summarise).collect(),

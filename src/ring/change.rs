@@ -148,12 +148,21 @@ pub fn leave(chain: &Chain, leaving: &BTreeSet<StoreId>) -> Result<Layout, NotNo
 /// again where some members do not decide yet ([`Chain::some_do_not_decide`]). None where there is nothing to do.
 pub fn follow_up(chain: &Chain) -> Result<Option<Layout>, NotNow> {
     let newest = chain.newest();
-    if newest.leaving().next().is_some() {
-        let members: Vec<Member> = newest.members().iter().filter(|member| member.weight > 0).cloned().collect();
-        let regions = newest.spec().regions.iter().map(|table| of_members(newest, table, &members)).collect();
-        return Ok(Some(Layout::new(LayoutSpec { regions, members, ..successor(newest) })?));
-    }
-    if chain.some_do_not_decide() { Ok(Some(same_again(chain)?)) } else { Ok(None) }
+    let due = newest.leaving().next().is_some() || chain.some_do_not_decide();
+    due.then(|| without_leaving(newest)).transpose().map_err(NotNow::from)
+}
+
+/// Whether `next` is what follows `layout` by itself.
+#[must_use]
+pub fn is_follow_up(layout: &Layout, next: &Layout) -> bool {
+    next.spec().parent == layout.hash() && without_leaving(layout).is_ok_and(|expected| expected == *next)
+}
+
+/// `layout` again, but for those that leave: nothing moves.
+fn without_leaving(layout: &Layout) -> Result<Layout, LayoutError> {
+    let members: Vec<Member> = layout.members().iter().filter(|member| member.weight > 0).cloned().collect();
+    let regions = layout.spec().regions.iter().map(|table| of_members(layout, table, &members)).collect();
+    Layout::new(LayoutSpec { regions, members, ..successor(layout) })
 }
 
 /// The newest layout again, as its own successor: see [`Chain::some_do_not_decide`].

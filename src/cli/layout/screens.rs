@@ -94,6 +94,10 @@ pub(super) fn show(view: &LayoutView, paint: Paint) -> String {
         live.join(" and "),
         view.reads_in
     );
+    if view.deciders.len() < view.trackers.len() {
+        text +=
+            &format!("the next layout is decided by {} alone, until this one is complete\n", view.deciders.join(", "));
+    }
     if !view.leaving.is_empty() {
         text += &format!("leaving: {}\n", view.leaving.join(", "));
     }
@@ -218,6 +222,7 @@ pub(super) fn waits(operation: &OperationView) -> String {
         named.push(format!("{} more", operation.waits_for.len() - named.len()));
     }
     match named.len() {
+        0 if operation.state == "running" => "waits for what follows by itself".into(),
         0 => operation.state.clone(),
         _ => format!("waits for {}", named.join(", ")),
     }
@@ -308,6 +313,7 @@ mod tests {
             head: Some(head.clone()),
             live: vec![head.clone(), LayoutSummary { version: 1, ..Default::default() }],
             reads_in: 1,
+            deciders: vec!["n1".into()],
             trackers: vec![tracker("n1", 2, &[2], 1, None), tracker("n2", 2, &[], 1, Some("synced"))],
             waits_for: vec![wait.clone()],
             done: 3,
@@ -317,6 +323,7 @@ mod tests {
         let lines = [
             "layout 2  a change is under way, 3 of 6 steps  2 members  hash 0123456789ab",
             "writes count in 2 and 1, reads in 1",
+            "the next layout is decided by n1 alone, until this one is complete",
             "",
             "MEMBER  ACK  SYNCED  READS  AWAITED  STATE  SINCE",
             "n1      2    2       1      -        -      -",

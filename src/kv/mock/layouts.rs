@@ -10,6 +10,7 @@ use crate::kv::layouts::{
 use crate::kv::plans::{Plans, begun, committable, conflict, plan_view, refused, undecided};
 use crate::kv::progress::{Beside, layout_view, operation_stage, operation_view};
 use crate::kv::{Error, ErrorCode, LayoutAdmin};
+use crate::ring::change::{follow_up, same_again};
 use crate::ring::operations::{self, Facts, Plan};
 use crate::ring::{BucketSettings, Chain, Grid, Layout, LayoutError, Member, Tracker, Trackers, View, planner};
 use crate::types::{Mono, NodeId, StoreId};
@@ -93,14 +94,20 @@ impl MockLayouts {
         self.known().next = next;
     }
 
-    /// Everybody is done with the change under way.
+    /// Everybody is done with the change under way, and with what follows it by itself.
     pub fn complete(&self) {
         let mut known = self.known();
-        let version = known.chain.newest().version();
-        let done = Tracker { ack: version, synced: [version].into(), sync_ack: version };
-        let members: Vec<StoreId> = known.chain.newest().members().iter().map(|member| member.store).collect();
-        members.into_iter().for_each(|store| known.trackers.set_own(store, &done));
-        known.chain.drop_before(version);
+        loop {
+            let version = known.chain.newest().version();
+            let done = Tracker { ack: version, synced: [version].into(), sync_ack: version };
+            let members: Vec<StoreId> = known.chain.newest().members().iter().map(|member| member.store).collect();
+            members.into_iter().for_each(|store| known.trackers.set_own(store, &done));
+            known.chain.drop_before(version);
+            let Ok(Some(next)) = follow_up(&known.chain) else { return };
+            if known.chain.push(next).is_err() {
+                return;
+            }
+        }
     }
 
     /// The newest layout.
@@ -148,7 +155,7 @@ impl Known {
             Decides::Mine => plan.next.clone(),
             Decides::Late => return Err(undecided(&plan.next, "1 of 3 answered")),
             Decides::Another => {
-                let again = crate::ring::change::same_again(&self.chain);
+                let again = same_again(&self.chain);
                 let other = again.map_err(|why| refused(&why.into()))?;
                 let error = conflict(&other, &plan.next);
                 self.push(other)?;

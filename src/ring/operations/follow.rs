@@ -1,6 +1,7 @@
 //! How far a decided layout has come, from what one node knows: no record is kept of operations, so that every node can
 //! be asked, also after a crash of the one that began it.
 
+use crate::ring::change::{follow_up, is_follow_up};
 use crate::ring::{LayoutHash, View};
 
 /// Where a layout stands.
@@ -20,7 +21,9 @@ pub enum Stage {
 
 /// Where the layout `version` stands; `hash` says which one, where that is known.
 ///
-/// A layout by which somebody leaves is done when the one that leaves it out is decided.
+/// What follows a layout by itself belongs to it ([`follow_up`]): one by which somebody leaves is done when the one that
+/// leaves it out is in force; one with newcomers, when they decide as well. Who waits for that can take the next step, or lose
+/// the next member.
 #[must_use]
 pub fn stage(view: View<'_>, version: u64, hash: Option<LayoutHash>) -> Stage {
     let newest = view.chain.newest();
@@ -31,9 +34,13 @@ pub fn stage(view: View<'_>, version: u64, hash: Option<LayoutHash>) -> Stage {
         return Stage::Lost;
     }
     let complete = view.chain.live_from() >= version || (version == newest.version() && view.is_complete());
-    let left = |store| newest.member_by_store(store).is_none();
+    let follows = || match newest.version() - version {
+        0 => matches!(follow_up(view.chain), Ok(Some(_))),
+        1 => !view.is_complete() && is_follow_up(layout, newest),
+        _ => false,
+    };
     match complete {
-        true if version == newest.version() && !layout.leaving().all(|member| left(member.store)) => Stage::Running,
+        true if follows() => Stage::Running,
         true => Stage::Done,
         false if version < newest.version() => Stage::Superseded(version + 1),
         false => Stage::Running,

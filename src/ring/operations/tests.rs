@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ring::chain::tests::{founded, members, store};
+use crate::ring::chain::tests::{changed, founded, members, store};
 use crate::ring::operations::follow::{Stage, stage, steps};
 use crate::ring::{Chain, ChainError, Tracker, Trackers};
 
@@ -253,11 +253,37 @@ fn an_operation_is_followed_by_any_node() {
     let without = change::follow_up(&known.chain).unwrap().unwrap();
     known.chain.drop_before(2);
     known.chain.push(without).unwrap();
-    assert_eq!(stage(known.view(), 2, Some(hash)), Stage::Done);
+    assert_eq!(
+        stage(known.view(), 2, Some(hash)),
+        Stage::Running,
+        "it is decided that it is none, and not yet in force"
+    );
     assert_eq!(stage(known.view(), 3, None), Stage::Running);
+    let before = known.chain.clone();
+    known.chain.drop_before(3);
+    assert_eq!((stage(known.view(), 2, Some(hash)), stage(known.view(), 3, None)), (Stage::Done, Stage::Done));
+    known.chain = before;
     known.down = vec![3];
     known.begin(&removes(&[3]));
     assert_eq!(stage(known.view(), 3, None), Stage::Superseded(4));
+}
+
+#[test]
+fn a_join_is_done_when_the_newcomer_decides() {
+    let mut known = known(&[1, 2, 3]);
+    known.candidates = members(&[4]);
+    known.begin(&adds(&[4]));
+    known.chain.drop_before(2);
+    assert_eq!(stage(known.view(), 2, None), Stage::Running, "three decide, so two that die are too many");
+    known.chain.push(change::follow_up(&known.chain).unwrap().unwrap()).unwrap();
+    assert_eq!((stage(known.view(), 2, None), known.chain.deciders().len()), (Stage::Running, 4));
+    known.chain.drop_before(3);
+    assert_eq!(stage(known.view(), 2, None), Stage::Done);
+    let mut other = changed(&known.chain, |spec| spec.default_bucket.n = 2);
+    known.chain.push(other.clone()).unwrap();
+    assert_eq!(stage(known.view(), 3, None), Stage::Done, "what is asked for by itself is another operation");
+    other = changed(&known.chain, |spec| spec.default_bucket.n = 1);
+    assert!(!change::is_follow_up(known.chain.newest(), &other));
 }
 
 #[test]
