@@ -82,7 +82,14 @@ impl Node {
             let text = format!("layout {version} has waited for a while for members that are up: {}", slow.join(", "));
             list.add_with("change_is_slow", text, "quorate layout show");
         }
-        if view.is_complete() {
+        let trouble = self.transfers().map(|transfers| transfers.now()).and_then(|progress| progress.trouble);
+        if let Some(trouble) = trouble.filter(|_| !view.is_complete()) {
+            list.add("transfer_failed", format!("what a layout gives this node is copied again: {trouble}"));
+        }
+        for declined in self.steward().map(|steward| steward.declined()).unwrap_or_default() {
+            list.add_with("not_taken_in", declined.to_string(), "quorate layout show");
+        }
+        if view.is_complete() && !self.inner.config.node.auto_join {
             let owned: BTreeSet<MemberIndex> =
                 newest.spec().regions.iter().flat_map(|table| table.owners.iter().copied()).collect();
             let idle = (0..).map(MemberIndex).zip(newest.members());

@@ -23,12 +23,12 @@ use crate::kv::plans::{Plans, begun, committable, conflict, operation_id, plan_v
 use crate::kv::progress::{Beside, layout_view, operation_stage, operation_view};
 use crate::kv::{Error, ErrorCode, LayoutAdmin, date};
 use crate::replica::range_of;
-use crate::ring::change::NotNow;
+use crate::ring::change::{Kind, NotNow, judge_successor};
 use crate::ring::live::Awaited;
 use crate::ring::operations::follow::{Stage, stage};
 use crate::ring::operations::{self, Consent, Facts, Plan};
 use crate::ring::risk::Pledge;
-use crate::ring::{Layout, Member, View};
+use crate::ring::{Chain, Layout, Member, View};
 use crate::storage::{Keyspace, Storage};
 use crate::types::{Mono, PartitionId, StoreId, Wall};
 
@@ -48,6 +48,8 @@ pub(super) struct Desk {
     /// For whom the newest layout waits, for what, since when.
     waiting: BTreeMap<StoreId, (u64, Awaited, Wall)>,
     seen: VecDeque<Seen>,
+    /// The chain as it was looked at last.
+    before: Option<Chain>,
     weighed: Option<(Mono, Option<u64>)>,
 }
 
@@ -75,10 +77,15 @@ impl Desk {
         while self.seen.len() > SEEN {
             self.seen.pop_front();
         }
+        let given_up = self.given_up(view.chain);
         for seen in self.seen.iter_mut().filter(|seen| seen.ended.is_none()) {
-            let now = stage(view, seen.layout.version(), Some(seen.layout.hash()));
+            let now = match given_up.filter(|version| *version == seen.layout.version()) {
+                Some(version) => Stage::Superseded(version + 1),
+                None => stage(view, seen.layout.version(), Some(seen.layout.hash())),
+            };
             seen.ended = matches!(now, Stage::Done | Stage::Superseded(_) | Stage::Lost).then_some(now);
         }
+        self.before = Some(view.chain.clone());
         let version = view.chain.newest().version();
         let waits = view.waits_for().into_iter().map(|(store, awaited)| {
             let since = match self.waiting.get(&store) {
@@ -88,6 +95,15 @@ impl Desk {
             (store, (version, awaited, since))
         });
         self.waiting = waits.collect();
+    }
+
+    /// The layout that was newest at the last look, if it was given up since: by now its abort may be complete, too, and
+    /// the chain alone does not tell any more.
+    fn given_up(&self, chain: &Chain) -> Option<u64> {
+        let before = self.before.as_ref()?;
+        let version = before.newest().version();
+        let next = chain.get(version + 1)?;
+        (judge_successor(before, false, next) == Ok(Kind::Abort)).then_some(version)
     }
 
     /// Since when the newest layout waits for a member.
@@ -216,12 +232,14 @@ impl Node {
 
     pub(super) fn beside<T>(&self, known: &Known, ask: impl FnOnce(View<'_>, Beside<'_>) -> T) -> T {
         let since = |store| self.desk().waits_since(store).map(date::rfc3339);
+        // This node's own: what the others copy, their trackers tell once it is done.
+        let copied = self.transfers().map(|transfers| transfers.now());
+        let copied = copied.filter(|progress| progress.layout == known.newest().version());
         let beside = Beside {
             state: &|member| self.state_of(member, None),
             waiting_since: &since,
             known_since: &|version| self.desk().known_since(version),
-            // Transfers count what they move; until they tell, steps are all there is.
-            transferred: None,
+            transferred: copied.map(|progress| (progress.done, progress.total)),
         };
         ask(known.view(), beside)
     }

@@ -41,6 +41,9 @@ fn how_a_layout_ended_and_since_when_it_waits_is_remembered() {
     assert_eq!(desk.known_since(2).as_deref(), Some("1970-01-01T00:00:01.000Z"));
     assert_eq!(desk.seen[1].summary.changes, ["n4 joins"]);
     chain.push(abort(&chain, &[joiner].into()).unwrap()).unwrap();
+    let mut at_once = Desk::default();
+    let until_then = Chain::new(chain.layouts()[..2].to_vec(), 1, [].into()).unwrap();
+    look(&mut at_once, &until_then, &trackers, 2000);
     look(&mut desk, &chain, &trackers, 3000);
     assert_eq!((desk.seen[1].ended, desk.waits_since(joiner)), (Some(Stage::Superseded(3)), None));
     let done = Tracker { ack: 3, synced: [3].into(), sync_ack: 3 };
@@ -49,6 +52,8 @@ fn how_a_layout_ended_and_since_when_it_waits_is_remembered() {
     look(&mut desk, &chain, &trackers, 4000);
     assert_eq!(desk.seen[1].ended, Some(Stage::Superseded(3)), "that the next one is complete makes it none that was");
     assert_eq!((desk.seen[2].ended, desk.waiting.len()), (Some(Stage::Done), 0));
+    look(&mut at_once, &chain, &trackers, 4000);
+    assert_eq!(at_once.seen[1].ended, Some(Stage::Superseded(3)), "abort and its end were heard of at once");
 }
 
 #[test]
