@@ -187,7 +187,7 @@ fn where_shows_what_each_replica_holds() {
 #[test]
 fn status_is_one_screen() {
     let shown = stdout(&ends(0, &["status"]));
-    assert!(shown.starts_with("ok  as n1 sees it  layout 1"), "{shown}");
+    assert!(shown.starts_with("ok  as n1 sees it  layout "), "{shown}");
     assert!(shown.ends_with("Nothing needs attention.\n"), "{shown}");
     for name in ["n1", "n2", "n3"] {
         let up = |line: &str| line.starts_with(name) && line.split_whitespace().nth(1) == Some("up");
@@ -226,8 +226,43 @@ fn explanations_are_notes() {
 
 #[test]
 fn help_is_on_stdout_and_has_examples() {
-    for command in ["server", "dev", "demo", "put", "get", "delete", "status", "members", "where"] {
+    for command in ["server", "dev", "demo", "put", "get", "delete", "status", "members", "ring", "layout", "where"] {
         let help = stdout(&ends(0, &[command, "--help"]));
         assert!(help.contains("Examples:") && help.contains(&format!("quorate {command}")), "{help}");
     }
+}
+
+#[test]
+fn a_layout_is_planned_committed_and_shown() {
+    let shown = json(&ends(0, &["layout", "show", "-o", "json"]));
+    let member = shown["trackers"][0]["member"].as_str().unwrap().to_owned();
+    let label = format!("{member}=elsewhere");
+    let plan = json(&ends(0, &["layout", "plan", "--zone", &label, "-o", "json"]));
+    let version = plan["version"].as_u64().unwrap();
+    assert_eq!((plan["kind"].as_str(), plan["risks"].as_array().map(Vec::len)), (Some("change"), Some(0)));
+    let text = stdout(&ends(0, &["layout", "plan", "--zone", &label]));
+    assert!(text.ends_with(&format!("  {}\n", plan["command"].as_str().unwrap())), "the same plan: {text}");
+    let id = plan["id"].as_str().unwrap();
+    let words = plan["command"].as_str().unwrap().split(' ').skip(1).chain(["--wait"]);
+    let committed = ends(0, &words.collect::<Vec<_>>());
+    assert_eq!(stdout(&committed), "", "what is watched is a note");
+    assert!(stderr(&committed).ends_with(&format!("layout {version} is in force\n")), "{}", stderr(&committed));
+    let after = json(&ends(0, &["layout", "show", "-o", "json"]));
+    assert_eq!((after["head"]["version"].as_u64(), &after["head"]["hash"]), (Some(version), &plan["hash"]));
+    let history = stdout(&ends(0, &["layout", "history"]));
+    assert!(history.lines().nth(1).unwrap().contains(&format!("{member} zone ")), "{history}");
+    let ring = stdout(&ends(0, &["ring"]));
+    assert!(ring.starts_with(&format!("layout {version}  ")) && ring.contains("33.3%"), "{ring}");
+    assert_eq!(stdout(&ends(0, &["ring", "-o", "wide"])).lines().count(), 3 + 1024);
+
+    let again = ends(0, &["layout", "commit", id, "--version", &version.to_string()]);
+    assert_eq!(stdout(&again).trim(), format!("layout-{version}-{id}"), "what is in force already is no conflict");
+    let typo = ends(2, &["layout", "plan", "--leave", &format!("{member}x")]);
+    assert!(stderr(&typo).contains(&format!("did you mean {member}?")), "{}", stderr(&typo));
+    assert!(stderr(&ends(2, &["layout", "plan"])).contains("a plan changes something"));
+    ends(3, &["layout", "commit", "0123456789abcdef", "--version", "9"]);
+    let unasked = ends(2, &["layout", "skip", &member]);
+    assert!(stderr(&unasked).contains("the same with --yes"), "{}", stderr(&unasked));
+    let lives = ends(1, &["layout", "skip", &member, "--yes"]);
+    assert!(stderr(&lives).contains("is up"), "{}", stderr(&lives));
 }

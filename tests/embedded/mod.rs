@@ -1,4 +1,5 @@
 //! Nodes in this process, over real TCP on loopback, their data in memory.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::net::TcpListener;
 
@@ -16,15 +17,33 @@ fn free_addresses(count: usize) -> Vec<String> {
 }
 
 pub(crate) async fn cluster(size: usize) -> Vec<Node> {
+    cluster_with(size, |_| {}).await
+}
+
+fn config(name: &str, address: &str, seeds: Vec<String>) -> Config {
+    let mut config = Config::default();
+    config.cluster.partitions = PARTITIONS;
+    config.node.name = name.into();
+    config.node.peer_address = address.into();
+    config.node.client_address = format!("{name}:1000");
+    config.node.seeds = seeds;
+    config
+}
+
+/// A node with an empty directory that asks these to be taken in.
+pub(crate) async fn joiner(name: &str, members: &[Node]) -> Node {
+    let seeds = members.iter().map(|node| node.config().node.peer_address.clone()).collect();
+    let address = free_addresses(1).remove(0);
+    Node::builder().config(config(name, &address, seeds)).start().await.unwrap()
+}
+
+pub(crate) async fn cluster_with(size: usize, adjust: impl Fn(&mut Config)) -> Vec<Node> {
     let addresses = free_addresses(size);
     let mut nodes = Vec::new();
     for (index, address) in addresses.iter().enumerate() {
-        let mut config = Config::default();
-        config.cluster.partitions = PARTITIONS;
-        config.node.name = format!("n{}", index + 1);
-        config.node.peer_address = address.clone();
-        config.node.client_address = format!("127.0.0.1:{}", 1000 + index);
-        config.node.seeds = if size == 1 { Vec::new() } else { addresses.clone() };
+        let seeds = if size == 1 { Vec::new() } else { addresses.clone() };
+        let mut config = config(&format!("n{}", index + 1), address, seeds);
+        adjust(&mut config);
         nodes.push(Node::builder().config(config).start().await.unwrap());
     }
     for node in &nodes {
