@@ -24,6 +24,8 @@ use crate::types::PartitionId;
 const MACHINES: usize = 9;
 /// Members at least: one more than replicas, so that one can always go.
 const MEMBERS: usize = 4;
+/// How long nothing moves where nothing is going to.
+const CALM: Duration = Duration::from_secs(10);
 /// How long one proposal is tried.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -63,7 +65,21 @@ pub async fn churn(cluster: &Cluster, seed: u64, length: Duration) -> u64 {
 /// # Errors
 /// What is still not so after a while: a change wedged.
 pub async fn settled(cluster: &Cluster, most: Duration) -> Result<BTreeSet<usize>, String> {
-    if cluster.until(most, || unsettled(cluster).is_none()).await {
+    // What was proposed before may still be decided by whoever proposes next: nothing moves for a while.
+    let version = || newest(cluster).map(|layout| layout.version());
+    let mut quiet = false;
+    for _ in 0..5 {
+        if !cluster.until(most, || unsettled(cluster).is_none()).await {
+            break;
+        }
+        let before = version();
+        cluster.time().sleep(CALM).await;
+        quiet = unsettled(cluster).is_none() && version() == before;
+        if quiet {
+            break;
+        }
+    }
+    if quiet {
         Ok(outside(cluster))
     } else {
         let each = (0..cluster.len()).map(|machine| format!("\n    n{machine}: {}", describe(cluster, machine)));

@@ -90,7 +90,7 @@ fn nodes_join_by_themselves_hold_what_they_own_and_the_others_let_go_of_it() {
             find_all(&cluster, 0..60, Level::Quorum, &out).await;
             let held: usize = (0..5).map(|node| cluster.audit(node).records.len()).sum();
             let forgotten: u64 = (0..5).map(|node| cluster.node(node).unwrap().metrics().replica.forgotten.get()).sum();
-            assert!(held >= 60 * 2 && held <= 60 * 3, "{held} copies of 60 objects");
+            assert!((60 * 2..=60 * 3).contains(&held), "{held} copies of 60 objects");
             assert!(forgotten > 0, "the old owners have let go");
             cluster.end();
         });
