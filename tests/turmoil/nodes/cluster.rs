@@ -327,6 +327,6 @@ impl Cluster {
     pub(super) fn audit(&self, number: usize) -> replica::Audit {
         let node = self.node(number).unwrap_or_else(|| panic!("no process on n{number}"));
         let grid = Grid::new(PARTITIONS).unwrap();
-        replica::audit(&**node.replica().storage(), grid, |_| u16::from(self.setup.n)).unwrap()
+        replica::audit(&**node.replica().storage(), grid).unwrap()
     }
 }
