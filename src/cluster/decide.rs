@@ -119,7 +119,7 @@ impl LayoutKeeper {
                 let pledged = if matches!(request, Request::Accept(_)) { parent.version() + 1 } else { pen.pledged };
                 entries.push(Self::pledge_entry(pledged));
                 inner.replica.remember(entries).await?;
-                pen.pledged = pledged;
+                self.pledged_up_to(&mut pen, pledged);
                 Ok(unflushed.flushed().1)
             }
         }

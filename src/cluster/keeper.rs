@@ -10,6 +10,7 @@
 //! and looks four times a second anyway.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub(super) struct Inner {
     publishing: Mutex<()>,
     pub(super) pen: tokio::sync::Mutex<Pen>,
     held: Held,
+    /// What the pen says was pledged, for whoever only looks.
+    pledged: AtomicU64,
     standing: watch::Sender<Standing>,
     changes: watch::Sender<u64>,
     /// One question to somebody who knows more at a time; when each was last asked.
@@ -114,6 +117,7 @@ impl LayoutKeeper {
             publishing: Mutex::default(),
             pen: tokio::sync::Mutex::default(),
             held: Held::default(),
+            pledged: AtomicU64::new(0),
             standing: watch::channel(Standing::Starting).0,
             changes: watch::channel(0).0,
             asking: tokio::sync::Mutex::default(),
@@ -164,6 +168,7 @@ impl LayoutKeeper {
         let mut trackers = Trackers::default();
         trackers.set_own(inner.me, &own);
         *pen = Pen { own: OwnTracker::stored(own), pledged };
+        inner.pledged.store(pledged, Ordering::Release);
         self.publish(|_| Known::new(Arc::new(chain), Arc::new(trackers), Arc::new(merged), inner.me));
         Ok(())
     }
@@ -494,8 +499,20 @@ impl LayoutKeeper {
         let Some(known) = self.known() else { return Ok((self.inner.me, u64::MAX)) };
         let pledged = pen.pledged.max(known.newest().version() + 1);
         self.inner.replica.remember(vec![Self::pledge_entry(pledged)]).await?;
-        pen.pledged = pledged;
+        self.pledged_up_to(&mut pen, pledged);
         Ok((self.inner.me, pen.own.told().sync_ack))
+    }
+
+    /// Notes a pledge that is flushed.
+    pub(super) fn pledged_up_to(&self, pen: &mut Pen, version: u64) {
+        pen.pledged = version;
+        self.inner.pledged.store(version, Ordering::Release);
+    }
+
+    /// The newest version this node has accepted, or pledged for: it sync_acks nothing older.
+    #[must_use]
+    pub fn pledged(&self) -> u64 {
+        self.inner.pledged.load(Ordering::Acquire)
     }
 
     /// All that `source` held of `partition` is merged and flushed; it had acked `acked` before it was read.

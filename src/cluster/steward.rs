@@ -23,6 +23,8 @@ use crate::types::{Mono, StoreId};
 const EVERY: Duration = Duration::from_millis(250);
 /// How long a wish holds before it is proposed.
 const HOLD: Duration = Duration::from_secs(1);
+/// How long a decision that was begun is left to whoever began it.
+const UNDECIDED: Duration = Duration::from_secs(15);
 /// How much longer each one waits than the one before it.
 const STEP: Duration = Duration::from_millis(500);
 /// How long a proposal tries.
@@ -80,7 +82,9 @@ impl Steward {
             };
             let since = held.as_ref().filter(|(what, _)| kind(what) == kind(&why)).map_or(now, |(_, since)| *since);
             held = Some((why.clone(), since));
-            if now.since(since) < HOLD + self.turn() {
+            // Whoever proposed it may be about to have it decided.
+            let hold = if why == Why::Undecided { UNDECIDED } else { HOLD };
+            if now.since(since) < hold + self.turn() {
                 continue;
             }
             held = None;
@@ -120,7 +124,8 @@ impl Steward {
         let asking: Vec<Member> = joiners.now().into_iter().map(|joiner| joiner.member).collect();
         let down_for = |store| down.get(&store).map(|since| now.since(*since));
         let in_doubt = self.in_doubt();
-        let seen = Seen { joiners: &asking, auto_join: *auto_join, in_doubt: &in_doubt, down_for: &down_for };
+        let (joiners, auto_join, pledged) = (&asking[..], *auto_join, keeper.pledged());
+        let seen = Seen { joiners, auto_join, in_doubt: &in_doubt, pledged, down_for: &down_for };
         let (wish, mut turned_down) = wish(known.view(), &seen);
         if let Some((Why::Skip(_, names), _)) = &wish {
             let told = declined.lock().unwrap_or_else(PoisonError::into_inner);

@@ -22,6 +22,9 @@ pub struct Seen<'a> {
     pub auto_join: bool,
     /// Members whose partitions are in doubt: as good as gone where something may be lost.
     pub in_doubt: &'a BTreeSet<StoreId>,
+    /// The newest version whose layout this node has accepted in a decision, or pledged for (0: none): it sync_acks
+    /// nothing older.
+    pub pledged: u64,
     /// How long a member has been down; none while it is up.
     pub down_for: &'a dyn Fn(StoreId) -> Option<Duration>,
 }
@@ -41,6 +44,8 @@ pub enum Why {
     Leave(Vec<String>),
     /// These were wiped in the middle of a change, which goes on without them; [`risk::may_lose`] is to be asked first.
     Skip(BTreeSet<StoreId>, Vec<String>),
+    /// A successor was begun, accepted here and never decided: this node cannot complete what it was to follow.
+    Undecided,
 }
 
 impl std::fmt::Display for Why {
@@ -51,6 +56,7 @@ impl std::fmt::Display for Why {
             Self::GiveUp(names) => write!(f, "{} died while joining", names.join(", ")),
             Self::Same => write!(f, "the newest members are to decide, too"),
             Self::Leave(names) => write!(f, "{} has left", names.join(", ")),
+            Self::Undecided => write!(f, "a successor was begun and never decided"),
             Self::Skip(_, names) => write!(f, "{} was wiped in the middle of a change", names.join(", ")),
         }
     }
@@ -174,6 +180,10 @@ fn give_up(view: View<'_>, seen: &Seen<'_>) -> Option<(Why, Layout)> {
     if !dead.is_empty() {
         let layout = change::abort(view.chain, &stores(&dead)).ok()?;
         return Some((Why::GiveUp(names(&dead)), layout));
+    }
+    if seen.pledged > newest.version() && view.all_synced(newest) {
+        // Whatever was accepted is carried on by the decision; where nothing was, the change is taken back.
+        return Some((Why::Undecided, change::abort(view.chain, &BTreeSet::new()).ok()?));
     }
     let first = newest.members().iter().find(|member| wiped(member))?;
     let layout = change::skip(view.chain, &stores(&[first])).ok()?;

@@ -24,7 +24,7 @@ fn wished(
     let down_for = |of: StoreId| {
         down.iter().find(|(number, _)| store(*number) == of).map(|(_, seconds)| Duration::from_secs(*seconds))
     };
-    let seen = Seen { joiners: &joiners, auto_join, in_doubt: &BTreeSet::new(), down_for: &down_for };
+    let seen = Seen { joiners: &joiners, auto_join, in_doubt: &BTreeSet::new(), pledged: 0, down_for: &down_for };
     let (wish, declined) = wish(View { chain, trackers, me: store(1) }, &seen);
     let stores = |layout: Layout| {
         chain.follows(&layout).expect("a wish can follow");
@@ -63,7 +63,7 @@ fn a_wiped_node_replaces_itself_once_the_old_one_is_down_one_at_a_time() {
     assert_eq!(declined, []);
     let mut clash = members(&[9]);
     clash[0].name = "n1".into();
-    let seen = Seen { joiners: &clash, auto_join: true, in_doubt: &BTreeSet::new(), down_for: &|_| None };
+    let seen = Seen { joiners: &clash, auto_join: true, in_doubt: &BTreeSet::new(), pledged: 0, down_for: &|_| None };
     let (wish, declined) = super::wish(View { chain: &chain, trackers: &trackers, me: store(1) }, &seen);
     assert_eq!(wish, None);
     assert_eq!(declined, [Declined::Clash { name: "n1".into(), with: "n1".into() }]);
@@ -107,4 +107,23 @@ fn a_member_wiped_in_the_middle_of_a_change_is_left_out_of_it() {
     assert_eq!(wish, Some((Why::Skip([store(2)].into(), vec!["n2".into()]), stores(&[1, 3, 4]))));
     let (wish, _) = wished(&chain, &trackers, &[104], true, &[(4, 1)]);
     assert_eq!(wish, Some((Why::GiveUp(vec!["n4".into()]), stores(&[1, 2, 3]))), "the joiner itself: no need to wait");
+}
+
+#[test]
+fn a_successor_that_was_begun_and_never_decided_is_decided_after_all() {
+    let chain = chain(&[&[1, 2, 3], &[1, 2, 3, 4]]);
+    let mut trackers = complete(&founded(&[1, 2, 3]));
+    let wish_of = |trackers: &Trackers, pledged: u64| {
+        let seen = Seen { joiners: &[], auto_join: true, in_doubt: &BTreeSet::new(), pledged, down_for: &|_| None };
+        wish(View { chain: &chain, trackers, me: store(1) }, &seen).0.map(|(why, layout)| {
+            chain.follows(&layout).expect("it can follow");
+            why
+        })
+    };
+    assert_eq!(wish_of(&trackers, 3), None, "the change goes on");
+    for number in [1, 2, 3, 4] {
+        trackers.set_own(store(number), &Tracker { ack: 2, synced: [2].into(), sync_ack: 1 });
+    }
+    assert_eq!(wish_of(&trackers, 2), None);
+    assert_eq!(wish_of(&trackers, 3), Some(Why::Undecided), "it never says that it reads in layout 2 alone");
 }
