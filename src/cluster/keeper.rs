@@ -600,8 +600,11 @@ fn is_given(known: &Known, chain: &Chain, partition: PartitionId, bucket: Option
     starts_afresh(chain, known.newest().version(), known.me, partition, bucket) && !known.chain.live().iter().any(owned)
 }
 
+/// A key, the partition it is of, what the source had acked.
+type Point = (Bytes, (PartitionId, u64));
+
 /// What is remembered of merges, whole ones and those that stopped half way: key, partition, what the source had acked.
-fn points(inner: &Inner) -> Result<Vec<(Bytes, (PartitionId, u64))>, StorageError> {
+fn points(inner: &Inner) -> Result<Vec<Point>, StorageError> {
     use std::ops::Bound::{Excluded, Included};
     let mut points = Vec::new();
     for prefix in [MERGED, POINT] {

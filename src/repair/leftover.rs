@@ -92,7 +92,7 @@ impl Leftovers {
 
     async fn clear(&self, known: &Known, partition: PartitionId) -> Result<u64, String> {
         let told = |fault: Fault| fault.to_string();
-        let (mut after, mut deleted, mut begun) = (Bytes::new(), 0, false);
+        let (mut after, mut deleted, mut begun, mut changed) = (Bytes::new(), 0, false, false);
         loop {
             let page = self.replica.digests(partition, after.clone(), Bytes::new(), LIST).await.map_err(told)?;
             let mine = |stored: &Bytes| {
@@ -103,6 +103,7 @@ impl Leftovers {
                 page.entries.iter().filter(|(stored, _)| mine(stored).is_some()).cloned().collect();
             if !left.is_empty() {
                 let covered = self.cover(known, partition, &after, left).await?;
+                let sure = covered.len() as u64;
                 if !begun {
                     self.replica.new_tenures(vec![partition]).await.map_err(told)?;
                     begun = true;
@@ -112,10 +113,14 @@ impl Leftovers {
                     keeper.known().is_none_or(|now| !settled(&now) || !now.view().may_delete(partition, Some(bucket)))
                 };
                 let done = self.replica.forget_covered(partition, covered, Arc::new(spared));
-                deleted += done.await.map_err(told)?;
+                let done = done.await.map_err(told)?;
+                changed |= done < sure;
+                deleted += done;
             }
             match page.next {
                 Some(next) => after = next,
+                // What came late is compared anew.
+                None if changed => return Err("something changed while it was compared".into()),
                 None => return Ok(deleted),
             }
         }
