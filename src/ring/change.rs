@@ -120,9 +120,8 @@ pub fn abort(chain: &Chain, skipped: &BTreeSet<StoreId>) -> Result<Layout, NotNo
     spec.members = members;
     spec.default_bucket = with_n_of(&spec.default_bucket, &base.spec().default_bucket);
     for (name, settings) in &mut spec.buckets {
-        if let Some(before) = base.spec().buckets.get(name).filter(|before| before.id == settings.id) {
-            *settings = with_n_of(settings, before);
-        }
+        // Also of a bucket that was made or taken away meanwhile: its objects lie where the name's objects lay.
+        *settings = with_n_of(settings, base.settings(name));
     }
     Ok(Layout::new(spec)?)
 }
@@ -177,12 +176,12 @@ fn gives_back(base: &Layout, layout: &Layout) -> bool {
         let stores = |table: &RegionOwners| table.owners.iter().map(|owner| of.member(*owner).store).collect();
         tables.map(|table| (table.region.clone(), table.width, stores(table))).collect()
     };
-    let same_n = |a: &BucketSettings, b: &BucketSettings| a.id != b.id || a == &with_n_of(a, b);
+    let same_n = |a: &BucketSettings, b: &BucketSettings| a == &with_n_of(a, b);
     let (before, after) = (base.spec(), layout.spec());
-    let mut buckets = after.buckets.iter().filter_map(|(name, now)| Some((now, before.buckets.get(name)?)));
+    let mut names = before.buckets.keys().chain(after.buckets.keys());
     owners(base) == owners(layout)
         && same_n(&after.default_bucket, &before.default_bucket)
-        && buckets.all(|(now, then)| same_n(now, then))
+        && names.all(|name| same_n(layout.settings(name), base.settings(name)))
 }
 
 fn with_n_of(settings: &BucketSettings, before: &BucketSettings) -> BucketSettings {

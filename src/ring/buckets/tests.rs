@@ -131,6 +131,23 @@ fn one_change_at_a_time_and_an_abort_gives_n_back_but_no_generation() {
     assert_eq!((settings.n, settings.generation), (2, 1), "what was emptied stays empty");
 }
 
+/// A bucket that is made or deleted may change where its name's objects lie, too: that must not be what nobody can abort.
+#[test]
+fn also_the_n_of_a_bucket_that_was_made_or_deleted_meanwhile_is_given_back() {
+    let (mut chain, b) = (founded(&[1, 2, 3, 4, 5]), name("b"));
+    chain.push(created(&chain, "b", 5)).unwrap();
+    let back = abort(&chain, &[].into()).unwrap();
+    assert_eq!(judge_successor(&chain, false, &back), Ok(Kind::Abort));
+    assert!(back.settings(&b).is_configured());
+    assert_eq!(back.settings(&b).n, 3, "as the name's was");
+    chain.drop_before(2);
+    chain.push(delete(chain.newest(), &b).unwrap()).unwrap();
+    let back = abort(&chain, &[].into()).unwrap();
+    assert_eq!(judge_successor(&chain, false, &back), Ok(Kind::Abort));
+    let settings = back.settings(&b);
+    assert_eq!((settings.n, settings.generation, settings.only_remembers()), (5, 1, true), "and it stays deleted");
+}
+
 #[test]
 fn no_layout_forgets_a_generation() {
     let (mut chain, b) = (founded(&[1, 2, 3]), name("b"));
