@@ -7,6 +7,8 @@
     reason = "a test that cannot go on fails; processes live in real time"
 )]
 
+#[path = "processes/data.rs"]
+mod data;
 #[path = "processes/server.rs"]
 mod server;
 
@@ -15,53 +17,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use data::{for_all, id, records, value, write};
 use quorate::client::Client;
-use quorate::kv::{ErrorCode, Kv, Outcome, ReadOptions, WriteOptions};
+use quorate::kv::{ErrorCode, Kv, Outcome};
 use quorate::quorum::Level;
-use quorate::types::{Bucket, Key, ObjectId};
 use server::{Server, pause, start_all};
-
-/// Requests under way at once.
-const AT_ONCE: usize = 48;
-
-/// The records that ship with the project: (key, value).
-fn records() -> Vec<(String, String)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/cities.tsv");
-    let text = std::fs::read_to_string(path).unwrap();
-    let records: Vec<_> = text
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_once('\t'))
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .collect();
-    assert!(records.len() >= 30_000);
-    records
-}
-
-fn id(key: &str) -> ObjectId {
-    ObjectId::new(Bucket::new("cities").unwrap(), Key::new(key.to_owned()).unwrap())
-}
-
-fn write(w: Level) -> WriteOptions {
-    WriteOptions { w, timeout: Duration::from_secs(10), ..WriteOptions::default() }
-}
-
-fn read(r: Level) -> ReadOptions {
-    ReadOptions { r, timeout: Duration::from_secs(10), ..ReadOptions::default() }
-}
-
-async fn value(client: &Client, key: &str, r: Level) -> Option<String> {
-    let found = client.get(id(key), read(r)).await.unwrap();
-    assert!(found.siblings.len() <= 1, "{key} has siblings");
-    let only = found.siblings.into_iter().next()?.value?;
-    Some(String::from_utf8(only.bytes.to_vec()).unwrap())
-}
-
-/// Runs `work` on every item, some at once.
-async fn for_all<T, F: Future<Output = ()>>(items: impl IntoIterator<Item = T>, work: impl FnMut(T) -> F) {
-    futures_util::stream::iter(items).map(work).buffer_unordered(AT_ONCE).for_each(|()| async {}).await;
-}
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();

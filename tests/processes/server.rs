@@ -1,4 +1,5 @@
 //! Real nodes: child processes of the release binary on loopback, each with a data directory of its own.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,6 +56,36 @@ impl Server {
         ports.into_iter().enumerate().map(server).collect()
     }
 
+    /// One that is to join the cluster which these seeds name, not started yet.
+    pub(crate) fn fresh(root: &Path, name: &str, seeds: &[String]) -> Self {
+        let mut server = Self {
+            ports: free_ports(1).remove(0),
+            directory: root.join(name),
+            seeds: seeds.to_vec(),
+            flags: Vec::new(),
+            runner: Vec::new(),
+            child: None,
+        };
+        server.set("node.name", name);
+        server
+    }
+
+    /// A setting, from its next start on.
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        self.flags.retain(|flag| !flag.starts_with(&format!("--set={key}=")));
+        self.flags.push(format!("--set={key}={value}"));
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Stopped, and its data gone.
+    pub(crate) fn wipe(&self) {
+        assert!(!self.runs(), "it runs");
+        std::fs::remove_dir_all(&self.directory).unwrap();
+    }
+
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "it runs");
         std::fs::create_dir_all(&self.directory).unwrap();
@@ -109,10 +140,14 @@ impl Server {
         format!("127.0.0.1:{}", self.ports.client)
     }
 
+    pub(crate) fn admin_address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports.admin)
+    }
+
     /// A client of this node alone.
     pub(crate) fn client(&self) -> Client {
         let mut config = ClientConfig::new([format!("http://{}", self.client_address())]);
-        config.admin_endpoints = vec![format!("http://127.0.0.1:{}", self.ports.admin)];
+        config.admin_endpoints = vec![self.admin_address()];
         config.max_attempts = 1;
         config.idempotent = false;
         Client::new(config, Env::real()).unwrap()
