@@ -6,6 +6,8 @@
 //! efficiency. Everything is measured in one run, because figures of different runs on shared machines cannot be
 //! compared. See `docs/performance.md`.
 //!
+//! `-- --join` measures instead what clients get before, while and after a fourth node joins.
+//!
 //! `-- --hold` starts a cluster, fills it, prints addresses and process ids and waits for the end of its input: to
 //! profile it, or to look at it by hand.
 
@@ -18,6 +20,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use quorate::cluster::Standing;
@@ -50,19 +53,22 @@ fn main() {
 
 // -- A node ----------------------------------------------------------------------------------------------------------
 
-/// Runs a node until its standard input ends: `INDEX DIR DURABILITY CLIENT_PORT... PEER_PORT...`.
+/// Runs a node until its standard input ends: `INDEX DIR DURABILITY CLIENT_PORT... PEER_PORT...`, and for one that joins
+/// later its own client and peer port behind these.
 fn be_a_node(args: &[String]) -> Result<(), String> {
     let [index, dir, durability, ports @ ..] = args else { return Err("--as-node wants more".into()) };
     let index: usize = index.parse().map_err(|error| format!("{error}"))?;
     let address = |at: usize| format!("127.0.0.1:{}", ports[at]);
-    let peers: Vec<String> = (NODES..2 * NODES).map(address).collect();
+    let seeds: Vec<String> = (NODES..2 * NODES).map(address).collect();
+    let joins = index >= NODES;
+    let (client, peer) = if joins { (2 * NODES, 2 * NODES + 1) } else { (index, NODES + index) };
     let config = Config {
         cluster: ClusterConfig::default(),
         node: NodeConfig {
             name: format!("node-{}", index + 1),
-            peer_address: peers[index].clone(),
-            client_address: address(index),
-            seeds: peers.clone(),
+            peer_address: address(peer),
+            client_address: address(client),
+            seeds,
             // A share of a large disk may be more than is free where this is measured.
             disk_reserve: Reserve::Bytes(64 << 20),
             durability: if durability == "os" { Durability::Os } else { Durability::Flush },
@@ -78,7 +84,7 @@ fn be_a_node(args: &[String]) -> Result<(), String> {
             Standing::Serving => {}
             other => return Err(format!("{other:?}")),
         }
-        let listener = tokio::net::TcpListener::bind(address(index)).await.map_err(|error| error.to_string())?;
+        let listener = tokio::net::TcpListener::bind(address(client)).await.map_err(|error| error.to_string())?;
         let (env, metrics) = (node.env().clone(), node.metrics().clone());
         let (kv, view): (Arc<dyn Kv>, Arc<dyn NodeView>) = (node.clone(), node.clone());
         let api = Arc::new(Api::new(kv, view, metrics.clone(), env.clone(), RequestLimits::default()));
@@ -86,6 +92,12 @@ fn be_a_node(args: &[String]) -> Result<(), String> {
         let stop = CancellationToken::new();
         let served = serve(socket, client_router(api), ServeLimits::default(), env, metrics, stop.clone());
         println!("serving");
+        if joins {
+            while !node.layouts().known().is_some_and(|known| known.is_member() && known.view().is_complete()) {
+                node.env().clock.sleep(Duration::from_millis(20)).await;
+            }
+            println!("joined");
+        }
         let input_ended = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
         tokio::select! {
             () = served => {}
@@ -106,8 +118,11 @@ struct Process {
 
 struct Cluster {
     nodes: Vec<Process>,
+    /// Of clients.
     ports: Vec<u16>,
-    _dir: tempfile::TempDir,
+    /// Of clients, then of peers.
+    all_ports: Vec<u16>,
+    dir: tempfile::TempDir,
 }
 
 impl Drop for Cluster {
@@ -159,7 +174,7 @@ impl Cluster {
             let input = child.stdin.take();
             nodes.push(Process { child, input });
         }
-        let mut cluster = Self { nodes, ports: ports[..NODES].to_vec(), _dir: dir };
+        let mut cluster = Self { nodes, ports: ports[..NODES].to_vec(), all_ports: ports, dir };
         for node in &mut cluster.nodes {
             let output = node.child.stdout.take().ok_or("no output")?;
             let mut line = String::new();
@@ -171,6 +186,31 @@ impl Cluster {
         // Every node has to have seen the others up.
         cluster.settle()?;
         Ok(cluster)
+    }
+
+    /// Starts one more node, with an empty directory; the first byte that comes by the channel says that it has its share.
+    fn join(&mut self) -> Result<Receiver<()>, String> {
+        let said = |error: std::io::Error| error.to_string();
+        let own = free_ports(2).map_err(said)?;
+        let mut child = Command::new(std::env::current_exe().map_err(said)?)
+            .args(["--as-node", &NODES.to_string()])
+            .arg(self.dir.path().join(NODES.to_string()))
+            .arg("flush")
+            .args(self.all_ports.iter().chain(&own).map(u16::to_string))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(said)?;
+        let output = child.stdout.take().ok_or("no output")?;
+        let input = child.stdin.take();
+        self.nodes.push(Process { child, input });
+        let (tell, told) = channel();
+        std::thread::spawn(move || {
+            if BufReader::new(output).lines().map_while(Result::ok).any(|line| line == "joined") {
+                let _ = tell.send(());
+            }
+        });
+        Ok(told)
     }
 
     fn pids(&self) -> Vec<u32> {
@@ -284,6 +324,9 @@ fn bench(args: &[String]) -> Result<(), String> {
     if has("--hold") {
         return hold();
     }
+    if has("--join") {
+        return join();
+    }
     let after = args.iter().position(|arg| arg == "--seconds").and_then(|at| args.get(at + 1));
     let default = if has("--quick") { 3 } else { 8 };
     let seconds = after.map_or(Ok(default), |text| text.parse()).map_err(|error| format!("--seconds: {error}"))?;
@@ -345,6 +388,51 @@ fn hold() -> Result<(), String> {
     println!("waiting for the end of standard input");
     std::io::stdin().read_to_end(&mut Vec::new()).map_err(|error| error.to_string())?;
     Ok(())
+}
+
+/// What clients get before, while and after a fourth node joins: quorum PUTs and GETs of 100 B, in turn, a second each.
+/// The machine's processors are shared with the joiner and with wrk: this is the cost of a join where there are no more.
+fn join() -> Result<(), String> {
+    let mut cluster = Cluster::start("flush")?;
+    for (size, keys) in KEYS {
+        cluster.fill(&format!("read-{size}"), size, 4 * keys)?;
+    }
+    let mut round = 0;
+    let mut second = |cluster: &Cluster| -> Result<[f64; 2], String> {
+        round += 1;
+        let writes = cluster.load("PUT", &format!("write-100-join-{round}"), "?w=quorum", 100, 1);
+        let reads = cluster.load("GET", "read-100", "?r=quorum", 100, 1);
+        Ok([answered(&writes)?, answered(&reads)?])
+    };
+    let mut many = |cluster: &Cluster, enough: &dyn Fn(usize) -> bool| -> Result<(usize, [f64; 2]), String> {
+        let (mut rounds, mut sums) = (0, [0.0; 2]);
+        while !enough(rounds) {
+            let seen = second(cluster)?;
+            sums = [sums[0] + seen[0], sums[1] + seen[1]];
+            rounds += 1;
+        }
+        Ok((rounds, sums.map(|sum| sum / rounds as f64)))
+    };
+    let (_, before) = many(&cluster, &|rounds| rounds == 4)?;
+    let began = now();
+    let joined = cluster.join()?;
+    let (rounds, during) = many(&cluster, &|rounds| rounds > 0 && joined.try_recv().is_ok() || rounds == 120)?;
+    let took = began.elapsed();
+    let (_, after) = many(&cluster, &|rounds| rounds == 4)?;
+    println!("A fourth node joins three, N=3, durability=flush, {AT_ONCE} connections: {took:.1?}, {rounds} rounds");
+    println!("                     before     while     after   op/s; while and after as shares of before");
+    for (at, name) in ["PUT 100 quorum", "GET 100 quorum"].into_iter().enumerate() {
+        let [before, during, after] = [before[at], during[at], after[at]];
+        let (share, then) = (during / before, after / before);
+        println!("  {name:<16} {before:>8.0}  {during:>8.0}  {after:>8.0}   {share:.2}  {then:.2}");
+    }
+    Ok(())
+}
+
+/// Answers a second. Layouts that change may turn a request away: it is not counted, and spoils nothing else.
+fn answered(load: &Load) -> Result<f64, String> {
+    let (seen, errors) = support::drive_on(load)?;
+    Ok((seen.requests - errors).max(0.0) / seen.seconds)
 }
 
 struct Row {

@@ -94,6 +94,15 @@ pub(crate) fn wrk() -> Result<PathBuf, String> {
 
 /// Runs wrk. An answer that is an error spoils the figure, so it is one here.
 pub(crate) fn drive(load: &Load) -> Result<Seen, String> {
+    let (seen, errors) = drive_on(load)?;
+    if errors > 0.0 || seen.requests < 1.0 {
+        return Err(format!("{} {}: {errors} of {} requests failed", load.method, load.path, seen.requests));
+    }
+    Ok(seen)
+}
+
+/// Runs wrk, also where answers are errors: how many were.
+pub(crate) fn drive_on(load: &Load) -> Result<(Seen, f64), String> {
     let ports: Vec<String> = load.ports.iter().map(u16::to_string).collect();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load.lua");
     let output = Command::new(wrk()?)
@@ -115,11 +124,8 @@ pub(crate) fn drive(load: &Load) -> Result<Seen, String> {
     let [requests, micros, errors, p50, p99] = numbers[..] else {
         return Err(format!("wrk said: {text}{}", String::from_utf8_lossy(&output.stderr)));
     };
-    if errors > 0.0 || requests < 1.0 {
-        return Err(format!("{} {}: {errors} of {requests} requests failed:\n{text}", load.method, load.path));
-    }
     let time = |micros: f64| Duration::from_micros(micros as u64);
-    Ok(Seen { requests, seconds: micros / 1e6, p50: time(p50), p99: time(p99) })
+    Ok((Seen { requests, seconds: micros / 1e6, p50: time(p50), p99: time(p99) }, errors))
 }
 
 /// CPU microseconds of these processes for each operation of `work`, which says how many it did.
