@@ -233,7 +233,7 @@ impl Handler for Echo {
 
     fn handle(&self, _: Arc<Hello>, request: Request) -> BoxFuture<'static, Reply> {
         let tell = match request.ask {
-            Some(Ask::Write(_)) => Tell::Written(Written { flushed: true }),
+            Some(Ask::Write(_)) => Tell::Written(Written { flushed: true, ..Written::default() }),
             _ => Tell::Copy(messages::Copy { held: Held::Same.into(), ..messages::Copy::default() }),
         };
         Box::pin(std::future::ready(Reply::new(tell)))
