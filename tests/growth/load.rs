@@ -161,7 +161,7 @@ impl Shared {
             };
             if let Some(key) = known
                 && let Some(found) = self.get(&key).await
-                && !texts(&found).iter().any(|text| *text == key)
+                && !texts(&found).contains(&key)
             {
                 self.wrong(format!("stale: {key} was acknowledged and is not found: {found:?}"));
             }
