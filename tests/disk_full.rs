@@ -8,7 +8,6 @@
 )]
 
 #[path = "processes/server.rs"]
-#[allow(dead_code, reason = "each test file uses a part")]
 mod server;
 
 use std::path::Path;

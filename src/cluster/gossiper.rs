@@ -261,6 +261,10 @@ impl Gossiper {
         let members: BTreeSet<NodeId> = layouts.iter().flat_map(Layout::members).map(|member| member.node).collect();
         let ended = known.chain.ended();
         let _forgotten = self.with(|view| view.keep(members, env.clock.now()));
+        if layouts.len() > 1 {
+            // Also what was heard of a member before this node knew the layout that lists it: nobody says it again.
+            self.pass_on(self.heard().nodes.values().map(|about| &about.said));
+        }
         let (me, up) = (peers.hello(), peers.up());
         let others = layouts.iter().flat_map(Layout::members);
         let others = others.filter(|member| member.store != me.store && !ended.contains(&member.store));
@@ -366,7 +370,11 @@ impl Gossiper {
             }
         }
         let heard = self.heard();
-        let said = changed.into_iter().filter_map(|node| heard.of(node));
+        self.pass_on(changed.into_iter().filter_map(|node| heard.of(node)));
+    }
+
+    /// Tells the layout keeper how far these follow the layouts.
+    fn pass_on<'a>(&self, said: impl Iterator<Item = &'a Said>) {
         let trackers: Vec<(StoreId, Tracker)> =
             said.filter_map(|said| Some((said.store?, said.tracker.clone()?))).collect();
         if !trackers.is_empty() {

@@ -34,6 +34,9 @@ const LIST: usize = 500;
 /// Between two rounds while something is left.
 const ROUND: Duration = Duration::from_secs(2);
 
+/// Between two rounds where nothing was left.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 struct Leftovers {
     env: Env,
     replica: Replica,
@@ -50,12 +53,17 @@ pub fn start(env: &Env, replica: Replica, peers: Peers, keeper: LayoutKeeper) {
 impl Leftovers {
     async fn run(self) {
         let mut changes = self.keeper.changes();
-        let mut cleared = 0;
+        let (mut cleared, mut looked) = (0, self.env.clock.now());
         loop {
             changes.mark_unchanged();
+            if self.env.clock.now().since(looked) >= LOOK_AGAIN {
+                // Whatever came in meanwhile, and however.
+                cleared = 0;
+            }
             let known = self.keeper.known().filter(|known| settled(known) && known.newest().version() != cleared);
             let mut left = false;
             if let Some(known) = known {
+                looked = self.env.clock.now();
                 match self.round(&known).await {
                     Ok(()) => cleared = known.newest().version(),
                     Err(why) => {
@@ -64,7 +72,7 @@ impl Leftovers {
                     }
                 }
             }
-            let look_again = self.env.clock.sleep(if left { ROUND } else { Duration::from_secs(60) });
+            let look_again = self.env.clock.sleep(if left { ROUND } else { LOOK_AGAIN });
             tokio::select! {
                 biased;
                 () = look_again => {}

@@ -194,6 +194,8 @@ impl Mender {
     async fn copy(&self, partition: PartitionId, from: StoreId) -> Result<(), String> {
         let mut after = Bytes::new();
         loop {
+            // What is merged here is in flight: newer layouts are not acked before it has ended.
+            let _guard = self.keeper.held().take();
             let fetch = Fetch { partition: partition.0, after, max_bytes: PAGE };
             let version = self.newest()?.version();
             let reply = self.peers.call(from, Ask::Fetch(fetch), version, CALL_FOR).await;

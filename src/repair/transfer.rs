@@ -197,6 +197,8 @@ impl Transfers {
         // Where an earlier try got to, if that read the source after it had acked this layout.
         let (mut after, mut acked) = self.point(&stored).filter(|(_, acked)| *acked >= layout).unwrap_or_default();
         loop {
+            // What is merged here is in flight: newer layouts are not acked before it has ended.
+            let _guard = keeper.held().take();
             if keeper.newest().is_none_or(|newest| newest.version() != layout) {
                 // What this node is given, and keeps of what it merged, is another question by now.
                 return Err(Stopped::NotYet);

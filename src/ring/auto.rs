@@ -182,8 +182,10 @@ fn give_up(view: View<'_>, seen: &Seen<'_>) -> Option<(Why, Layout)> {
         return Some((Why::GiveUp(names(&dead)), layout));
     }
     if seen.pledged > newest.version() && view.all_synced(newest) {
-        // Whatever was accepted is carried on by the decision; where nothing was, the change is taken back.
-        return Some((Why::Undecided, change::abort(view.chain, &BTreeSet::new()).ok()?));
+        // Whatever was accepted is carried on by the decision; where nothing was, the change is taken back, or, if it gives
+        // back itself, repeated.
+        let back = change::abort(view.chain, &BTreeSet::new()).or_else(|_| change::same_again(view.chain));
+        return Some((Why::Undecided, back.ok()?));
     }
     let first = newest.members().iter().find(|member| wiped(member))?;
     let layout = change::skip(view.chain, &stores(&[first])).ok()?;

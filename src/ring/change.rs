@@ -82,6 +82,8 @@ pub fn judge_successor(chain: &Chain, complete: bool, next: &Layout) -> Result<K
     match (gives_back(base, next), gives_back(base, newest), skips) {
         (true, false, _) => Ok(Kind::Abort),
         (_, _, true) => Ok(Kind::Skip),
+        // An abort that cannot complete, since a successor of it was begun and never decided, is followed by itself.
+        (true, true, false) if *next.spec() == successor(newest) => Ok(Kind::Same),
         (true, true, false) => Err(NotNow::NothingToAbort { unfinished }),
         (false, _, false) => Err(NotNow::Unfinished { unfinished }),
     }

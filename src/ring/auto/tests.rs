@@ -126,4 +126,14 @@ fn a_successor_that_was_begun_and_never_decided_is_decided_after_all() {
     }
     assert_eq!(wish_of(&trackers, 2), None);
     assert_eq!(wish_of(&trackers, 3), Some(Why::Undecided), "it never says that it reads in layout 2 alone");
+    // What gives back the owners from before has nothing to take back: it is repeated.
+    let mut chain = chain.clone();
+    chain.push(change::abort(&chain, &BTreeSet::new()).unwrap()).unwrap();
+    for number in [1, 2, 3, 4] {
+        trackers.set_own(store(number), &Tracker { ack: 3, synced: [3].into(), sync_ack: 1 });
+    }
+    let seen = Seen { joiners: &[], auto_join: true, in_doubt: &BTreeSet::new(), pledged: 4, down_for: &|_| None };
+    let view = View { chain: &chain, trackers: &trackers, me: store(1) };
+    let Some((Why::Undecided, next)) = wish(view, &seen).0 else { panic!("nothing is wished for") };
+    assert_eq!(change::judge_successor(&chain, false, &next), Ok(change::Kind::Same));
 }

@@ -48,12 +48,14 @@ fn behind_an_unfinished_one_only_its_abort_or_a_skip_and_joiners_wait() {
 }
 
 #[test]
-fn an_abort_is_not_aborted_but_whoever_dies_meanwhile_is_skipped() {
+fn an_abort_is_not_aborted_but_repeated_and_whoever_dies_meanwhile_is_skipped() {
     let mut chain = chain(&[&[1, 2, 3], &[1, 2, 3, 4]]);
     chain.push(abort(&chain, &stores(&[])).unwrap()).unwrap();
     assert_eq!(abort(&chain, &stores(&[])), Err(NotNow::NothingToAbort { unfinished: 3 }));
     let again = same_again(&chain).unwrap();
-    assert_eq!(judge_successor(&chain, false, &again), Err(NotNow::NothingToAbort { unfinished: 3 }));
+    assert_eq!(judge_successor(&chain, false, &again), Ok(Kind::Same), "an abort that cannot complete is repeated");
+    let moved = changed(&chain, |spec| spec.members[0].client_address = "elsewhere:1".into());
+    assert_eq!(judge_successor(&chain, false, &moved), Err(NotNow::NothingToAbort { unfinished: 3 }));
     let without = skip(&chain, &stores(&[2])).unwrap();
     assert_eq!(judge_successor(&chain, false, &without), Ok(Kind::Skip));
     let without_joiner = abort(&chain, &stores(&[4])).unwrap();
