@@ -158,8 +158,8 @@ type Decide = Arc<dyn Fn(&'static str) -> bool + Send + Sync>;
 /// Switches that force rare paths in simulations. Off unless a simulation turns them on: what is off is false and draws no
 /// random bits.
 ///
-/// A rare path keeps every promise. [`Buggify::breaks`] does not: it is for the few rules about who mints that nothing
-/// between a node and its seams can break, so that a simulation can show that they are needed.
+/// A rare path keeps every promise. [`Buggify::breaks`] does not: it is for the few rules, about who mints and which layouts
+/// count, that nothing between a node and its seams can break, so that a simulation can show that they are needed.
 #[derive(Clone, Default)]
 pub struct Buggify {
     decide: Option<Decide>,

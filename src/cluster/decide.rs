@@ -116,7 +116,8 @@ impl LayoutKeeper {
             Step::Flush(unflushed) => {
                 let record = [&decision.0[..], &unflushed.record().encode()].concat();
                 let mut entries = vec![(Bytes::from_static(RECORD), record.into())];
-                let pledged = if matches!(request, Request::Accept(_)) { parent.version() + 1 } else { pen.pledged };
+                let accepts = if matches!(request, Request::Accept(_)) { parent.version() + 1 } else { 0 };
+                let pledged = pen.pledged.max(accepts);
                 entries.push(Self::pledge_entry(pledged));
                 inner.replica.remember(entries).await?;
                 self.pledged_up_to(&mut pen, pledged);

@@ -29,8 +29,6 @@ pub struct Joiners {
 pub struct Joiner {
     /// As a layout would name it.
     pub member: Member,
-    /// When it was first heard.
-    pub since: Mono,
     last: Mono,
 }
 
@@ -62,8 +60,7 @@ impl Joiners {
             peer_address: from.peer_address.clone(),
             client_address: from.client_address.clone(),
         };
-        let since = asking.get(&from.store).map_or(now, |known| known.since);
-        asking.insert(from.store, Joiner { member, since, last: now });
+        asking.insert(from.store, Joiner { member, last: now });
     }
 
     /// Those that ask now, by store.

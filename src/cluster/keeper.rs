@@ -39,8 +39,7 @@ use crate::types::{Bucket, Mono, PartitionId, StoreId};
 const CHAIN: &[u8] = b"layout/chain";
 const TRACKER: &[u8] = b"layout/tracker";
 const MERGED: &[u8] = b"layout/merged/";
-/// Where transfers that stopped half way go on: partition, source -> what the source had acked, the last durable key.
-pub const POINT: &[u8] = b"layout/point/";
+const POINT: &[u8] = b"layout/point/";
 const PLEDGED: &[u8] = b"layout/pledged";
 
 /// How often it looks by itself.
@@ -164,7 +163,10 @@ impl LayoutKeeper {
             Some(bytes) => u64::from_be_bytes(bytes.as_ref().try_into().map_err(|_| bad("pledge"))?),
             None => 0,
         };
-        let merged = stored_merges(inner)?;
+        let mut merged = Merged::default();
+        for point in points(inner, MERGED)? {
+            merged.record(point.partition, point.source, point.layout);
+        }
         let mut trackers = Trackers::default();
         trackers.set_own(inner.me, &own);
         *pen = Pen { own: OwnTracker::stored(own), pledged };
@@ -322,8 +324,8 @@ impl LayoutKeeper {
                 let mut chain = (*known.chain).clone();
                 chain.drop_before(version);
                 info!(version, "older layouts are dropped: every member reads in this one, or a later one");
-                pen.own.forget_before(version);
                 self.take(&known, chain).await?;
+                pen.own.forget_before(version);
                 continue;
             }
             if !known.is_member() {
@@ -371,15 +373,15 @@ impl LayoutKeeper {
         } else {
             BTreeSet::new()
         };
-        let of_old: BTreeSet<Bytes> = if fresh.is_empty() && chain.live_from() == known.chain.live_from() {
-            BTreeSet::new()
+        let of_old: Vec<Bytes> = if fresh.is_empty() && chain.live_from() == known.chain.live_from() {
+            Vec::new()
         } else {
             // What was merged for layouts that are complete, or into what is deleted now.
-            let past =
-                |(partition, acked): (PartitionId, u64)| acked <= chain.live_from() || fresh.contains(&partition);
-            points(inner)?.into_iter().filter(|(_, of)| past(*of)).map(|(key, _)| key).collect()
+            let past = |point: &Point| point.layout <= chain.live_from() || fresh.contains(&point.partition);
+            let all = points(inner, MERGED)?.into_iter().chain(points(inner, POINT)?);
+            all.filter(past).map(|point| point.key).collect()
         };
-        inner.replica.unremember(of_old.into_iter().collect()).await?;
+        inner.replica.unremember(of_old).await?;
         if !fresh.is_empty() {
             inner.replica.new_tenures(fresh.iter().copied().collect()).await?;
             let (was, will) = (Arc::new(known.clone()), Arc::new(chain.clone()));
@@ -515,20 +517,22 @@ impl LayoutKeeper {
         self.inner.pledged.load(Ordering::Acquire)
     }
 
-    /// All that `source` held of `partition` is merged and flushed; it had acked `acked` before it was read.
-    pub async fn merged(&self, partition: PartitionId, source: StoreId, acked: u64) -> Result<(), Fault> {
+    /// All that `source` held of `partition` is merged and flushed; it had acked `layout`, or a later one, before it was
+    /// read. Tells whether that counts: not where another layout is the newest by now, for what was merged may have been
+    /// deleted in between.
+    pub async fn merged(&self, partition: PartitionId, source: StoreId, layout: u64) -> Result<bool, Fault> {
         let _pen = self.inner.pen.lock().await;
-        let Some(known) = self.known() else { return Ok(()) };
-        // A source may be ahead of this node; what that means is not known here yet.
-        let acked = acked.min(known.newest().version());
-        let key = merged_key(partition, source);
-        self.inner.replica.remember(vec![(key, Bytes::copy_from_slice(&acked.to_be_bytes()))]).await?;
+        if self.newest().is_none_or(|newest| newest.version() != layout) {
+            return Ok(false);
+        }
+        let key = point_key(MERGED, partition, source);
+        self.inner.replica.remember(vec![(key, Bytes::copy_from_slice(&layout.to_be_bytes()))]).await?;
         self.change(|known| {
             let mut merged = (*known.merged).clone();
-            merged.record(partition, source, acked);
+            merged.record(partition, source, layout);
             (None, None, Some(merged))
         });
-        Ok(())
+        Ok(true)
     }
 
     /// What to tell a node whose newest layout is `since`.
@@ -572,20 +576,17 @@ impl LayoutKeeper {
     }
 
     /// Takes chain and trackers that somebody told.
-    pub async fn take_told(&self, told: &LayoutsTold) -> Result<(), Untaken> {
+    async fn take_told(&self, told: &LayoutsTold) -> Result<(), Untaken> {
+        let readable =
+            |said: &TrackerOf| Some((StoreId::from_slice(&said.store)?, Tracker::decode(&said.tracker).ok()?));
+        let said: Vec<(StoreId, Tracker)> = told.trackers.iter().filter_map(readable).collect();
+        // What they say of this node comes first: one that went back votes on nothing that is new to it.
+        self.hear(said.iter().filter(|(store, _)| *store == self.inner.me).cloned()).await;
         if let Some(chain) = &told.chain {
             self.learn(&Chain::decode(chain)?).await?;
         }
-        let readable =
-            |said: &TrackerOf| Some((StoreId::from_slice(&said.store)?, Tracker::decode(&said.tracker).ok()?));
-        self.hear(told.trackers.iter().filter_map(readable).collect::<Vec<_>>()).await;
+        self.hear(said).await;
         Ok(())
-    }
-
-    /// Stores that have ended, as far as is known.
-    #[must_use]
-    pub fn ended(&self) -> BTreeSet<StoreId> {
-        self.look().as_ref().map(|known| known.chain.ended().clone()).unwrap_or_default()
     }
 
     /// The entry that remembers a pledge.
@@ -600,51 +601,39 @@ fn is_given(known: &Known, chain: &Chain, partition: PartitionId, bucket: Option
     starts_afresh(chain, known.newest().version(), known.me, partition, bucket) && !known.chain.live().iter().any(owned)
 }
 
-/// A key, the partition it is of, what the source had acked.
-type Point = (Bytes, (PartitionId, u64));
-
-/// What is remembered of merges, whole ones and those that stopped half way: key, partition, what the source had acked.
-fn points(inner: &Inner) -> Result<Vec<Point>, StorageError> {
-    use std::ops::Bound::{Excluded, Included};
-    let mut points = Vec::new();
-    for prefix in [MERGED, POINT] {
-        let mut end = prefix.to_vec();
-        if let Some(last) = end.last_mut() {
-            *last += 1;
-        }
-        for entry in inner.replica.storage().scan(Keyspace::Meta, Included(prefix), Excluded(&end)) {
-            let (key, value) = entry?;
-            let number = |bytes: Option<&[u8]>| bytes.and_then(|bytes| bytes.try_into().ok());
-            let partition = number(key.get(prefix.len()..prefix.len() + 4)).map(u32::from_be_bytes);
-            let acked = value.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
-            // What cannot be read is of no use.
-            points.push((key, (PartitionId(partition.unwrap_or(u32::MAX)), acked.unwrap_or(0))));
-        }
-    }
-    Ok(points)
+/// Something merged from a source, whole or up to a key, and the layout it was merged for.
+struct Point {
+    key: Bytes,
+    partition: PartitionId,
+    source: StoreId,
+    layout: u64,
 }
 
-fn merged_key(partition: PartitionId, source: StoreId) -> Bytes {
-    [MERGED, &partition.0.to_be_bytes(), source.as_bytes()].concat().into()
+fn point_key(prefix: &[u8], partition: PartitionId, source: StoreId) -> Bytes {
+    [prefix, &partition.0.to_be_bytes(), source.as_bytes()].concat().into()
 }
 
-fn stored_merges(inner: &Inner) -> Result<Merged, StorageError> {
+/// The key under which a transfer that stopped half way remembers the layout it is for (8 bytes, big endian) and the last
+/// stored key that is durable here. It goes with what was merged.
+#[must_use]
+pub fn resume_key(partition: PartitionId, source: StoreId) -> Bytes {
+    point_key(POINT, partition, source)
+}
+
+/// What is remembered under a prefix. What cannot be read was not merged: it is merged again.
+fn points(inner: &Inner, prefix: &[u8]) -> Result<Vec<Point>, StorageError> {
     use std::ops::Bound::{Excluded, Included};
-    let mut end = MERGED.to_vec();
+    let mut end = prefix.to_vec();
     if let Some(last) = end.last_mut() {
         *last += 1;
     }
-    let mut merged = Merged::default();
-    for entry in inner.replica.storage().scan(Keyspace::Meta, Included(MERGED), Excluded(&end)) {
-        let (key, value) = entry?;
-        let rest = &key[MERGED.len()..];
-        let partition = rest.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
-        let source = rest.get(4..).and_then(StoreId::from_slice);
-        let acked = value.as_ref().try_into().ok().map(u64::from_be_bytes);
-        // What cannot be read was not merged: it is merged again.
-        if let (Some(partition), Some(source), Some(acked)) = (partition, source, acked) {
-            merged.record(PartitionId(partition), source, acked);
-        }
-    }
-    Ok(merged)
+    let point = |key: Bytes, value: &Bytes| {
+        let (partition, source) = key.get(prefix.len()..)?.split_at_checked(4)?;
+        let partition = PartitionId(u32::from_be_bytes(partition.try_into().ok()?));
+        let layout = u64::from_be_bytes(value.get(..8)?.try_into().ok()?);
+        Some(Point { partition, source: StoreId::from_slice(source)?, layout, key: key.clone() })
+    };
+    let entries = inner.replica.storage().scan(Keyspace::Meta, Included(prefix), Excluded(&end));
+    let points = entries.map(|entry| entry.map(|(key, value)| point(key, &value)));
+    points.filter_map(Result::transpose).collect()
 }

@@ -24,7 +24,7 @@ pub use founding::{ClusterService, FoundingOptions};
 pub use gossiper::{About, Gossiper, Heard};
 pub use held::{Guard, Held};
 pub use joiners::{Joiner, Joiners};
-pub use keeper::{LayoutKeeper, POINT, Untaken};
+pub use keeper::{LayoutKeeper, Untaken, resume_key};
 pub use known::Known;
 pub use said::{DiskState, Head, Said};
 pub use steward::Steward;

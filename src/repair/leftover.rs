@@ -7,7 +7,7 @@
 //! partition has come back meanwhile.
 //!
 //! It waits until one layout alone is live. Bounds: one partition and `LIST` keys at a time; a round every few seconds
-//! while something is left.
+//! while something is left, and every minute all the same.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,7 +33,6 @@ const CALL_FOR: Duration = Duration::from_secs(5);
 const LIST: usize = 500;
 /// Between two rounds while something is left.
 const ROUND: Duration = Duration::from_secs(2);
-
 /// Between two rounds where nothing was left.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 

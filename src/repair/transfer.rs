@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use tracing::{debug, info, warn};
 
 use super::mend::merge_into;
-use crate::cluster::{LayoutKeeper, POINT};
+use crate::cluster::{LayoutKeeper, resume_key};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::pacing::TokenBucket;
@@ -79,7 +79,7 @@ struct Inner {
 /// Why a transfer stopped.
 #[derive(Debug)]
 enum Stopped {
-    /// The source has not acked the layout: later.
+    /// The source has not acked the layout, or another one is the newest by now: later.
     NotYet,
     Failed(String),
 }
@@ -174,7 +174,7 @@ impl Transfers {
         while let Some((partition, source, ended)) = running.next().await {
             match ended {
                 Ok(()) => self.progress().done += 1,
-                Err(Stopped::NotYet) => debug!(%partition, %source, "has not acked the layout yet"),
+                Err(Stopped::NotYet) => debug!(%partition, %source, layout, "nothing to be merged for this layout now"),
                 Err(Stopped::Failed(why)) => {
                     metrics.layout.transfer_failures.inc();
                     warn!(%partition, %source, why, "a transfer stopped, and goes on later");
@@ -193,9 +193,9 @@ impl Transfers {
     async fn copy(&self, partition: PartitionId, source: StoreId, layout: u64) -> Result<(), Stopped> {
         let Inner { replica, peers, keeper, metrics, .. } = &*self.inner;
         let failed = |why: String| Stopped::Failed(format!("{source}: {why}"));
-        let stored = point_key(partition, source);
-        // Where an earlier try got to, if that read the source after it had acked this layout.
-        let (mut after, mut acked) = self.point(&stored).filter(|(_, acked)| *acked >= layout).unwrap_or_default();
+        let resume = resume_key(partition, source);
+        // Where an earlier try for this layout got to.
+        let mut after = self.point(&resume).filter(|(_, of)| *of == layout).map(|(after, _)| after).unwrap_or_default();
         loop {
             // What is merged here is in flight: newer layouts are not acked before it has ended.
             let _guard = keeper.held().take();
@@ -210,12 +210,9 @@ impl Transfers {
                 Ok(_) => return Err(failed("it answers something else".into())),
                 Err(why) => return Err(failed(why.to_string())),
             };
-            let Page { entries, next, unreadable, acked: says, .. } = page;
-            if acked == 0 {
-                if says < layout {
-                    return Err(Stopped::NotYet);
-                }
-                acked = says;
+            let Page { entries, next, unreadable, acked, .. } = page;
+            if acked < layout {
+                return Err(Stopped::NotYet);
             }
             if !unreadable.is_empty() {
                 // What it cannot read it may have acknowledged: it has to be mended first.
@@ -234,16 +231,18 @@ impl Transfers {
             replica.flush().await.map_err(|fault| failed(fault.to_string()))?;
             match next {
                 Some(next) => {
-                    let point = (stored.clone(), point(acked, &next));
+                    let point = (resume.clone(), point(layout, &next));
                     replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
                     after = next;
                 }
                 None => break,
             }
         }
-        keeper.merged(partition, source, acked).await.map_err(|fault| failed(fault.to_string()))?;
+        if !keeper.merged(partition, source, layout).await.map_err(|fault| failed(fault.to_string()))? {
+            return Err(Stopped::NotYet);
+        }
         if !after.is_empty() {
-            replica.unremember(vec![stored]).await.map_err(|fault| failed(fault.to_string()))?;
+            replica.unremember(vec![resume]).await.map_err(|fault| failed(fault.to_string()))?;
         }
         metrics.layout.transfers.inc();
         debug!(%partition, %source, layout, "merged whole");
@@ -290,11 +289,11 @@ impl Transfers {
         Ok(())
     }
 
-    /// Where an earlier try of a transfer got to, and what its source had acked.
-    fn point(&self, stored: &Bytes) -> Option<(Bytes, u64)> {
-        let value = self.inner.replica.storage().get(Keyspace::Meta, stored).ok()??;
-        let (acked, after) = value.split_at_checked(8)?;
-        Some((Bytes::copy_from_slice(after), u64::from_be_bytes(acked.try_into().ok()?)))
+    /// Where an earlier try of a transfer got to, and for which layout.
+    fn point(&self, resume: &Bytes) -> Option<(Bytes, u64)> {
+        let value = self.inner.replica.storage().get(Keyspace::Meta, resume).ok()??;
+        let (layout, after) = value.split_at_checked(8)?;
+        Some((Bytes::copy_from_slice(after), u64::from_be_bytes(layout.try_into().ok()?)))
     }
 
     /// Partitions that are still missing something, by source: for people.
@@ -311,13 +310,9 @@ impl Transfers {
     }
 }
 
-fn point_key(partition: PartitionId, source: StoreId) -> Bytes {
-    [POINT, &partition.0.to_be_bytes(), source.as_bytes()].concat().into()
-}
-
-fn point(acked: u64, after: &Bytes) -> Bytes {
+fn point(layout: u64, after: &Bytes) -> Bytes {
     let mut point = BytesMut::with_capacity(8 + after.len());
-    point.put_u64(acked);
+    point.put_u64(layout);
     point.put_slice(after);
     point.freeze()
 }

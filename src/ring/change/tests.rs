@@ -54,7 +54,9 @@ fn an_abort_is_not_aborted_but_repeated_and_whoever_dies_meanwhile_is_skipped() 
     assert_eq!(abort(&chain, &stores(&[])), Err(NotNow::NothingToAbort { unfinished: 3 }));
     let again = same_again(&chain).unwrap();
     assert_eq!(judge_successor(&chain, false, &again), Ok(Kind::Same), "an abort that cannot complete is repeated");
-    let moved = changed(&chain, |spec| spec.members[0].client_address = "elsewhere:1".into());
+    let mut moved = again.spec().clone();
+    moved.members[0].client_address = "elsewhere:1".into();
+    let moved = Layout::new(moved).unwrap();
     assert_eq!(judge_successor(&chain, false, &moved), Err(NotNow::NothingToAbort { unfinished: 3 }));
     let without = skip(&chain, &stores(&[2])).unwrap();
     assert_eq!(judge_successor(&chain, false, &without), Ok(Kind::Skip));
