@@ -230,6 +230,8 @@ impl Churn {
                 node.replica().identity().store() == member.store
                     && node.standing() == Standing::Serving
                     && node.replica().health().unsynced().is_empty()
+                    // A removal that was begun may still be decided: then that disk is given up, too.
+                    && node.layouts().pledged() <= newest.version()
                     && known.is_some_and(|known| *known.newest() == newest && known.chain.live().len() == 1)
             })
         })
