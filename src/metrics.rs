@@ -321,6 +321,10 @@ group! {
             "Objects deleted because their bucket was emptied or deleted.";
         purging: Gauge = Gauge::default(), "purging_buckets",
             "Buckets whose older generations are still being dropped, or whose n has changed.";
+        cache_hits: Counter = Counter::default(), "record_cache_hits",
+            "Records that the cache of records had.";
+        cache_misses: Counter = Counter::default(), "record_cache_misses",
+            "Records that the cache of records did not have.";
         commits: Counter = Counter::default(), "commits",
             "Batches committed.";
         minted: Counter = Counter::default(), "minted_dots",

@@ -21,12 +21,25 @@ mod suite;
 use std::sync::Arc;
 
 use quorate::env::Entropy;
+use quorate::metrics::Metrics;
 use quorate::storage::memory::MemoryDisk;
+use quorate::storage::records::RecordCache;
 use quorate::storage::{Storage, StorageError};
 
 /// Something that stores can be opened on, one after the other.
 trait Bed {
     fn open(&self) -> Result<Box<dyn Storage>, StorageError>;
+}
+
+/// Another bed, with a cache of records over what is opened: so small that it forgets all the time.
+#[derive(Default)]
+struct Cached<B>(B);
+
+impl<B: Bed> Bed for Cached<B> {
+    fn open(&self) -> Result<Box<dyn Storage>, StorageError> {
+        let store: Arc<dyn Storage> = Arc::from(self.0.open()?);
+        Ok(Box::new(RecordCache::new(store, 16 << 10, 1, &Arc::new(Metrics::new()))))
+    }
 }
 
 struct Memory(MemoryDisk);
@@ -66,9 +79,16 @@ macro_rules! contract {
         mod on_memory {
             $(#[test] fn $case() { crate::suite::$case(&crate::Memory::default()); })*
         }
+        mod on_memory_with_a_cache_of_records {
+            $(#[test] fn $case() { crate::suite::$case(&crate::Cached::<crate::Memory>::default()); })*
+        }
         #[cfg(feature = "rocksdb")]
         mod on_rocksdb {
             $(#[test] fn $case() { crate::suite::$case(&crate::Rocks::default()); })*
+        }
+        #[cfg(feature = "rocksdb")]
+        mod on_rocksdb_with_a_cache_of_records {
+            $(#[test] fn $case() { crate::suite::$case(&crate::Cached::<crate::Rocks>::default()); })*
         }
     };
 }

@@ -93,7 +93,7 @@ impl Builder {
         let env = self.env.unwrap_or_else(Env::real);
         let storage = match (self.storage, self.data_dir) {
             (Some(storage), _) => storage,
-            (None, Some(path)) => open_storage(&path)?,
+            (None, Some(path)) => open_storage(&path, self.config.node.block_cache)?,
             (None, None) => Arc::new(MemoryStorage::ephemeral(Arc::clone(&env.entropy))),
         };
         let transport = match self.transport {
@@ -126,13 +126,13 @@ fn is_loopback(address: &str) -> bool {
 }
 
 #[cfg(feature = "rocksdb")]
-fn open_storage(path: &std::path::Path) -> Result<Arc<dyn Storage>, StartError> {
+fn open_storage(path: &std::path::Path, block_cache: usize) -> Result<Arc<dyn Storage>, StartError> {
     use crate::storage::rocks::{RocksOptions, RocksStorage};
-    Ok(Arc::new(RocksStorage::open(path, &RocksOptions::default())?))
+    Ok(Arc::new(RocksStorage::open(path, &RocksOptions { block_cache, ..RocksOptions::default() })?))
 }
 
 #[cfg(not(feature = "rocksdb"))]
-fn open_storage(path: &std::path::Path) -> Result<Arc<dyn Storage>, StartError> {
+fn open_storage(path: &std::path::Path, _block_cache: usize) -> Result<Arc<dyn Storage>, StartError> {
     let problem = format!("{} cannot be used: this build has no `rocksdb` feature", path.display());
     Err(StartError::Storage(crate::storage::StorageError::Io(problem)))
 }

@@ -93,6 +93,10 @@ pub struct NodeConfig {
     pub machine_boot: String,
     /// Most bytes of a value.
     pub max_value: usize,
+    /// Bytes of memory for records read lately; 0: none.
+    pub record_cache: usize,
+    /// Bytes of memory for RocksDB's blocks, indexes and filters.
+    pub block_cache: usize,
     /// Most siblings of an object, as far as client writes go.
     pub max_siblings: u32,
     /// Most bytes of an object, all siblings, as far as client writes go.
@@ -121,6 +125,8 @@ impl Default for NodeConfig {
             storage_threads: 2,
             machine_boot: String::new(),
             max_value: 1 << 20,
+            record_cache: 32 << 20,
+            block_cache: 32 << 20,
             max_siblings: 64,
             max_object: 4 << 20,
             max_operations: Limits::default().operations,
@@ -167,6 +173,8 @@ impl ConfigError {
 
 /// The largest object a node may be told to take: with room for siblings that merge, peers carry it in one message.
 const LARGEST_OBJECT: usize = 16 << 20;
+/// RocksDB's cache holds the indexes and filters of open tables: with less it reads them again for every record.
+const SMALLEST_BLOCK_CACHE: usize = 1 << 20;
 /// Most operations at once: each holds some memory even where it waits.
 const MOST_OPERATIONS: usize = 1_000_000;
 /// Longest label or address: all of them have to fit a handshake.
@@ -258,6 +266,12 @@ impl NodeConfig {
             format!("is a size, or at most 50%, got {reserve}")
         })?;
         rule(self.storage_threads >= 1, "node.storage_threads", || "is at least 1, got 0".into())?;
+        let blocks = self.block_cache;
+        rule(blocks >= SMALLEST_BLOCK_CACHE, "node.cache.blocks", || {
+            format!(
+                "is at least {SMALLEST_BLOCK_CACHE}B, which is what the indexes of a small store need, got {blocks}B"
+            )
+        })?;
         let (value, object) = (self.max_value, self.max_object);
         rule(value >= 1, "node.limits.max_value", || "is at least 1B, got 0B".into())?;
         rule(object <= LARGEST_OBJECT, "node.limits.max_object", || {
@@ -303,7 +317,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 25] = [
+        let broken: [(&str, Breaks); 26] = [
             ("cluster.partitions", |c| c.cluster.partitions = 1000),
             ("cluster.replicas_max", |c| c.cluster.replicas_max = 0),
             ("cluster.n", |c| c.cluster.n = 6),
@@ -318,6 +332,7 @@ mod tests {
             ("cluster.secret_file", |c| c.cluster.secrets = vec![b"short".to_vec()]),
             ("node.weight", |c| c.node.weight = 0),
             ("node.disk_reserve", |c| c.node.disk_reserve = Reserve::Percent(51)),
+            ("node.cache.blocks", |c| c.node.block_cache = 4096),
             ("node.limits.max_value", |c| c.node.max_value = 0),
             ("node.limits.max_object", |c| c.node.max_object = 10),
             ("node.limits.max_object", |c| c.node.max_object = (16 << 20) + 1),

@@ -46,6 +46,7 @@ use crate::repair::{self, Transfers};
 use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
 use crate::ring::founding::{Directory, Terms, seedless};
 use crate::ring::{BucketSettings, Grid, Layout, Member};
+use crate::storage::records::RecordCache;
 use crate::storage::{Storage, StorageError};
 use crate::transport::{Hello, Transport};
 use crate::types::StoreId;
@@ -129,6 +130,10 @@ impl Node {
         config.check()?;
         let metrics = Arc::new(Metrics::new());
         let Config { cluster, node } = &config;
+        let storage: Arc<dyn Storage> = match node.record_cache {
+            0 => storage,
+            bytes => Arc::new(RecordCache::new(storage, bytes, env.entropy.u64(), &metrics)),
+        };
         let identity = Arc::new(Identity::open(Arc::clone(&storage), &env)?);
         let options = ReplicaOptions {
             durability: node.durability,

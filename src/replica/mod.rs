@@ -74,7 +74,7 @@ struct Inner {
     queues: Vec<mpsc::Sender<Op>>,
     buggify: Buggify,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    reads_inline: bool,
+    blocking: Blocking,
 }
 
 /// A page of a partition, in order of stored keys.
@@ -151,7 +151,6 @@ impl Replica {
             }
             queues.push(queue);
         }
-        let reads_inline = env.blocking == Blocking::Threads;
         let threads = Mutex::new(threads);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -162,7 +161,7 @@ impl Replica {
                 queues,
                 buggify: env.buggify.clone(),
                 threads,
-                reads_inline,
+                blocking: env.blocking,
             }),
         })
     }
@@ -187,7 +186,7 @@ impl Replica {
 
     /// Measures the room on the disk. By a storage thread, as all that may hang with the disk.
     pub async fn measure(&self) {
-        if self.inner.reads_inline {
+        if self.inner.blocking == Blocking::Threads {
             // A queue that is full, or has ended, measures nothing now.
             let _ = self.run(PartitionId(0), |shard| shard.health.room().measured(shard.storage.space())).await;
         } else {
@@ -218,7 +217,7 @@ impl Replica {
     }
 
     fn cached(&self, place: &Place) -> Option<Option<Bytes>> {
-        if !self.inner.reads_inline || self.inner.health.is_quarantined(&place.stored) {
+        if self.inner.health.is_quarantined(&place.stored) || self.inner.buggify.at("a record is not in memory") {
             return None;
         }
         self.inner.storage.get_cached(Keyspace::Objects, &place.stored)?.ok()

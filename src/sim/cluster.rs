@@ -38,6 +38,8 @@ use crate::types::{Incarnation, ObjectId};
 pub const SECRET: &[u8] = b"the secret of simulated clusters";
 /// How long a client's request takes to a node, and its answer back.
 const DOOR: Duration = Duration::from_micros(100);
+/// Bytes of a node's cache of records: so few that most of it is thrown out again.
+const RECORD_CACHE: usize = 32 << 10;
 
 /// Puts something between a node and its storage.
 pub type WrapStorage = Arc<dyn Fn(Arc<dyn Storage>) -> Arc<dyn Storage> + Send + Sync>;
@@ -375,6 +377,7 @@ impl Cluster {
             auto_join: *auto_join,
             durability: *durability,
             machine_boot: it.disk.machine_boot(),
+            record_cache: RECORD_CACHE,
             ..NodeConfig::default()
         };
         let mut config = Config { cluster, node };

@@ -11,11 +11,13 @@ use crate::env::Entropy;
 pub const LAG: &str = "commit lags behind the mint";
 
 /// Name and chance, each time it may be taken, of every rare path but [`LAG`], whose chance a run chooses.
-pub const PATHS: [(&str, f64); 7] = [
+pub const PATHS: [(&str, f64); 8] = [
     // Storage threads take one operation at a time.
     ("a batch of one", 0.3),
     // Refused before the mint, or a vote that is none.
     ("a storage queue is full", 0.01),
+    // It is read by a storage thread, behind what waits there.
+    ("a record is not in memory", 0.3),
     ("an owner hands over", 0.1),
     // A conditional read whose digest matches is answered as if it did not.
     ("sent whole though it is the same", 0.2),

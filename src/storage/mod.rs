@@ -13,6 +13,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 pub mod memory;
+pub mod records;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 

@@ -15,5 +15,6 @@ mod generations;
 mod handoff;
 mod mint;
 mod paxos;
+mod records;
 mod votes;
 mod world;

@@ -235,13 +235,12 @@ fn in_lww_both_sides_of_a_cut_come_together_on_the_latest() {
             let mut sides = [0; 2];
             for step in 0..60u64 {
                 let (key, at) = (format!("k{}", step % 5), ((step + seed) % 3) as usize);
-                let options = WriteOptions { w: Level::One, ..WriteOptions::default() };
+                let options = WriteOptions { w: Level::One, return_body: true, ..WriteOptions::default() };
                 let kv = cluster.kv(at).unwrap();
-                if kv.put(id(&key), step.to_string().into(), options).await.is_ok() {
-                    let read = get(&cluster, at, &key, Level::One).await.unwrap();
+                if let Ok(written) = kv.put(id(&key), step.to_string().into(), options).await {
                     sides[usize::from(at > 0)] += 1;
-                    let only = &read.siblings[0];
-                    let stamped = (only.dot.stamp, only.dot.actor, value(&read).unwrap());
+                    let [only] = &written.siblings.unwrap()[..] else { panic!("siblings in `lww`") };
+                    let stamped = (only.dot.stamp, only.dot.actor, step.to_string());
                     let known = latest.entry(key).or_insert_with(|| stamped.clone());
                     *known = stamped.max(known.clone());
                 }

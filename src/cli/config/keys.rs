@@ -169,6 +169,8 @@ pub(super) const KEYS: &[(&str, Setter)] = &[
     ("node.shutdown_timeout", |s, v| set(&mut s.shutdown_timeout, v.duration())),
     ("node.admin_token_file", |s, v| set(&mut s.admin_token_file, v.path().map(Some))),
     ("node.insecure", |s, v| set(&mut s.insecure, v.switch())),
+    ("node.cache.records", |s, v| set(&mut s.config.node.record_cache, v.size())),
+    ("node.cache.blocks", |s, v| set(&mut s.config.node.block_cache, v.size())),
     ("node.limits.max_value", |s, v| set(&mut s.config.node.max_value, v.size())),
     ("node.limits.max_siblings", |s, v| set(&mut s.config.node.max_siblings, v.number())),
     ("node.limits.max_object", |s, v| set(&mut s.config.node.max_object, v.size())),
