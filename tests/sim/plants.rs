@@ -3,8 +3,9 @@
 //! None of these has a switch in the product: what stands between a node and its storage, its transport or its clients
 //! breaks the rule. Those of I-MINT, which take narrower scenarios, are in [`super::mints`].
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,12 +59,33 @@ enum DiskBug {
     NoFlush,
     /// What fails its checksum reads as nothing.
     DamageIsNothing,
+    /// One read in eight is answered with what was read before, whatever was committed since.
+    StaleCache,
 }
 
-struct BadDisk(Arc<dyn Storage>, DiskBug);
+struct BadDisk(Arc<dyn Storage>, DiskBug, Mutex<(u64, BTreeMap<Bytes, Bytes>)>);
+
+impl BadDisk {
+    /// What a cache would say that no commit clears.
+    fn stale(&self, keyspace: Keyspace, key: &[u8]) -> Option<Bytes> {
+        let (reads, kept) = &mut *self.2.lock().unwrap();
+        *reads += 1;
+        if (keyspace, self.1) != (Keyspace::Objects, DiskBug::StaleCache) || !reads.is_multiple_of(8) {
+            return None;
+        }
+        if let Some(stale) = kept.get(key) {
+            return Some(stale.clone());
+        }
+        kept.insert(Bytes::copy_from_slice(key), self.0.get(keyspace, key).ok()??);
+        None
+    }
+}
 
 impl Storage for BadDisk {
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        if let Some(stale) = self.stale(keyspace, key) {
+            return Ok(Some(stale));
+        }
         match self.0.get(keyspace, key) {
             Err(StorageError::Corrupt { .. }) if self.1 == DiskBug::DamageIsNothing => Ok(None),
             found => found,
@@ -89,7 +111,7 @@ impl Storage for BadDisk {
 }
 
 fn bad_disk(bug: DiskBug) -> Wraps {
-    Wraps { storage: Some(Arc::new(move |inner| Arc::new(BadDisk(inner, bug)))), ..Wraps::default() }
+    Wraps { storage: Some(Arc::new(move |inner| Arc::new(BadDisk(inner, bug, Mutex::default())))), ..Wraps::default() }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -224,6 +246,13 @@ fn skipped_flushes_are_caught() {
 fn damage_that_votes_not_found_is_caught() {
     caught("damage is nothing", &bad_disk(DiskBug::DamageIsNothing), &["lost", "dropped", "stale"], |options| {
         only(options, &[Kind::DiskDamage, Kind::Loss, Kind::OneWay]);
+    });
+}
+
+#[test]
+fn a_cache_that_no_commit_clears_is_caught() {
+    caught("a stale cache", &bad_disk(DiskBug::StaleCache), &["lost", "dropped", "stale"], |options| {
+        only(options, &[Kind::Loss, Kind::OneWay]);
     });
 }
 
