@@ -317,6 +317,8 @@ group! {
     ReplicaMetrics {
         forgotten: Counter = Counter::default(), "forgotten_objects",
             "Objects deleted because this node does not own them any more, or begins to anew.";
+        expired: Counter = Counter::default(), "expired_objects",
+            "Objects deleted because all that was ever in them has expired.";
         purged: Counter = Counter::default(), "purged_objects",
             "Objects deleted because their bucket was emptied or deleted.";
         purging: Gauge = Gauge::default(), "purging_buckets",

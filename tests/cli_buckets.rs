@@ -69,6 +69,21 @@ fn a_bucket_is_set_shown_emptied_and_deleted() {
 }
 
 #[test]
+fn values_live_as_long_as_their_bucket_or_their_request_says() {
+    let dev = Dev::start();
+    let shown = stdout(&dev.ends(0, 2, &["bucket", "set", "notes", "ttl=10m"]));
+    assert!(shown.contains("ttl           10m\n"), "{shown}");
+    for (key, ttl) in [("a", None), ("b", Some("2h")), ("c", Some("never"))] {
+        let args: Vec<&str> =
+            ["put", "notes", key, "v"].into_iter().chain(ttl.iter().flat_map(|ttl| ["--ttl", ttl])).collect();
+        dev.ends(0, 1, &args);
+        let read = dev.json(0, &["get", "notes", key, "-o", "json"]);
+        assert_eq!(read["siblings"][0]["expires_at"].is_null(), key == "c", "{read}");
+    }
+    assert!(stderr(&dev.ends(2, 0, &["put", "notes", "a", "v", "--ttl", "soon"])).contains("1ms to 3650d"));
+}
+
+#[test]
 fn what_makes_no_sense_is_2_and_says_what_would() {
     let dev = Dev::start();
     let says = |args: &[&str], code: i32, why: &str| {
@@ -80,7 +95,7 @@ fn what_makes_no_sense_is_2_and_says_what_would() {
     says(&["bucket", "set", "b", "w=4"], 2, "w is 1 to n (3)");
     says(&["bucket", "set", "b/c", "n=2"], 2, "a bucket's name is");
     says(&["bucket", "set", "b"], 2, "NAME=VALUE");
-    says(&["bucket", "set", "b", "ttl=60s"], 1, "not built yet");
+    says(&["bucket", "set", "b", "ttl=60"], 2, "such as 500ms, 60s");
     assert!(stdout(&dev.ends(0, 0, &["bucket", "list"])).starts_with("No bucket"), "nothing was done");
     for command in ["list", "show", "set", "purge", "delete"] {
         let help = stdout(&dev.ends(0, 0, &["bucket", command, "--help"]));

@@ -163,7 +163,7 @@ async fn what_a_bucket_cannot_be_is_refused_and_nothing_is_changed() {
         (r#"{"max_sibling":1}"#, 400, "bad_parameter", "max_siblings"),
         (r#"{"n":"#, 400, "bad_parameter", "the body"),
         (r#"{"role":"cache"}"#, 501, "not_yet", "role = cache"),
-        (r#"{"ttl":"60s"}"#, 501, "not_yet", "ttl"),
+        (r#"{"ttl":"60"}"#, 400, "bad_parameter", "such as 500ms"),
         (r#"{"sloppy":true}"#, 501, "not_yet", "sloppy"),
         (r#"{"w":"any"}"#, 501, "not_yet", "any"),
     ] {

@@ -200,6 +200,12 @@ pub fn decode_head(record: &[u8]) -> Result<Head, RecordError> {
     Ok(Head { horizon, context, siblings })
 }
 
+/// The horizon in a record, by its first bytes alone; none where that is no record.
+#[must_use]
+pub fn horizon_of_record(record: &[u8]) -> Option<Horizon> {
+    Input(record).version().ok()?.horizon().ok()
+}
+
 /// A version vector by itself, as peer messages carry it: version, then actor and stamp of each entry.
 #[must_use]
 pub fn encode_vector(vector: &VersionVector) -> Bytes {

@@ -25,7 +25,7 @@ mod tests;
 pub use actor::{LastLife, Memory, Start, actor_of, on_start, rollback_proof};
 pub use codec::{
     Head, RecordError, SiblingHead, decode_head, decode_object, decode_vector, digest_of_record, encode_object,
-    encode_vector,
+    encode_vector, horizon_of_record,
 };
 pub use context::{ContextError, MAX_BATCH_CONTEXT_LEN, MAX_CONTEXT_LEN, TokenKeys, TokenKind};
 pub use drift::{Drift, DriftRule, Reading};

@@ -97,6 +97,14 @@ impl Horizon {
     pub fn of(payload: &Payload) -> Self {
         payload.expires_at.map_or(Self::INFINITE, |at| Self(at.0))
     }
+
+    /// Whether it lies behind every clock that is within `drift` of the one that says `now`: then the object may go, here
+    /// and by itself (model: `tests/models/expiry.rs`).
+    #[must_use]
+    pub fn is_past(self, now: Wall, drift: Duration) -> bool {
+        let drift = u64::try_from(drift.as_millis()).unwrap_or(u64::MAX);
+        self != Self::NOTHING && self.0.saturating_add(drift) <= now.0 && self != Self::INFINITE
+    }
 }
 
 /// The rules that every replica of a bucket merges by: the same on all nodes.

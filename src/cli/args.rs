@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::bucket_args::{BUCKET, BucketArgs};
 use super::config;
 use super::layout::LayoutArgs;
+use crate::kv::Lifetime;
 use crate::quorum::Level;
 
 const CODES: &str = "\
@@ -111,6 +112,7 @@ Examples:
   echo hello | quorate put greetings world -
   quorate put greetings world hello -w all --explain
   quorate put greetings world hello --blind               beside whatever is there
+  quorate put greetings world hello --ttl 10m              gone ten minutes from now
   quorate put greetings world hello --context CONTEXT     in place of what CONTEXT covers";
 
 const GET: &str = "\
@@ -304,6 +306,9 @@ pub(super) struct PutArgs {
     /// The value's media type.
     #[arg(long, value_name = "TYPE")]
     pub(super) content_type: Option<String>,
+    /// How long it lives: 500ms, 60s, 10m, 3h, 7d, never. Unsaid: as its bucket says.
+    #[arg(long, value_name = "TIME")]
+    pub(super) ttl: Option<Lifetime>,
     #[command(flatten)]
     pub(super) write: WriteArgs,
     #[command(flatten)]

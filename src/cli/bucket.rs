@@ -193,6 +193,7 @@ fn all(buckets: &Buckets, wide: bool, paint: Paint) -> String {
         if wide {
             row.extend([
                 Cell::new(regions(view)),
+                Cell::new(view.ttl.as_deref().unwrap_or("never")),
                 Cell::new(view.max_value),
                 Cell::new(view.max_siblings),
                 Cell::new(view.max_object),
@@ -203,7 +204,7 @@ fn all(buckets: &Buckets, wide: bool, paint: Paint) -> String {
     });
     let mut header = vec!["BUCKET", "N", "MODE", "R", "W", "BLIND WRITES"];
     if wide {
-        header.extend(["REGIONS", "MAX VALUE", "MAX SIBLINGS", "MAX OBJECT", "GENERATION"]);
+        header.extend(["REGIONS", "TTL", "MAX VALUE", "MAX SIBLINGS", "MAX OBJECT", "GENERATION"]);
     }
     table(&header, rows.collect(), paint)
 }
@@ -216,6 +217,7 @@ fn one(view: &BucketView) -> String {
         ("r", view.r.clone()),
         ("w", view.w.clone()),
         ("blind_writes", view.blind_writes.clone()),
+        ("ttl", view.ttl.clone().unwrap_or_else(|| "never".to_owned())),
         ("max_value", view.max_value.to_string()),
         ("max_siblings", view.max_siblings.to_string()),
         ("max_object", view.max_object.to_string()),

@@ -15,8 +15,8 @@ use crate::env::Env;
 use crate::kv::plans::quoted;
 use crate::kv::wire::{Envelope, parse_dot};
 use crate::kv::{
-    ContextToken, ErrorCode, Kv, Owners, ReadAnswer, ReadOptions, RepairMode, SiblingView, Value, WriteAnswer,
-    WriteOptions, date,
+    ContextToken, ErrorCode, Kv, Lifetime, Owners, ReadAnswer, ReadOptions, RepairMode, SiblingView, Value,
+    WriteAnswer, WriteOptions, date,
 };
 use crate::quorum::{Explain, Level, ReplicaResult};
 use crate::types::{Bucket, Key, ObjectId, Wall};
@@ -58,14 +58,20 @@ pub(super) async fn put(args: PutArgs) -> Result<(), Failure> {
         args.value.clone().into_bytes()
     };
     let value = Value { content_type: args.content_type.clone(), ..Value::from(bytes) };
-    write(id, Some(value), &args.write, &args.reach).await
+    write(id, Some(value), args.ttl.unwrap_or_default(), &args.write, &args.reach).await
 }
 
 pub(super) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
-    write(object_id(&args.object)?, None, &args.write, &args.reach).await
+    write(object_id(&args.object)?, None, Lifetime::Unsaid, &args.write, &args.reach).await
 }
 
-async fn write(id: ObjectId, value: Option<Value>, args: &WriteArgs, reach: &Reach) -> Result<(), Failure> {
+async fn write(
+    id: ObjectId,
+    value: Option<Value>,
+    ttl: Lifetime,
+    args: &WriteArgs,
+    reach: &Reach,
+) -> Result<(), Failure> {
     let client = client(reach, |_| {})?;
     let verb = if value.is_some() { "put" } else { "delete" };
     let context = match (&args.context, args.blind) {
@@ -88,6 +94,7 @@ async fn write(id: ObjectId, value: Option<Value>, args: &WriteArgs, reach: &Rea
         w: args.w.unwrap_or(args.consistency),
         timeout: reach.timeout,
         context,
+        ttl,
         explain: args.explain,
         ..WriteOptions::default()
     };

@@ -10,8 +10,8 @@ use super::is_plain;
 use super::retry::Failure;
 use crate::kv::wire::{self, Envelope, ProblemDocument};
 use crate::kv::{
-    ContextToken, Counted, Error, ErrorCode, FloorToken, Outcome, ReadAnswer, ReadOptions, RepairMode, SiblingView,
-    Value, WriteAnswer, WriteOptions,
+    ContextToken, Counted, Error, ErrorCode, FloorToken, Lifetime, Outcome, ReadAnswer, ReadOptions, RepairMode,
+    SiblingView, Value, WriteAnswer, WriteOptions,
 };
 use crate::quorum::Explain;
 use crate::types::ObjectId;
@@ -105,6 +105,9 @@ pub(super) fn write_request(
     }
     if options.explain {
         request.param("explain", "1");
+    }
+    if options.ttl != Lifetime::Unsaid {
+        request.param("ttl", options.ttl.to_string());
     }
     if options.return_body {
         request.param("return", "body");

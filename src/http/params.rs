@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, header};
 use super::RequestLimits;
 use super::problem::Problem;
 use super::uri::percent_decode;
-use crate::kv::{ContextToken, ReadOptions, RepairMode, Value, WriteOptions, wire};
+use crate::kv::{ContextToken, LifetimeError, ReadOptions, RepairMode, Value, WriteOptions, wire};
 use crate::quorum::{Level, LevelError};
 use crate::types::nearest;
 
@@ -181,9 +181,8 @@ impl<'a> Query<'a> {
     pub(super) fn write_options(&self, headers: &HeaderMap, unsaid: &RequestLimits) -> Result<WriteOptions, Problem> {
         self.only(Use::Write)?;
         self.strict()?;
-        if self.duration("ttl")?.is_some() {
-            return Err(Problem::not_yet("ttl"));
-        }
+        let ttl = self.get("ttl").map(str::parse).transpose();
+        let ttl = ttl.map_err(|wrong: LifetimeError| Problem::bad_parameter(format!("ttl: {wrong}")))?;
         let durable = match self.get("durable") {
             None => 0,
             Some(text) => text
@@ -198,6 +197,7 @@ impl<'a> Query<'a> {
             timeout: self.timeout(unsaid.timeout)?,
             context: context(headers)?,
             idempotency_key: idempotency_key(headers)?,
+            ttl: ttl.unwrap_or_default(),
             return_body: self.word("return", &[("body", true)])?.unwrap_or(false),
             explain: self.explain()?,
         })
@@ -281,6 +281,7 @@ pub(super) fn value(headers: &HeaderMap, bytes: Bytes) -> Result<Value, Problem>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::Lifetime;
 
     fn read(query: &str) -> Result<ReadOptions, String> {
         Query::parse(Some(query))
@@ -332,9 +333,12 @@ mod tests {
         for bad in ["return=all", "durable=-1", "durable=x", "ttl=soon"] {
             assert!(write(bad).is_err(), "{bad}");
         }
-        for later in ["w=any", "consistency=any", "sloppy=on", "ttl=60s"] {
+        for later in ["w=any", "consistency=any", "sloppy=on"] {
             assert!(write(later).unwrap_err().contains("not built yet"), "{later}");
         }
         assert!(write("sloppy=off&durable=2").is_ok());
+        assert_eq!(write("ttl=10m").unwrap().ttl, Lifetime::For(Duration::from_secs(600)));
+        assert_eq!(write("ttl=never").unwrap().ttl, Lifetime::Forever);
+        assert!(read("ttl=60s").is_err());
     }
 }

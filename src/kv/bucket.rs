@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::{BLIND_WRITES, BucketValues, Error, ErrorCode, blind_word};
+use super::{BLIND_WRITES, BucketValues, Error, ErrorCode, Lifetime, LifetimeError, blind_word};
 use crate::causality::BlindWrites;
 use crate::env::BoxFuture;
 use crate::quorum::{Level, LevelError};
@@ -30,6 +30,8 @@ pub struct BucketRules {
     pub w: Level,
     /// What becomes of a write without a context.
     pub blind_writes: BlindWrites,
+    /// How long a value lives; none for ever.
+    pub ttl: Option<Duration>,
     /// Most bytes of a value.
     pub max_value: u64,
     /// Most siblings of an object.
@@ -46,6 +48,7 @@ impl BucketRules {
             r: own.r.unwrap_or(self.r),
             w: own.w.unwrap_or(self.w),
             blind_writes: own.blind_writes.unwrap_or(self.blind_writes),
+            ttl: own.ttl.or(self.ttl),
             max_value: own.max_value.unwrap_or(self.max_value),
             max_siblings: own.max_siblings.unwrap_or(self.max_siblings),
             max_object: own.max_object.unwrap_or(self.max_object),
@@ -240,14 +243,15 @@ impl BucketWish {
         if self.sloppy == Some(true) {
             return Err(not_yet("sloppy = true"));
         }
-        if self.ttl.is_some() {
-            return Err(not_yet("ttl"));
-        }
         let blind = self.blind_writes.as_deref().map(|text| one_of("blind_writes", text, &BLIND_WRITES));
         let own = BucketValues {
             r: level("r", &self.r)?,
             w: level("w", &self.w)?,
             blind_writes: blind.transpose()?,
+            ttl: match self.ttl.as_deref().map(str::parse).transpose() {
+                Ok(life) => life.and_then(|life: Lifetime| life.within(None)),
+                Err(wrong) => return Err(bad(format!("ttl: {}", LifetimeError::to_string(&wrong)))),
+            },
             max_value: self.max_value,
             max_siblings: self.max_siblings,
             max_object: self.max_object,
@@ -280,6 +284,7 @@ impl BucketView {
             r: rules.r.to_string(),
             w: rules.w.to_string(),
             blind_writes: blind_word(rules.blind_writes).to_owned(),
+            ttl: rules.ttl.map(|time| Lifetime::For(time).to_string()),
             max_value: rules.max_value,
             max_siblings: rules.max_siblings,
             max_object: rules.max_object,
@@ -357,6 +362,7 @@ mod tests {
         r: Level::Quorum,
         w: Level::Quorum,
         blind_writes: BlindWrites::Sibling,
+        ttl: None,
         max_value: 1 << 20,
         max_siblings: 64,
         max_object: 4 << 20,
@@ -380,6 +386,7 @@ mod tests {
         says(r#"{"r":"qourum"}"#, 3, "r: \"qourum\" is no consistency level");
         says(r#"{"w":"0"}"#, 3, "asks nobody");
         says(r#"{"blind_writes":"maybe"}"#, 3, "blind_writes is one of sibling, reject, overwrite, got \"maybe\"");
+        says(r#"{"ttl":"a while"}"#, 3, "ttl: a time to live is 1ms to 3650d");
         says(r#"{"max_value":0}"#, 3, "max_value is 1 to 16777216 bytes, got 0");
         says(
             r#"{"max_value":5000000}"#,
@@ -391,7 +398,7 @@ mod tests {
         let three = BucketRules { w: Level::Three, ..DEFAULTS };
         let error = wish("{}").unwrap().values(&three, 2).unwrap_err().to_string();
         assert_eq!(error, "w is 1 to n (2), or quorum or all, got three, the cluster's default");
-        for later in [r#"{"sloppy":true}"#, r#"{"ttl":"60s"}"#, r#"{"w":"any"}"#] {
+        for later in [r#"{"sloppy":true}"#, r#"{"w":"any"}"#] {
             assert_eq!(values(later, 3).unwrap_err().code, ErrorCode::NotYet, "{later}");
         }
         assert!(wish(r#"{"max_sibling":3}"#).unwrap_err().contains("max_siblings"), "a typo is told what there is");

@@ -8,6 +8,7 @@
 //! Bounds: as many entries as the chain knows names, [`VALUES_MAX`] bytes each; more is left out.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -30,6 +31,8 @@ pub struct BucketValues {
     pub w: Option<Level>,
     /// What becomes of a write without a context.
     pub blind_writes: Option<BlindWrites>,
+    /// How long a value lives.
+    pub ttl: Option<Duration>,
     /// Most bytes of a value.
     pub max_value: Option<u64>,
     /// Most siblings of an object, as far as client writes go.
@@ -53,6 +56,9 @@ struct Encoded {
     max_siblings: Option<u32>,
     #[prost(uint64, optional, tag = "6")]
     max_object: Option<u64>,
+    /// In milliseconds.
+    #[prost(uint64, optional, tag = "7")]
+    ttl: Option<u64>,
 }
 
 /// The words for what becomes of a write without a context.
@@ -80,6 +86,7 @@ impl BucketValues {
             max_value: self.max_value,
             max_siblings: self.max_siblings,
             max_object: self.max_object,
+            ttl: self.ttl.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         };
         encoded.encode_to_vec().into()
     }
@@ -95,6 +102,7 @@ impl BucketValues {
             max_value: encoded.max_value,
             max_siblings: encoded.max_siblings,
             max_object: encoded.max_object,
+            ttl: encoded.ttl.map(Duration::from_millis),
         }
     }
 }
@@ -324,6 +332,7 @@ mod tests {
             r: Some(Level::One),
             w: Some(Level::Count(2)),
             blind_writes: Some(BlindWrites::Reject),
+            ttl: Some(Duration::from_secs(60)),
             max_value: Some(1),
             max_siblings: Some(2),
             max_object: Some(3),

@@ -154,7 +154,10 @@ impl MockKv {
         }
         let counted = counted(options.w)?;
         let context = options.context.as_ref().map(|token| open_context(&self.keys, id, token)).transpose()?;
-        let request = options.idempotency_key.as_ref().map(|key| request_of(key, id, value.as_ref(), context.as_ref()));
+        let request = options
+            .idempotency_key
+            .as_ref()
+            .map(|key| request_of(key, id, value.as_ref(), options.ttl, context.as_ref()));
         let supersedes = match context {
             Some(context) => Supersedes::Covered(context),
             None if self.rules.reject_blind => {
@@ -180,7 +183,7 @@ impl MockKv {
         state.wall = Wall(state.wall.0 + 1);
         let wall = state.wall;
         let reading = state.clock.next(wall);
-        let payload = payload_of(value, wall);
+        let payload = payload_of(value, wall, options.ttl.within(None));
         let minted = write(
             &local,
             Write { payload, supersedes, request },

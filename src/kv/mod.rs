@@ -21,6 +21,7 @@ mod bucket_settings;
 pub mod date;
 mod error;
 pub mod layouts;
+mod lifetime;
 pub mod mock;
 pub mod plans;
 mod present;
@@ -33,6 +34,7 @@ pub use bucket::{ANSWERED, BucketAdmin, BucketRules, BucketView, BucketWish, Buc
 pub use bucket_settings::{BLIND_WRITES, BucketValues, Settings, SettingsTable, VALUES_MAX, blind_word, read_blind};
 pub use error::{Error, ErrorCode, ReplicaReport};
 pub use layouts::LayoutAdmin;
+pub use lifetime::{LONGEST_TTL, Lifetime, LifetimeError};
 pub use present::{etag_of, expired, open_context, payload_of, request_of, views};
 pub use view::{
     Addresses, Attention, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView, RingView, Status,
@@ -107,6 +109,8 @@ pub struct WriteOptions {
     pub context: Option<ContextToken>,
     /// Makes a repeated write the same write: 1 to 255 bytes.
     pub idempotency_key: Option<Bytes>,
+    /// How long the value lives; of a delete nothing is said.
+    pub ttl: Lifetime,
     /// Whether the answer holds the resulting object, and so always a context.
     pub return_body: bool,
     /// Whether to explain.
@@ -121,6 +125,7 @@ impl Default for WriteOptions {
             timeout: Duration::from_secs(1),
             context: None,
             idempotency_key: None,
+            ttl: Lifetime::Unsaid,
             return_body: false,
             explain: false,
         }

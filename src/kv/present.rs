@@ -1,6 +1,8 @@
 //! Between what clients say and see, and what is stored: views, tags, contexts, request ids.
 
-use super::{ContextToken, ETag, Error, ErrorCode, SiblingView, Value};
+use std::time::Duration;
+
+use super::{ContextToken, ETag, Error, ErrorCode, Lifetime, SiblingView, Value};
 use crate::causality::{
     ContextError, Fingerprint, MAX_CONTEXT_LEN, Object, Payload, RequestId, TokenKeys, TokenKind, VersionVector,
     encode_vector,
@@ -44,12 +46,19 @@ pub fn etag_of(object: &Object, now: Wall) -> ETag {
     ETag { digest: object.digest(), expired: expired(object, now) }
 }
 
-/// What a client's value, or its wish to delete, is stored as.
+/// What a client's value, or its wish to delete, is stored as. A value that lives for `life` expires when the clock that
+/// says `written_at` has gone so much further; a delete never does.
 #[must_use]
-pub fn payload_of(value: Option<Value>, written_at: Wall) -> Payload {
+pub fn payload_of(value: Option<Value>, written_at: Wall, life: Option<Duration>) -> Payload {
     let tombstone = Payload { written_at, ..Payload::default() };
+    let expires_at = life.map(|life| {
+        let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+        Wall(written_at.0.saturating_add(millis))
+    });
     match value {
-        Some(Value { bytes, content_type, meta }) => Payload { value: Some(bytes), content_type, meta, ..tombstone },
+        Some(Value { bytes, content_type, meta }) => {
+            Payload { value: Some(bytes), content_type, meta, expires_at, ..tombstone }
+        }
         None => tombstone,
     }
 }
@@ -72,6 +81,7 @@ pub fn request_of(
     key: &[u8],
     id: &ObjectId,
     value: Option<&Value>,
+    ttl: Lifetime,
     context: Option<&VersionVector>,
 ) -> (RequestId, Fingerprint) {
     let mut name = blake3::Hasher::new_derive_key("quorate 2026-11 request id");
@@ -88,6 +98,10 @@ pub fn request_of(
             for (name, value) in &value.meta {
                 part(&mut asked, name.as_bytes());
                 part(&mut asked, value.as_bytes());
+            }
+            // One part, which no metadata is: that comes in pairs.
+            if ttl != Lifetime::Unsaid {
+                part(&mut asked, ttl.to_string().as_bytes());
             }
         }
     }

@@ -27,6 +27,7 @@ impl Node {
     pub(super) fn default_rules(&self) -> BucketRules {
         let (cluster, node) = (&self.inner.config.cluster, &self.inner.config.node);
         BucketRules {
+            ttl: None,
             r: cluster.r,
             w: cluster.w,
             blind_writes: BlindWrites::Sibling,

@@ -10,8 +10,8 @@ use crate::cluster::Standing;
 use crate::coordinator::{Found, WritePlan, Wrote};
 use crate::env::BoxFuture;
 use crate::kv::{
-    BucketAdmin, ContextToken, ETag, Error, ErrorCode, FloorToken, Kv, Outcome, ReadAnswer, ReadOptions, Value,
-    WriteAnswer, WriteOptions, expired, open_context, payload_of, request_of, views,
+    BucketAdmin, ContextToken, ETag, Error, ErrorCode, FloorToken, Kv, Lifetime, Outcome, ReadAnswer, ReadOptions,
+    Value, WriteAnswer, WriteOptions, expired, open_context, payload_of, request_of, views,
 };
 use crate::metrics::Ended;
 use crate::types::ObjectId;
@@ -93,15 +93,22 @@ impl Node {
             let detail = format!("an Idempotency-Key has 1 to 255 bytes, got {}", key.len());
             return Err(Error::refused(ErrorCode::BadParameter, detail));
         }
+        if value.is_none() && options.ttl != Lifetime::Unsaid {
+            let detail = "a delete has no time to live: it stays until every owner has seen it";
+            return Err(Error::refused(ErrorCode::BadParameter, detail));
+        }
         let context = options.context.as_ref().map(|token| open_context(&keys, id, token)).transpose()?;
-        let request = options.idempotency_key.as_ref().map(|key| request_of(key, id, value.as_ref(), context.as_ref()));
+        let request = options
+            .idempotency_key
+            .as_ref()
+            .map(|key| request_of(key, id, value.as_ref(), options.ttl, context.as_ref()));
         let supersedes = match value {
             Some(_) => Supersedes::by_put(context, rules.blind_writes),
             None => Supersedes::by_delete(context, rules.blind_writes),
         };
         let supersedes = supersedes.map_err(|wrong| Error::refused(ErrorCode::ContextRequired, wrong.to_string()))?;
         let plan = WritePlan {
-            payload: payload_of(value, self.inner.env.clock.wall()),
+            payload: payload_of(value, self.inner.env.clock.wall(), options.ttl.within(rules.ttl)),
             supersedes,
             request,
             w: options.w,

@@ -141,6 +141,7 @@ impl Node {
             partitions: cluster.partitions,
             machine_boot: node.machine_boot.clone(),
             reserve: node.disk_reserve,
+            max_clock_drift: cluster.max_clock_drift,
         };
         let replica = Replica::start(&env, storage, Arc::clone(&identity), &metrics, &options)?;
         let hello = Hello {
@@ -245,6 +246,8 @@ impl Node {
         if let Err(failed) = repair::start_purging(env, copy, keeps, Arc::clone(metrics)) {
             error!(%failed, "what is left of emptied buckets cannot be dropped: the disk cannot be read");
         }
+        let (copy, _, keeps) = data();
+        repair::start_expiry(env, copy, keeps);
         let joiners = founding.joiners().clone();
         let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
         // Once: a node begins once.

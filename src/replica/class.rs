@@ -7,7 +7,7 @@
 //!
 //! Only classes other than 0, the cluster's default, are recorded: as many as there are configured buckets in partitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -68,6 +68,14 @@ impl Classes {
     /// The class under which what begins so hangs.
     pub(super) fn of(&self, front: &Bytes) -> u16 {
         self.all().get(front).copied().unwrap_or(0)
+    }
+
+    /// The classes that anything in a partition may hang under.
+    pub(super) fn in_partition(&self, partition: PartitionId) -> BTreeSet<u16> {
+        let front = partition.0.to_be_bytes();
+        let recorded = self.all();
+        let others = recorded.range(Bytes::copy_from_slice(&front)..).take_while(|(key, _)| key.starts_with(&front));
+        others.map(|(_, class)| *class).chain([0]).collect()
     }
 
     /// Adds to `batch` what hangs what begins so under `class`. Where the index cannot be read everything stays.

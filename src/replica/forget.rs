@@ -8,6 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 
 use super::class::{front, front_of};
 use super::place::{self, name_of, range_of};
@@ -55,7 +56,7 @@ impl Replica {
                 let named =
                     |(stored, _): &&(Bytes, Option<Digest>)| name_of(stored).is_some_and(|(id, _)| which(&id.bucket));
                 let keys: Vec<Bytes> = page.0.iter().filter(named).map(|(stored, _)| stored.clone()).collect();
-                shard.delete(partition, &keys).map(|deleted| (deleted, page.1))
+                shard.delete(partition, &keys, &shard.metrics.replica.forgotten).map(|deleted| (deleted, page.1))
             });
             let (some, next) = step.await??;
             deleted += some;
@@ -81,7 +82,7 @@ impl Replica {
                 same && name_of(stored).is_some_and(|(id, _)| !spared(&id.bucket))
             };
             let keys: Vec<Bytes> = covered.iter().filter(unchanged).map(|(stored, _)| stored.clone()).collect();
-            shard.delete(partition, &keys)
+            shard.delete(partition, &keys, &shard.metrics.replica.forgotten)
         })
         .await?
     }
@@ -103,7 +104,7 @@ impl Replica {
             {
                 keys.push(entry.map_err(Fault::from)?.0);
             }
-            Ok((shard.delete(partition, &keys)?, keys.len() < CHUNK))
+            Ok((shard.delete(partition, &keys, &shard.metrics.replica.forgotten)?, keys.len() < CHUNK))
         })
         .await?
     }
@@ -165,6 +166,25 @@ pub(super) fn note_going_back(batch: &mut Batch) {
     batch.put(Keyspace::Meta, WENT_BACK, vec![1]);
 }
 
+/// How far a scan in chunks has come.
+#[derive(Default)]
+pub(super) struct Scanned {
+    last: Option<Bytes>,
+    count: usize,
+}
+
+impl Scanned {
+    pub(super) fn note(&mut self, stored: Bytes) {
+        self.last = Some(stored);
+        self.count += 1;
+    }
+
+    /// Where the next chunk goes on; none where this one was not full.
+    pub(super) fn next(self, chunk: usize) -> Option<Bytes> {
+        self.last.filter(|_| self.count >= chunk)
+    }
+}
+
 /// Stored keys with their digests, none where that cannot be read; and where to go on.
 type Listed = (Vec<(Bytes, Option<Digest>)>, Option<Bytes>);
 
@@ -189,7 +209,7 @@ fn digests_of(shard: &Shard, partition: PartitionId, after: &Bytes, to: &Bytes, 
 
 impl Shard {
     /// Deletes objects with all that is stored about them.
-    fn delete(&self, partition: PartitionId, keys: &[Bytes]) -> Result<u64, Fault> {
+    pub(super) fn delete(&self, partition: PartitionId, keys: &[Bytes], count: &Counter) -> Result<u64, Fault> {
         if keys.is_empty() {
             return Ok(0);
         }
@@ -215,7 +235,7 @@ impl Shard {
             Fault::ReadOnly(failed.to_string())
         })?;
         self.health.release(keys);
-        self.metrics.replica.forgotten.inc_by(keys.len() as u64);
+        count.inc_by(keys.len() as u64);
         Ok(keys.len() as u64)
     }
 }

@@ -9,6 +9,7 @@
 
 mod audit;
 mod class;
+mod expiry;
 mod fault;
 mod forget;
 mod health;
@@ -22,6 +23,7 @@ mod tests;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -35,10 +37,11 @@ pub use place::{Place, name_of, range_of};
 pub use room::{Reserve, Room};
 pub use shard::{Cause, Coordinated, MergeRequest, MintRequest};
 
-use crate::env::{Blocking, Buggify, Env};
+use crate::causality::{Horizon, horizon_of_record};
+use crate::env::{Blocking, Buggify, Clock, Env};
 use crate::metrics::Metrics;
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
-use crate::types::PartitionId;
+use crate::types::{PartitionId, Wall};
 use shard::{BATCH, Op, QUEUE, Shard};
 
 const MACHINE_BOOT: &[u8] = b"replica/machine-boot";
@@ -58,6 +61,8 @@ pub struct ReplicaOptions {
     pub machine_boot: String,
     /// Space kept back on the disk.
     pub reserve: Reserve,
+    /// How far apart the clocks of two nodes may be that expire things.
+    pub max_clock_drift: Duration,
 }
 
 /// This node's copy of the partitions it owns.
@@ -73,6 +78,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     queues: Vec<mpsc::Sender<Op>>,
     buggify: Buggify,
+    clock: Arc<dyn Clock>,
+    drift: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
     blocking: Blocking,
 }
@@ -160,6 +167,8 @@ impl Replica {
                 metrics: Arc::clone(metrics),
                 queues,
                 buggify: env.buggify.clone(),
+                clock: Arc::clone(&env.clock),
+                drift: options.max_clock_drift,
                 threads,
                 blocking: env.blocking,
             }),
@@ -199,7 +208,25 @@ impl Replica {
         if !self.votes_on(&place) {
             return Err(Fault::Syncing);
         }
-        self.read_to_mend(place).await
+        Ok(self.unless_outlived(self.read_to_mend(place).await?))
+    }
+
+    /// What lies behind its horizon is as good as dropped, which other owners may have done: they agree.
+    fn unless_outlived(&self, record: Option<Bytes>) -> Option<Bytes> {
+        let horizon = horizon_of_record(record.as_deref()?);
+        match horizon {
+            None | Some(Horizon::INFINITE) => record,
+            Some(horizon) => record.filter(|_| !self.expires() || !horizon.is_past(self.now(), self.inner.drift)),
+        }
+    }
+
+    fn now(&self) -> Wall {
+        self.inner.clock.wall()
+    }
+
+    /// Whether this node's clock is right enough to say that something's time has passed.
+    fn expires(&self) -> bool {
+        self.inner.identity.barred() != Some(Bar::ClockDrift)
     }
 
     /// A node that does not know yet whether its directory went back has no more to say than an unsynced partition.
@@ -213,7 +240,7 @@ impl Replica {
         if !self.votes_on(place) {
             return Some(Err(Fault::Syncing));
         }
-        self.cached(place).map(Ok)
+        self.cached(place).map(|found| Ok(self.unless_outlived(found)))
     }
 
     fn cached(&self, place: &Place) -> Option<Option<Bytes>> {

@@ -98,6 +98,9 @@ fn wrong_targets() -> Vec<(String, &'static str)> {
         ("/v1/kv/b/k?timeout=1", "bad_parameter"),
         ("/v1/kv/b/k?timeout=31s", "bad_parameter"),
         ("/v1/kv/b/k?timeout=%zz", "bad_parameter"),
+        ("/v1/kv/b/k?ttl=60", "bad_parameter"),
+        ("/v1/kv/b/k?ttl=0s", "bad_parameter"),
+        ("/v1/kv/b/k?ttl=4000d", "bad_parameter"),
         ("/v1/kv/b/k?return=yes", "bad_parameter"),
         ("/v1/kv/b/k?r=2", "bad_parameter"),
     ]
@@ -121,7 +124,7 @@ pub(crate) async fn what_is_wrong_is_refused(to: &Listeners) {
     }
     let typo = put(0, "/v1/kv/b/k?consistancy=all").await;
     assert!(typo.json()["detail"].as_str().unwrap().contains("did you mean consistency?"));
-    for (turn, later) in ["sloppy=on", "w=any", "ttl=60s"].into_iter().enumerate() {
+    for (turn, later) in ["sloppy=on", "w=any"].into_iter().enumerate() {
         let answer = put(turn, &format!("/v1/kv/b/k?{later}")).await;
         assert_eq!((answer.status, answer.problem().as_str()), (501, "not_yet"), "{later}");
     }

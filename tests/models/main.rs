@@ -10,6 +10,7 @@
 mod chain;
 mod clock;
 mod contexts;
+mod expiry;
 mod explore;
 mod generations;
 mod handoff;

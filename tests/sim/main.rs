@@ -6,6 +6,7 @@
 
 mod buckets;
 mod detector;
+mod expiry;
 mod gossip;
 mod layouts;
 mod mints;

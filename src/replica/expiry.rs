@@ -1,0 +1,113 @@
+//! Dropping what has outlived its horizon: all that was ever under the key has expired, by every clock there may be, so
+//! nobody has to be asked (model: `tests/models/expiry.rs`).
+//!
+//! It goes by whole hours, for the Merkle tree does: an object hangs under its horizon's hour, and owners leave out the
+//! hours that have passed. So what one owner has dropped and another has not yet is no difference between them. The
+//! leaves of an hour tell where there is anything to do; they go with the last object.
+
+use std::ops::Bound::{Excluded, Included};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::forget::Scanned;
+use super::place::{leaf_key, range_of};
+use super::shard::{Shard, index_digest};
+use super::{Fault, Replica};
+use crate::storage::{Batch, Durability, Keyspace};
+use crate::types::{PartitionId, Wall};
+
+/// Most index entries looked at in one go.
+const CHUNK: usize = 1024;
+const HOUR: u64 = 3_600_000;
+
+/// The first hour that has not wholly passed by every clock within `drift` of the one that says `now`.
+fn first_left(now: Wall, drift: Duration) -> u32 {
+    let drift = u64::try_from(drift.as_millis()).unwrap_or(u64::MAX);
+    // The main tree's place is no hour.
+    u32::try_from(now.0.saturating_sub(drift) / HOUR).unwrap_or(u32::MAX).min(u32::MAX - 1)
+}
+
+impl Replica {
+    /// Drops a chunk of what a partition holds under hours that have passed, from the first stored key after `after` on;
+    /// tells how many objects, and where to go on. Nothing while this node's clock is not to be trusted. Flushed.
+    pub async fn expire(&self, partition: PartitionId, after: Bytes) -> Result<(u64, Option<Bytes>), Fault> {
+        if !self.expires() {
+            return Ok((0, None));
+        }
+        let left = first_left(self.now(), self.inner.drift);
+        self.run(partition, move |shard| shard.expire(partition, left, &after)).await?
+    }
+}
+
+impl Shard {
+    /// Drops a chunk; the first of a partition only where a leaf says that there is something. Gives how many objects went
+    /// and where to go on.
+    fn expire(&self, partition: PartitionId, left: u32, after: &Bytes) -> Result<(u64, Option<Bytes>), Fault> {
+        if after.is_empty() && self.leaves_before(partition, left)?.is_empty() {
+            return Ok((0, None));
+        }
+        let (first, end) = range_of(partition);
+        let from = if after.is_empty() { Included(&first[..]) } else { Excluded(&after[..]) };
+        let end = end.as_ref().map_or(std::ops::Bound::Unbounded, |end| Excluded(&end[..]));
+        let (mut keys, mut scanned) = (Vec::new(), Scanned::default());
+        for entry in self.storage.scan(Keyspace::Index, from, end).take(CHUNK) {
+            let (stored, entry) = entry.map_err(Fault::from)?;
+            if index_digest(&entry).is_some_and(|(_, hour)| (1..left).contains(&hour)) {
+                keys.push(stored.clone());
+            }
+            scanned.note(stored);
+        }
+        let dropped = self.delete(partition, &keys, &self.metrics.replica.expired)?;
+        let next = scanned.next(CHUNK);
+        if next.is_none() {
+            self.clear_leaves(partition, left)?;
+        }
+        Ok((dropped, next))
+    }
+
+    /// The leaves of a partition under hours before `left`: key and sum.
+    fn leaves_before(&self, partition: PartitionId, left: u32) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+        let mut leaves = Vec::new();
+        for class in self.classes.in_partition(partition) {
+            let (from, to) = (leaf_key(partition, class, 1, 0), leaf_key(partition, class, left, 0));
+            for leaf in self.storage.scan(Keyspace::Merkle, Included(&from[..]), Excluded(&to[..])) {
+                leaves.push(leaf.map_err(Fault::from)?);
+            }
+        }
+        Ok(leaves)
+    }
+
+    /// Takes away the leaves under which nothing hangs any more. One that is not zero stays, and is looked at again.
+    fn clear_leaves(&self, partition: PartitionId, left: u32) -> Result<(), Fault> {
+        let mut batch = Batch::new();
+        for (leaf, sum) in self.leaves_before(partition, left)? {
+            if sum.iter().all(|byte| *byte == 0) {
+                batch.delete(Keyspace::Merkle, leaf);
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.storage.commit(batch, Durability::Os).map(|_| ()).map_err(|failed| {
+            self.fail(&failed);
+            Fault::ReadOnly(failed.to_string())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_is_left_until_every_clock_has_passed_it() {
+        let drift = Duration::from_millis(500);
+        assert_eq!(first_left(Wall(HOUR), drift), 0);
+        assert_eq!(first_left(Wall(HOUR + 499), drift), 0);
+        assert_eq!(first_left(Wall(HOUR + 500), drift), 1);
+        assert_eq!(first_left(Wall(10 * HOUR), Duration::ZERO), 10);
+        assert_eq!(first_left(Wall(u64::MAX), drift), u32::MAX - 1);
+        assert_eq!(first_left(Wall(100), drift), 0);
+    }
+}
