@@ -10,6 +10,7 @@ pub mod types;
 
 pub mod causality;
 pub mod membership;
+pub mod merkle;
 pub mod pacing;
 pub mod paxos;
 pub mod quorum;

@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use super::class::{front_of, recorded};
 use super::place::{Place, leaf_key, name_of};
-use super::shard::{hour_of, index_digest, leaf_element};
+use super::shard::index_digest;
 use crate::causality::{decode_object, digest_of_record};
+use crate::merkle::{hour_of, leaf_element};
 use crate::ring::Grid;
 use crate::storage::{Keyspace, Storage, StorageError};
 

@@ -14,8 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::place::{Place, leaf_key, name_of};
-use super::shard::{Shard, index_digest, leaf_element};
+use super::shard::{Shard, index_digest};
 use super::{Fault, Replica};
+use crate::merkle::leaf_element;
 use crate::ring::Grid;
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 use crate::types::{Bucket, PartitionId};

@@ -12,9 +12,10 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::class::{front, front_of};
 use super::place::{self, name_of, range_of};
-use super::shard::{Shard, hour_of, index_digest, leaf_element};
+use super::shard::{Shard, index_digest};
 use super::{Fault, Replica};
 use crate::causality::{decode_object, digest_of_record};
+use crate::merkle::{hour_of, leaf_element};
 use crate::storage::{Batch, Durability, Keyspace};
 use crate::types::{Bucket, Digest, PartitionId};
 

@@ -5,6 +5,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::merkle::leaf_of;
 use crate::ring::Grid;
 use crate::types::{Bucket, Key, ObjectId, PartitionId};
 
@@ -13,7 +14,7 @@ use crate::types::{Bucket, Key, ObjectId, PartitionId};
 pub struct Place {
     /// Its partition.
     pub partition: PartitionId,
-    /// Its leaf in the partition's Merkle tree: the eight bits of the token after those that choose the partition.
+    /// Its leaf in the partition's Merkle tree.
     pub leaf: u8,
     /// Its key in `Objects` and `Index`.
     pub stored: Bytes,
@@ -25,7 +26,6 @@ impl Place {
     pub fn of(grid: Grid, id: &ObjectId, generation: u64) -> Self {
         let token = id.token();
         let partition = grid.partition(token);
-        let below_partition = token.0.checked_shl(grid.q().trailing_zeros()).unwrap_or(0);
         let bucket = id.bucket.as_str().as_bytes();
         let mut stored = BytesMut::with_capacity(4 + 1 + bucket.len() + 8 + id.key.as_bytes().len());
         stored.put_u32(partition.0);
@@ -33,7 +33,7 @@ impl Place {
         stored.put_slice(bucket);
         stored.put_u64(generation);
         stored.put_slice(id.key.as_bytes());
-        Self { partition, leaf: (below_partition >> 56) as u8, stored: stored.freeze() }
+        Self { partition, leaf: leaf_of(token, grid.q().trailing_zeros()), stored: stored.freeze() }
     }
 }
 
@@ -54,8 +54,8 @@ pub fn range_of(partition: PartitionId) -> (Bytes, Option<Bytes>) {
     (at(partition.0), partition.0.checked_add(1).map(at))
 }
 
-/// The key of a Merkle leaf: partition (u32) | placement class (u16) | hour of the horizon (u32, `u32::MAX` for the
-/// main tree) | leaf (u8).
+/// The key of a Merkle leaf: partition (u32) | placement class (u16) | hour of the horizon (u32,
+/// [`MAIN`](crate::merkle::MAIN) for what never expires) | leaf (u8).
 #[must_use]
 pub(super) fn leaf_key(partition: PartitionId, class: u16, hour: u32, leaf: u8) -> Bytes {
     let mut key = BytesMut::with_capacity(11);

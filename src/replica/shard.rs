@@ -28,6 +28,7 @@ use crate::causality::{
     encode_object, rollback_proof,
 };
 use crate::env::Env;
+use crate::merkle::{hour_of, leaf_element};
 use crate::metrics::Metrics;
 use crate::storage::{Batch, Committed, Durability, Keyspace, Storage, StorageError};
 use crate::types::{Digest, Mono, PartitionId, Stamp};
@@ -557,23 +558,6 @@ impl Fault {
     fn from_commit(failed: &StorageError) -> Self {
         Self::ReadOnly(failed.to_string())
     }
-}
-
-/// The hour of an object's horizon that its Merkle leaf hangs under; `u32::MAX`: the main tree.
-pub(super) fn hour_of(horizon: Horizon) -> u32 {
-    match horizon {
-        Horizon::INFINITE => u32::MAX,
-        Horizon(ms) => u32::try_from(ms / 3_600_000).unwrap_or(u32::MAX),
-    }
-}
-
-/// What one object adds to its leaf.
-pub(super) fn leaf_element(stored: &[u8], digest: &Digest) -> u128 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(stored).update(&digest.0);
-    let mut half = [0; 16];
-    half.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    u128::from_le_bytes(half)
 }
 
 /// An index entry: version (u8) | digest (16) | siblings (u32) | horizon (u64), integers big endian.

@@ -408,7 +408,7 @@ async fn stored_leaves_are_what_the_data_says() {
         let digest = crate::causality::digest_of_record(&record);
         assert_eq!(shard::index_digest(&storage.get(Keyspace::Index, &stored).unwrap().unwrap()).unwrap().0, digest);
         let leaf = wanted.entry(place::leaf_key(place.partition, 3, u32::MAX, place.leaf)).or_default();
-        *leaf = leaf.wrapping_add(shard::leaf_element(&stored, &digest));
+        *leaf = leaf.wrapping_add(crate::merkle::leaf_element(&stored, &digest));
     }
     assert_eq!(wanted.values().filter(|sum| **sum != 0).count(), wanted.len());
     for entry in storage.scan(Keyspace::Merkle, Bound::Unbounded, Bound::Unbounded) {
