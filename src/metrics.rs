@@ -69,6 +69,8 @@ pub struct Metrics {
     pub gossip: GossipMetrics,
     /// Layouts, and what moves because of them.
     pub layout: LayoutMetrics,
+    /// Replicas compared with each other.
+    pub repair: RepairMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -117,8 +119,8 @@ impl Metrics {
         let writes = OperationMetrics::new(at, "write", "writes and deletes");
         let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
         let gossip = GossipMetrics::new(at);
-        let layout = LayoutMetrics::new(at);
-        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout }
+        let (layout, repair) = (LayoutMetrics::new(at), RepairMetrics::new(at));
+        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout, repair }
     }
 
     /// Adds what a room keeps by itself; it is asked whenever the text is made. Before the node is shared.
@@ -309,6 +311,24 @@ group! {
             "Operations refused because too many were under way.";
         siblings: Histogram = sizes(), "siblings",
             "Siblings of objects read.";
+    }
+}
+
+group! {
+    /// Replicas compared with each other.
+    RepairMetrics {
+        rounds: Counter = Counter::default(), "repair_rounds",
+            "Comparisons with another member that this node began.";
+        compared: Counter = Counter::default(), "repair_partitions_compared",
+            "Partitions compared with another owner.";
+        differed: Counter = Counter::default(), "repair_partitions_differed",
+            "Of those, partitions that differed.";
+        repaired: Counter = Counter::default(), "repair_keys_repaired",
+            "Keys that differed and were made equal.";
+        failures: Counter = Counter::default(), "repair_failures",
+            "Keys that differed and could not be made equal that time.";
+        bytes: Counter = Counter::default(), "repair_exchanged_bytes",
+            "Bytes of records exchanged to make replicas equal.";
     }
 }
 

@@ -270,6 +270,7 @@ pub(super) fn write_answer(answer: &Answer, options: &WriteOptions) -> Result<Wr
         etag,
         sibling_count: header(answer, wire::SIBLINGS).and_then(|count| count.parse().ok()).unwrap_or(1),
         siblings,
+        expires_at: header(answer, wire::EXPIRES_AT).and_then(crate::kv::date::parse_rfc3339),
         replayed: answer.headers.contains_key(wire::REPLAYED),
         counted: counted(answer),
         explain,

@@ -13,7 +13,7 @@ use crate::quorum::Explain;
 use crate::replica::Fault;
 use crate::transport::CallError;
 use crate::transport::messages::{self, Ask, HandedRead, HandedWrite, Refusal, Superseding, Tell};
-use crate::types::{Digest, Mono, StoreId};
+use crate::types::{Digest, Mono, StoreId, Wall};
 
 impl Coordinator {
     /// The owners that an operation may be handed to: for a write first those that mint and have room for it, as far as
@@ -183,7 +183,7 @@ fn handed_of(located: &Located, plan: &WritePlan) -> HandedWrite {
             content_type: plan.payload.content_type.clone(),
             meta: plan.payload.meta.clone(),
             written_at_ms: plan.payload.written_at.0,
-            expires_at_ms: plan.payload.expires_at.map(|at| at.0),
+            ttl_ms: plan.ttl.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         },
         supersedes: supersedes.into(),
         context,
@@ -225,6 +225,7 @@ fn wrote_of(done: &messages::WriteDone, return_body: bool) -> Result<Wrote, Erro
         digest,
         siblings: done.siblings,
         alone: done.alone,
+        expires_at: done.expires_at_ms.map(Wall),
         replayed: done.replayed,
         counted: counted_of(&done.counted),
         explain: explain_of(&done.explain),

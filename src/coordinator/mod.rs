@@ -11,6 +11,7 @@
 //!
 //! Bounds: every operation has a deadline; the operations in flight (`Limits::operations`; past it: 503 `overloaded`).
 
+mod compare;
 mod get;
 mod handover;
 mod pending;

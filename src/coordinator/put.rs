@@ -21,7 +21,7 @@ use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Reco
 use crate::replica::{Cause, Coordinated, Fault, MergeRequest, MintRequest, Minting};
 use crate::ring::judge::Named;
 use crate::transport::messages::{Ask, Tell, Write};
-use crate::types::{Digest, Mono, ObjectId, StoreId};
+use crate::types::{Digest, Mono, ObjectId, StoreId, Wall};
 
 /// How often an owner is asked again that refuses because of layouts, and knows none that is news.
 const ASKED_AGAIN: u32 = 6;
@@ -31,8 +31,10 @@ const LATE_FOR: Duration = Duration::from_secs(5);
 /// A write, with everything checked that can be checked without the object.
 #[derive(Clone, Debug)]
 pub struct WritePlan {
-    /// What to store.
+    /// What to store. When it expires is not said yet.
     pub payload: Payload,
+    /// How long it lives, from the mint on.
+    pub ttl: Option<Duration>,
     /// What it supersedes.
     pub supersedes: Supersedes,
     /// The request, where it carried an Idempotency-Key.
@@ -78,6 +80,8 @@ pub struct Wrote {
     pub siblings: u32,
     /// Whether the new sibling is alone in it.
     pub alone: bool,
+    /// When what was written expires.
+    pub expires_at: Option<Wall>,
     /// Whether it had been done before.
     pub replayed: bool,
     /// Who has it.
@@ -183,8 +187,10 @@ impl Coordinator {
             }
             None => None,
         };
+        // By the clock of the node that mints: it is known to be right.
+        let expires_at = plan.ttl.map(|time| self.inner.env.clock.wall() + time);
         let write = causality::Write {
-            payload: plan.payload.clone(),
+            payload: Payload { expires_at, ..plan.payload.clone() },
             supersedes: plan.supersedes.clone(),
             request: plan.request,
         };
@@ -438,6 +444,7 @@ impl Task {
                     digest: coordinated.digest,
                     siblings: u32::try_from(siblings).unwrap_or(u32::MAX),
                     alone: is_alone(&coordinated.object, coordinated.dot),
+                    expires_at: expiry_of(&coordinated.object, coordinated.dot),
                     replayed: coordinated.replayed,
                     counted,
                     explain: recorder.map(|recorder| recorder.explain(|store| self.located.describe(store))),
@@ -536,6 +543,11 @@ impl Task {
             }
         })
     }
+}
+
+/// When the sibling of a dot expires; none also where it has been superseded since.
+fn expiry_of(object: &Object, dot: Dot) -> Option<Wall> {
+    object.siblings().iter().find(|sibling| sibling.dot == dot)?.payloads.first()?.expires_at
 }
 
 /// Whether the answer may carry a context. A replayed request's dot may have been superseded since.

@@ -64,6 +64,11 @@ impl Service for DataService {
                 Some(Ask::Fetch(_)) if named.newest < known.newest().version() => this.unfit(known.view().behind()),
                 Some(Ask::Fetch(fetch)) => this.serve_fetch(&known, fetch).await,
                 Some(Ask::ListDigests(list)) => this.serve_digests(list).await,
+                Some(Ask::CompareRoots(_) | Ask::Descend(_)) if named.newest != known.newest().version() => {
+                    this.unfit(known.view().behind())
+                }
+                Some(Ask::CompareRoots(asked)) => this.serve_compare_roots(&asked).await,
+                Some(Ask::Descend(asked)) => this.serve_descend(&asked).await,
                 Some(Ask::HandedRead(read)) => this.serve_handed_read(read, budget).await,
                 Some(Ask::HandedWrite(write)) => this.serve_handed_write(write, budget).await,
                 _ => Reply::refused(Refusal::Unknown, "this node does not know that request"),
@@ -297,8 +302,9 @@ impl Coordinator {
                 content_type: write.payload.content_type,
                 meta: write.payload.meta,
                 written_at: Wall(write.payload.written_at_ms),
-                expires_at: write.payload.expires_at_ms.map(Wall),
+                expires_at: None,
             },
+            ttl: write.payload.ttl_ms.map(Duration::from_millis),
             supersedes,
             request: id.zip(fingerprint).map(|(id, fingerprint)| (RequestId(id), Fingerprint(fingerprint))),
             w,
@@ -329,6 +335,7 @@ impl Coordinator {
                 counted: counted_message(wrote.counted),
                 explain: explain_json(wrote.explain.as_ref()),
                 context: encode_vector(&wrote.context),
+                expires_at_ms: wrote.expires_at.map(|at| at.0),
             })),
             Err(error) => fail(&error),
         }

@@ -221,7 +221,7 @@ fn write_response(
     request: HeaderMap,
     time: Option<Duration>,
 ) -> Result<Answer, Problem> {
-    let WriteAnswer { context, floor, etag, sibling_count, siblings, replayed, counted, explain } = answer;
+    let WriteAnswer { context, floor, etag, sibling_count, siblings, expires_at, replayed, counted, explain } = answer;
     let mut headers = common_headers(request, &floor, Some(etag), counted);
     if let Some(context) = &context {
         headers.text(headers::CONTEXT, &context.0);
@@ -235,6 +235,9 @@ fn write_response(
     timing(&mut headers, time);
     let Some(siblings) = siblings else {
         insert_explain(&mut headers, explain.as_ref());
+        if let Some(at) = expires_at {
+            headers.text(headers::EXPIRES_AT, &date::rfc3339(at));
+        }
         return Ok(with_headers(StatusCode::NO_CONTENT, headers, Bytes::new()));
     };
     if let ([only @ SiblingView { value: Some(value), .. }], false) = (siblings.as_slice(), wants_envelope) {

@@ -14,8 +14,8 @@ use super::layouts::{
 };
 use super::{
     ContextToken, Counted, Error, ErrorCode, FloorToken, Kv, LayoutAdmin, NodeView, Outcome, OwnerView, Owners,
-    PartitionView, ReadAnswer, ReadOptions, RingView, Status, Value, WriteAnswer, WriteOptions, etag_of, open_context,
-    payload_of, request_of, views,
+    PartitionView, ReadAnswer, ReadOptions, RingView, Status, Value, WriteAnswer, WriteOptions, check_ttl, etag_of,
+    open_context, payload_of, request_of, views,
 };
 use crate::causality::{Dot, MergeRules, NodeClock, Object, Supersedes, TokenKeys, TokenKind, Write, write};
 use crate::env::BoxFuture;
@@ -154,6 +154,7 @@ impl MockKv {
         }
         let counted = counted(options.w)?;
         let context = options.context.as_ref().map(|token| open_context(&self.keys, id, token)).transpose()?;
+        check_ttl(options.ttl, value.is_none())?;
         let request = options
             .idempotency_key
             .as_ref()
@@ -183,7 +184,8 @@ impl MockKv {
         state.wall = Wall(state.wall.0 + 1);
         let wall = state.wall;
         let reading = state.clock.next(wall);
-        let payload = payload_of(value, wall, options.ttl.within(None));
+        let mut payload = payload_of(value, wall);
+        payload.expires_at = options.ttl.within(None).map(|time| wall + time);
         let minted = write(
             &local,
             Write { payload, supersedes, request },
@@ -223,6 +225,11 @@ impl MockKv {
             etag: etag_of(object, now),
             sibling_count: u32::try_from(object.siblings().len()).unwrap_or(u32::MAX),
             siblings: options.return_body.then(|| views(object, now)),
+            expires_at: object
+                .siblings()
+                .iter()
+                .find(|sibling| sibling.dot == dot)
+                .and_then(|s| s.payloads[0].expires_at),
             replayed,
             counted,
             explain: options.explain.then(Default::default),

@@ -35,7 +35,7 @@ pub use bucket_settings::{BLIND_WRITES, BucketValues, Settings, SettingsTable, V
 pub use error::{Error, ErrorCode, ReplicaReport};
 pub use layouts::LayoutAdmin;
 pub use lifetime::{LONGEST_TTL, Lifetime, LifetimeError};
-pub use present::{etag_of, expired, open_context, payload_of, request_of, views};
+pub use present::{check_ttl, etag_of, expired, open_context, payload_of, request_of, views};
 pub use view::{
     Addresses, Attention, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView, RingView, Status,
 };
@@ -212,6 +212,8 @@ pub struct WriteAnswer {
     pub sibling_count: u32,
     /// The resulting siblings, with `return_body`.
     pub siblings: Option<Vec<SiblingView>>,
+    /// When the value expires.
+    pub expires_at: Option<Wall>,
     /// It had been done before, under the same Idempotency-Key.
     pub replayed: bool,
     /// Who has it.

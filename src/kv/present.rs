@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ContextToken, ETag, Error, ErrorCode, Lifetime, SiblingView, Value};
+use super::{ContextToken, ETag, Error, ErrorCode, LONGEST_TTL, Lifetime, LifetimeError, SiblingView, Value};
 use crate::causality::{
     ContextError, Fingerprint, MAX_CONTEXT_LEN, Object, Payload, RequestId, TokenKeys, TokenKind, VersionVector,
     encode_vector,
@@ -46,20 +46,26 @@ pub fn etag_of(object: &Object, now: Wall) -> ETag {
     ETag { digest: object.digest(), expired: expired(object, now) }
 }
 
-/// What a client's value, or its wish to delete, is stored as. A value that lives for `life` expires when the clock that
-/// says `written_at` has gone so much further; a delete never does.
+/// What a client's value, or its wish to delete, is stored as. When it expires is for its coordinator to say.
 #[must_use]
-pub fn payload_of(value: Option<Value>, written_at: Wall, life: Option<Duration>) -> Payload {
+pub fn payload_of(value: Option<Value>, written_at: Wall) -> Payload {
     let tombstone = Payload { written_at, ..Payload::default() };
-    let expires_at = life.map(|life| {
-        let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
-        Wall(written_at.0.saturating_add(millis))
-    });
     match value {
-        Some(Value { bytes, content_type, meta }) => {
-            Payload { value: Some(bytes), content_type, meta, expires_at, ..tombstone }
-        }
+        Some(Value { bytes, content_type, meta }) => Payload { value: Some(bytes), content_type, meta, ..tombstone },
         None => tombstone,
+    }
+}
+
+/// A time to live, if it is one that may be asked for; `deletes`: of a write that has no value.
+pub fn check_ttl(ttl: Lifetime, deletes: bool) -> Result<(), Error> {
+    let refused = |detail: String| Err(Error::refused(ErrorCode::BadParameter, detail));
+    match ttl {
+        Lifetime::Unsaid => Ok(()),
+        _ if deletes => refused("a delete has no time to live: it stays until every owner has seen it".into()),
+        Lifetime::For(time) if time < Duration::from_millis(1) || time > LONGEST_TTL => {
+            refused(format!("ttl: {}", LifetimeError(format!("{time:?}"))))
+        }
+        Lifetime::Forever | Lifetime::For(_) => Ok(()),
     }
 }
 

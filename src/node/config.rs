@@ -105,6 +105,10 @@ pub struct NodeConfig {
     pub max_operations: usize,
     /// Most bytes a second that transfers bring to this node; 0: as many as they can.
     pub transfer_rate: usize,
+    /// How often each partition is compared with each other owner of it.
+    pub repair_interval: Duration,
+    /// Most bytes a second that comparisons move to make replicas equal; 0: as many as they can.
+    pub repair_rate: usize,
     /// Whether nodes that ask to join are taken in, and wiped ones let back in, by themselves.
     pub auto_join: bool,
 }
@@ -131,6 +135,8 @@ impl Default for NodeConfig {
             max_object: 4 << 20,
             max_operations: Limits::default().operations,
             transfer_rate: 64 << 20,
+            repair_interval: Duration::from_secs(3600),
+            repair_rate: 16 << 20,
             auto_join: true,
         }
     }
@@ -175,11 +181,14 @@ impl ConfigError {
 const LARGEST_OBJECT: usize = 16 << 20;
 /// RocksDB's cache holds the indexes and filters of open tables: with less it reads them again for every record.
 const SMALLEST_BLOCK_CACHE: usize = 1 << 20;
+/// With less its parts keep nothing.
+const SMALLEST_RECORD_CACHE: usize = 16 << 10;
 /// Most operations at once: each holds some memory even where it waits.
 const MOST_OPERATIONS: usize = 1_000_000;
 /// Longest label or address: all of them have to fit a handshake.
 const LONGEST_LABEL: usize = 255;
 const DRIFT: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_secs(60);
+const REPAIR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 impl Config {
@@ -266,6 +275,10 @@ impl NodeConfig {
             format!("is a size, or at most 50%, got {reserve}")
         })?;
         rule(self.storage_threads >= 1, "node.storage_threads", || "is at least 1, got 0".into())?;
+        let records = self.record_cache;
+        rule(records == 0 || records >= SMALLEST_RECORD_CACHE, "node.cache.records", || {
+            format!("is 0B for none, or at least {SMALLEST_RECORD_CACHE}B, got {records}B")
+        })?;
         let blocks = self.block_cache;
         rule(blocks >= SMALLEST_BLOCK_CACHE, "node.cache.blocks", || {
             format!(
@@ -281,6 +294,7 @@ impl NodeConfig {
             let problem = format!("is at least node.limits.max_value ({value}B), got {object}B");
             return Err(ConfigError::new("node.limits.max_object", problem).against("node.limits.max_value"));
         }
+        time("node.repair.interval", self.repair_interval, &REPAIR)?;
         rule(self.max_siblings >= 1, "node.limits.max_siblings", || "is at least 1, got 0".into())?;
         let requests = self.max_operations;
         rule((1..=MOST_OPERATIONS).contains(&requests), "node.limits.requests", || {
@@ -317,7 +331,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 26] = [
+        let broken: [(&str, Breaks); 28] = [
             ("cluster.partitions", |c| c.cluster.partitions = 1000),
             ("cluster.replicas_max", |c| c.cluster.replicas_max = 0),
             ("cluster.n", |c| c.cluster.n = 6),
@@ -332,8 +346,10 @@ mod tests {
             ("cluster.secret_file", |c| c.cluster.secrets = vec![b"short".to_vec()]),
             ("node.weight", |c| c.node.weight = 0),
             ("node.disk_reserve", |c| c.node.disk_reserve = Reserve::Percent(51)),
+            ("node.cache.records", |c| c.node.record_cache = 1),
             ("node.cache.blocks", |c| c.node.block_cache = 4096),
             ("node.limits.max_value", |c| c.node.max_value = 0),
+            ("node.repair.interval", |c| c.node.repair_interval = Duration::ZERO),
             ("node.limits.max_object", |c| c.node.max_object = 10),
             ("node.limits.max_object", |c| c.node.max_object = (16 << 20) + 1),
             ("node.limits.max_siblings", |c| c.node.max_siblings = 0),

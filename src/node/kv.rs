@@ -10,11 +10,11 @@ use crate::cluster::Standing;
 use crate::coordinator::{Found, WritePlan, Wrote};
 use crate::env::BoxFuture;
 use crate::kv::{
-    BucketAdmin, ContextToken, ETag, Error, ErrorCode, FloorToken, Kv, Lifetime, Outcome, ReadAnswer, ReadOptions,
-    Value, WriteAnswer, WriteOptions, expired, open_context, payload_of, request_of, views,
+    BucketAdmin, ContextToken, ETag, Error, ErrorCode, FloorToken, Kv, Outcome, ReadAnswer, ReadOptions, Value,
+    WriteAnswer, WriteOptions, check_ttl, expired, open_context, payload_of, request_of, views,
 };
 use crate::metrics::Ended;
-use crate::types::ObjectId;
+use crate::types::{ObjectId, Wall};
 
 /// Most bytes of user metadata, names and values.
 const META_MOST: usize = 2048;
@@ -47,7 +47,7 @@ impl Node {
     async fn read(&self, id: &ObjectId, options: &ReadOptions) -> Result<ReadAnswer, Error> {
         let keys = self.serving()?;
         let Found { object, digest, counted, explain } = self.inner.coordinator.get(id, options).await?;
-        let now = self.inner.env.clock.wall();
+        let now = self.wall();
         let nothing = VersionVector::new();
         let context = object.as_ref().map_or(&nothing, |object| object.context());
         let siblings = object.as_ref().map_or_else(Vec::new, |object| views(object, now));
@@ -66,6 +66,16 @@ impl Node {
             counted,
             explain,
         })
+    }
+
+    /// The wall clock; where that is known to be wrong, what the other members say that it should be: what has expired is
+    /// not for a wrong clock to say.
+    fn wall(&self) -> Wall {
+        let wall = self.inner.env.clock.wall();
+        match self.inner.peers.clock_offset() {
+            Some((ahead_ms, true)) => Wall(wall.0.saturating_add_signed(-ahead_ms)),
+            _ => wall,
+        }
     }
 
     async fn counted_write(
@@ -93,10 +103,7 @@ impl Node {
             let detail = format!("an Idempotency-Key has 1 to 255 bytes, got {}", key.len());
             return Err(Error::refused(ErrorCode::BadParameter, detail));
         }
-        if value.is_none() && options.ttl != Lifetime::Unsaid {
-            let detail = "a delete has no time to live: it stays until every owner has seen it";
-            return Err(Error::refused(ErrorCode::BadParameter, detail));
-        }
+        check_ttl(options.ttl, value.is_none())?;
         let context = options.context.as_ref().map(|token| open_context(&keys, id, token)).transpose()?;
         let request = options
             .idempotency_key
@@ -108,7 +115,8 @@ impl Node {
         };
         let supersedes = supersedes.map_err(|wrong| Error::refused(ErrorCode::ContextRequired, wrong.to_string()))?;
         let plan = WritePlan {
-            payload: payload_of(value, self.inner.env.clock.wall(), options.ttl.within(rules.ttl)),
+            ttl: options.ttl.within(rules.ttl).filter(|_| value.is_some()),
+            payload: payload_of(value, self.inner.env.clock.wall()),
             supersedes,
             request,
             w: options.w,
@@ -124,7 +132,7 @@ impl Node {
     }
 
     fn answer(&self, keys: &TokenKeys, id: &ObjectId, wrote: Wrote) -> WriteAnswer {
-        let now = self.inner.env.clock.wall();
+        let now = self.wall();
         // A context names only what its holder was shown.
         let shown = wrote.alone || wrote.object.is_some();
         let (context, floor) = keys.sign_both(id, &wrote.context);
@@ -137,6 +145,7 @@ impl Node {
             },
             sibling_count: wrote.siblings,
             siblings: wrote.object.as_ref().map(|object| views(object, now)),
+            expires_at: wrote.expires_at,
             replayed: wrote.replayed,
             counted: wrote.counted,
             explain: wrote.explain,

@@ -42,7 +42,7 @@ use crate::coordinator::{Coordinator, DataService, Limits};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::{PeerMood, Peers, Services};
-use crate::repair::{self, Transfers};
+use crate::repair::{self, AntiEntropy, Repaired, Scope, Transfers};
 use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
 use crate::ring::founding::{Directory, Terms, seedless};
 use crate::ring::{BucketSettings, Grid, Layout, Member};
@@ -103,6 +103,7 @@ struct Inner {
 /// What works in the background for a member.
 struct Workers {
     transfers: Transfers,
+    entropy: AntiEntropy,
     steward: Steward,
 }
 
@@ -142,6 +143,7 @@ impl Node {
             machine_boot: node.machine_boot.clone(),
             reserve: node.disk_reserve,
             max_clock_drift: cluster.max_clock_drift,
+            idempotency_window: cluster.idempotency_window,
         };
         let replica = Replica::start(&env, storage, Arc::clone(&identity), &metrics, &options)?;
         let hello = Hello {
@@ -248,10 +250,13 @@ impl Node {
         }
         let (copy, _, keeps) = data();
         repair::start_expiry(env, copy, keeps);
+        let (copy, links, keeps) = data();
+        let (interval, rate) = (config.node.repair_interval, config.node.repair_rate as u64);
+        let entropy = AntiEntropy::start(env, copy, links, keeps, Arc::clone(metrics), window, interval, rate);
         let joiners = founding.joiners().clone();
         let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
         // Once: a node begins once.
-        let _ = inner.workers.set(Workers { transfers, steward });
+        let _ = inner.workers.set(Workers { transfers, entropy, steward });
         self.tell_mood();
         inner.keeper.stand(Standing::Serving);
         info!(name = inner.config.node.name, "serving");
@@ -295,6 +300,14 @@ impl Node {
         let deletes_only = inner.replica.health().room().is_short();
         let in_doubt = !inner.replica.health().unsynced().is_empty();
         inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt });
+    }
+
+    /// Compares what this node holds with the other owners, now, and makes equal what differs. Nothing before it serves.
+    pub async fn repair(&self, scope: Scope) -> Repaired {
+        match self.inner.workers.get() {
+            Some(workers) => workers.entropy.repair(scope).await,
+            None => Repaired::default(),
+        }
     }
 
     /// Waits until this node serves, or stays out for good; then says which.

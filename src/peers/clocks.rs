@@ -64,7 +64,13 @@ pub(super) fn start(peers: &Peers) {
                 let clocks = peers.inner.clocks.lock().unwrap_or_else(PoisonError::into_inner);
                 let offset = clocks.verdict().map_or(0, |(ahead_ms, _)| ahead_ms);
                 peers.inner.metrics.peers.clock_offset.set(offset as f64 / 1000.0);
-                clocks.judge()
+                let drift = clocks.judge();
+                let members =
+                    peers.inner.chain.load().as_ref().map_or(usize::MAX, |chain| chain.newest().members().len());
+                // Itself included; a clock that too few have spoken for may be wrong by any amount.
+                let known = 2 * (clocks.readings.len() + 1) > members;
+                peers.inner.replica.trust_clock(known && drift == Drift::InTime);
+                drift
             };
             let identity = peers.inner.replica.identity();
             match drift {

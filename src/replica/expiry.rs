@@ -1,6 +1,8 @@
 //! Dropping what has outlived its horizon: all that was ever under the key has expired, by every clock there may be, so
 //! nobody has to be asked (model: `tests/models/expiry.rs`).
 //!
+//! It is kept for `max_clock_drift` more, and for as long as a request may be repeated: the ids of requests go with it.
+//!
 //! It goes by whole hours, for the Merkle tree does: an object hangs under its horizon's hour, and owners leave out the
 //! hours that have passed. So what one owner has dropped and another has not yet is no difference between them. The
 //! leaves of an hour tell where there is anything to do; they go with the last object.
@@ -14,16 +16,17 @@ use super::forget::Scanned;
 use super::place::{leaf_key, range_of};
 use super::shard::{Shard, index_digest};
 use super::{Fault, Replica};
+use crate::causality::decode_head;
 use crate::storage::{Batch, Durability, Keyspace};
-use crate::types::{PartitionId, Wall};
+use crate::types::{PartitionId, Stamp, Wall};
 
 /// Most index entries looked at in one go.
 const CHUNK: usize = 1024;
 const HOUR: u64 = 3_600_000;
 
-/// The first hour that has not wholly passed by every clock within `drift` of the one that says `now`.
-fn first_left(now: Wall, drift: Duration) -> u32 {
-    let drift = u64::try_from(drift.as_millis()).unwrap_or(u64::MAX);
+/// The first hour that had not wholly passed `linger` ago by the clock that says `now`.
+fn first_left(now: Wall, linger: Duration) -> u32 {
+    let drift = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
     // The main tree's place is no hour.
     u32::try_from(now.0.saturating_sub(drift) / HOUR).unwrap_or(u32::MAX).min(u32::MAX - 1)
 }
@@ -35,7 +38,7 @@ impl Replica {
         if !self.expires() {
             return Ok((0, None));
         }
-        let left = first_left(self.now(), self.inner.drift);
+        let left = first_left(self.now(), self.inner.linger);
         self.run(partition, move |shard| shard.expire(partition, left, &after)).await?
     }
 }
@@ -50,20 +53,47 @@ impl Shard {
         let (first, end) = range_of(partition);
         let from = if after.is_empty() { Included(&first[..]) } else { Excluded(&after[..]) };
         let end = end.as_ref().map_or(std::ops::Bound::Unbounded, |end| Excluded(&end[..]));
-        let (mut keys, mut scanned) = (Vec::new(), Scanned::default());
+        let (mut keys, mut floor, mut scanned) = (Vec::new(), Stamp::default(), Scanned::default());
         for entry in self.storage.scan(Keyspace::Index, from, end).take(CHUNK) {
             let (stored, entry) = entry.map_err(Fault::from)?;
-            if index_digest(&entry).is_some_and(|(_, hour)| (1..left).contains(&hour)) {
+            if index_digest(&entry).is_some_and(|(_, hour)| (1..left).contains(&hour))
+                && let Some(greatest) = self.greatest_stamp(&stored)
+            {
+                floor = floor.max(greatest);
                 keys.push(stored.clone());
             }
             scanned.note(stored);
         }
-        let dropped = self.delete(partition, &keys, &self.metrics.replica.expired)?;
+        let dropped = self.drop_below(partition, &keys, floor)?;
         let next = scanned.next(CHUNK);
         if next.is_none() {
             self.clear_leaves(partition, left)?;
         }
         Ok((dropped, next))
+    }
+
+    /// Deletes objects none of which has seen a stamp above `floor`. From then on nothing is minted in this partition below
+    /// it, and a state that names a dot of this node's below it is no proof that the directory went back (I-MINT).
+    fn drop_below(&self, partition: PartitionId, keys: &[Bytes], floor: Stamp) -> Result<u64, Fault> {
+        let mut beside = Batch::new();
+        let floor = if self.env.buggify.breaks("a drop raises the floor") { Stamp::default() } else { floor };
+        if let Some((key, value)) = self.identity.floor_entry(partition, floor) {
+            beside.put(Keyspace::Meta, key, value);
+        }
+        let dropped = self.delete_beside(partition, keys, beside, &self.metrics.replica.expired)?;
+        if dropped > 0 {
+            self.identity.raise_floor(partition, floor);
+        }
+        Ok(dropped)
+    }
+
+    /// The greatest stamp that an object has seen; none where it cannot be read: it stays until it is mended.
+    fn greatest_stamp(&self, stored: &Bytes) -> Option<Stamp> {
+        if self.health.is_quarantined(stored) {
+            return None;
+        }
+        let record = self.storage.get(Keyspace::Objects, stored).ok()??;
+        decode_head(&record).ok()?.context.greatest_stamp()
     }
 
     /// The leaves of a partition under hours before `left`: key and sum.

@@ -210,12 +210,22 @@ fn digests_of(shard: &Shard, partition: PartitionId, after: &Bytes, to: &Bytes, 
 
 impl Shard {
     /// Deletes objects with all that is stored about them.
-    pub(super) fn delete(&self, partition: PartitionId, keys: &[Bytes], count: &Counter) -> Result<u64, Fault> {
+    fn delete(&self, partition: PartitionId, keys: &[Bytes], count: &Counter) -> Result<u64, Fault> {
+        self.delete_beside(partition, keys, Batch::new(), count)
+    }
+
+    /// As [`Shard::delete`], in one batch with what else is to be written.
+    pub(super) fn delete_beside(
+        &self,
+        partition: PartitionId,
+        keys: &[Bytes],
+        mut batch: Batch,
+        count: &Counter,
+    ) -> Result<u64, Fault> {
         if keys.is_empty() {
             return Ok(0);
         }
         let grid = self.grid();
-        let mut batch = Batch::new();
         for stored in keys {
             let entry = self.storage.get(Keyspace::Index, stored).ok().flatten();
             let known = entry.as_deref().and_then(index_digest).or_else(|| {

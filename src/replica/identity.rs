@@ -440,6 +440,21 @@ impl Identity {
         (current.actor(partition), current.floors.get(&partition).copied().unwrap_or_default())
     }
 
+    /// The entry that raises the floor of `partition` to `dropped`, for the batch that drops; none where it is as high.
+    pub(super) fn floor_entry(&self, partition: PartitionId, dropped: Stamp) -> Option<(Bytes, Bytes)> {
+        let (_, floor) = self.actor(partition);
+        (dropped > floor)
+            .then(|| (partition_key(FLOOR, partition).into(), Bytes::copy_from_slice(&dropped.0.to_be_bytes())))
+    }
+
+    /// The floor of `partition` is on disk as `dropped` now.
+    pub(super) fn raise_floor(&self, partition: PartitionId, dropped: Stamp) {
+        let _changing = self.change();
+        let floors = &mut self.current.write().unwrap_or_else(PoisonError::into_inner).floors;
+        let floor = floors.entry(partition).or_default();
+        *floor = dropped.max(*floor);
+    }
+
     /// Flushes a later high-water mark for the clock of `era`. Nothing happens if that clock is no longer in use.
     pub(super) fn extend_lease(&self, era: u64, last: Stamp, wall: Wall) -> Result<Lease, StorageError> {
         let _changing = self.change();

@@ -9,18 +9,21 @@
 
 mod audit;
 mod class;
+mod compare;
 mod expiry;
 mod fault;
 mod forget;
 mod health;
 mod identity;
 mod place;
+mod recent;
 mod room;
 mod shard;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -63,6 +66,8 @@ pub struct ReplicaOptions {
     pub reserve: Reserve,
     /// How far apart the clocks of two nodes may be that expire things.
     pub max_clock_drift: Duration,
+    /// How long a request may be repeated: as long as that what it wrote is kept behind its horizon.
+    pub idempotency_window: Duration,
 }
 
 /// This node's copy of the partitions it owns.
@@ -79,7 +84,9 @@ struct Inner {
     queues: Vec<mpsc::Sender<Op>>,
     buggify: Buggify,
     clock: Arc<dyn Clock>,
-    drift: Duration,
+    /// Whether the wall clock is known to be right.
+    clock_is_right: AtomicBool,
+    linger: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
     blocking: Blocking,
 }
@@ -145,6 +152,7 @@ impl Replica {
                 options.durability,
                 options.partitions,
             );
+            shard.drift = options.max_clock_drift;
             shard.classes = class::Classes::new(recorded.clone());
             match env.blocking {
                 Blocking::Inline => env.tasks.spawn(run_inline(shard, ops)),
@@ -168,7 +176,8 @@ impl Replica {
                 queues,
                 buggify: env.buggify.clone(),
                 clock: Arc::clone(&env.clock),
-                drift: options.max_clock_drift,
+                clock_is_right: AtomicBool::new(false),
+                linger: options.max_clock_drift.max(options.idempotency_window),
                 threads,
                 blocking: env.blocking,
             }),
@@ -211,12 +220,13 @@ impl Replica {
         Ok(self.unless_outlived(self.read_to_mend(place).await?))
     }
 
-    /// What lies behind its horizon is as good as dropped, which other owners may have done: they agree.
+    /// What lies behind its horizon, for as long as it is kept there, is as good as dropped, which other owners may have
+    /// done: they agree.
     fn unless_outlived(&self, record: Option<Bytes>) -> Option<Bytes> {
         let horizon = horizon_of_record(record.as_deref()?);
         match horizon {
             None | Some(Horizon::INFINITE) => record,
-            Some(horizon) => record.filter(|_| !self.expires() || !horizon.is_past(self.now(), self.inner.drift)),
+            Some(horizon) => record.filter(|_| !self.expires() || !horizon.is_past(self.now(), self.inner.linger)),
         }
     }
 
@@ -224,9 +234,15 @@ impl Replica {
         self.inner.clock.wall()
     }
 
-    /// Whether this node's clock is right enough to say that something's time has passed.
+    /// Whether this node's clock is right enough to say that something's time has passed: a majority of the members' clocks
+    /// were read lately, and say so.
     fn expires(&self) -> bool {
-        self.inner.identity.barred() != Some(Bar::ClockDrift)
+        self.inner.clock_is_right.load(Ordering::Acquire)
+    }
+
+    /// Says whether this node's clock is known to be right. Until it is said it is not.
+    pub fn trust_clock(&self, is_right: bool) {
+        self.inner.clock_is_right.store(is_right, Ordering::Release);
     }
 
     /// A node that does not know yet whether its directory went back has no more to say than an unsynced partition.

@@ -12,7 +12,8 @@
 //! Bounds: the queue (`QUEUE`; full: refused before the mint) and the operations of a batch (`BATCH`).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::oneshot;
@@ -23,6 +24,7 @@ use super::class::{Classes, front_of};
 use super::health::Health;
 use super::identity::{Bar, Identity, Renewal};
 use super::place::{self, Place};
+use super::recent::Recent;
 use crate::causality::{
     self, Fingerprint, Horizon, MergeRules, NodeClock, Object, RequestId, decode_object, digest_of_record,
     encode_object, rollback_proof,
@@ -160,6 +162,9 @@ pub(super) struct Shard {
     /// All partitions of the grid: what becomes unsynced on proof of a rollback.
     pub(super) partitions: u32,
     pub(super) classes: Classes,
+    /// How far apart clocks may be.
+    pub(super) drift: Duration,
+    recent: Mutex<Recent>,
     clock: NodeClock,
     era: u64,
 }
@@ -176,8 +181,21 @@ impl Shard {
     ) -> Self {
         // The first mint finds another era than this and starts the clock from the identity's mark.
         let clock = NodeClock::starting_after(Stamp(0));
-        let classes = Classes::default();
-        Self { storage, identity, health, metrics, env, durability, partitions, classes, clock, era: u64::MAX }
+        let (classes, recent, drift) = (Classes::default(), Mutex::default(), Duration::ZERO);
+        Self {
+            storage,
+            identity,
+            health,
+            metrics,
+            env,
+            durability,
+            partitions,
+            classes,
+            drift,
+            recent,
+            clock,
+            era: u64::MAX,
+        }
     }
 
     /// Reads, merges, mints; hands out what was minted; answers what needs no commit.
@@ -321,6 +339,15 @@ impl Shard {
         Loaded { object: Object::new(), stored: entry.and_then(|entry| index_digest(&entry)), dirty: None }
     }
 
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a key may still be on its way from here, or from where it came, to other owners.
+    pub(super) fn was_written_lately(&self, now: Mono, stored: &[u8]) -> bool {
+        self.recent().has(now, stored)
+    }
+
     fn check_writable(&self) -> Result<(), Fault> {
         if self.health.is_read_only() {
             return Err(Fault::ReadOnly("an earlier commit failed".into()));
@@ -436,7 +463,10 @@ impl Shard {
             return Err(Fault::Barred(Bar::ClockDrift));
         }
         let entry = self.load(loaded, place)?;
-        let minted = causality::write(&entry.object, write.clone(), minter.actor, reading, minter.floor, rules);
+        // What no reader sees any more is nobody's sibling.
+        let mut base = entry.object.clone();
+        base.shed_expired(wall, self.drift);
+        let minted = causality::write(&base, write.clone(), minter.actor, reading, minter.floor, rules);
         if minted.dot.stamp == Stamp(u64::MAX) {
             return Err(Fault::EndOfTime);
         }
@@ -493,8 +523,10 @@ impl Shard {
     fn batch_of(&self, loaded: BTreeMap<Bytes, Loaded>) -> Batch {
         let mut batch = Batch::new();
         let hung = self.hang(&loaded, &mut batch);
+        let now = self.env.clock.now();
         for (stored, entry) in loaded {
             let Some(Dirty { record, partition, leaf, .. }) = entry.dirty else { continue };
+            self.recent().note(now, &stored);
             let class = if hung { self.classes.of(&front_of(&stored)) } else { 0 };
             let leaf_at = |hour| place::leaf_key(partition, class, hour, leaf);
             let before = entry.stored.map(|(digest, hour)| (hour, leaf_element(&stored, &digest)));

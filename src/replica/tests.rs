@@ -32,6 +32,7 @@ fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machin
         machine_boot: machine_boot.into(),
         reserve: Reserve::default(),
         max_clock_drift: Duration::from_millis(500),
+        idempotency_window: Duration::from_secs(600),
     };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(on_start(replica.identity().last_life(), answers)).unwrap();
@@ -270,6 +271,7 @@ async fn a_context_that_names_me_above_what_i_hold_proves_a_rollback() {
         machine_boot: String::new(),
         reserve: Reserve::default(),
         max_clock_drift: Duration::from_millis(500),
+        idempotency_window: Duration::from_secs(600),
     };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(Start::SameIncarnation).unwrap();

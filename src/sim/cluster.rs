@@ -40,6 +40,8 @@ pub const SECRET: &[u8] = b"the secret of simulated clusters";
 const DOOR: Duration = Duration::from_micros(100);
 /// Bytes of a node's cache of records: so few that most of it is thrown out again.
 const RECORD_CACHE: usize = 32 << 10;
+/// Often enough to meet everything else that goes on in a run.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Puts something between a node and its storage.
 pub type WrapStorage = Arc<dyn Fn(Arc<dyn Storage>) -> Arc<dyn Storage> + Send + Sync>;
@@ -378,6 +380,7 @@ impl Cluster {
             durability: *durability,
             machine_boot: it.disk.machine_boot(),
             record_cache: RECORD_CACHE,
+            repair_interval: REPAIR_INTERVAL,
             ..NodeConfig::default()
         };
         let mut config = Config { cluster, node };

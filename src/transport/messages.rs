@@ -8,6 +8,7 @@
 pub mod buckets;
 pub mod gossip;
 pub mod layouts;
+pub mod merkle;
 
 use bytes::Bytes;
 use prost::{Message, Oneof};
@@ -15,6 +16,7 @@ use prost::{Message, Oneof};
 use buckets::BucketTable;
 use gossip::{Gossip, Gossiped};
 use layouts::{Decide, Decided, Digests, Layouts, LayoutsTold, ListDigests};
+use merkle::{CompareRoots, Descend, Descended, RootsCompared};
 
 /// A request from one node to another.
 #[derive(Clone, PartialEq, Message)]
@@ -29,7 +31,7 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 30")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 30")]
     pub ask: Option<Ask>,
     /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
     /// under way.
@@ -76,6 +78,12 @@ pub enum Ask {
     /// What do you hold of a partition: keys and digests.
     #[prost(message, tag = "21")]
     ListDigests(ListDigests),
+    /// Which of these partitions' Merkle roots are not yours?
+    #[prost(message, tag = "22")]
+    CompareRoots(CompareRoots),
+    /// Which of these nodes' children, or keys, are not yours?
+    #[prost(message, tag = "23")]
+    Descend(Descend),
     /// Take these settings of buckets, flushed before you answer; and what do you have beside them?
     #[prost(message, tag = "30")]
     Buckets(BucketTable),
@@ -88,7 +96,7 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub head: u64,
     /// What is answered.
-    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 30")]
+    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 30")]
     pub tell: Option<Tell>,
 }
 
@@ -137,6 +145,12 @@ pub enum Tell {
     /// To [`Ask::ListDigests`].
     #[prost(message, tag = "23")]
     Digests(Digests),
+    /// To [`Ask::CompareRoots`].
+    #[prost(message, tag = "24")]
+    RootsCompared(RootsCompared),
+    /// To [`Ask::Descend`].
+    #[prost(message, tag = "25")]
+    Descended(Descended),
     /// To [`Ask::Buckets`].
     #[prost(message, tag = "30")]
     Buckets(BucketTable),
@@ -377,9 +391,9 @@ pub struct Payload {
     /// The first node's wall clock at the write, in milliseconds.
     #[prost(uint64, tag = "4")]
     pub written_at_ms: u64,
-    /// When it expires, in milliseconds.
-    #[prost(uint64, optional, tag = "5")]
-    pub expires_at_ms: Option<u64>,
+    /// How long it lives, in milliseconds, by the clock of the node that mints.
+    #[prost(uint64, optional, tag = "6")]
+    pub ttl_ms: Option<u64>,
 }
 
 /// What a write supersedes.
@@ -452,6 +466,9 @@ pub struct WriteDone {
     /// The resulting object's context (`causality`'s encoding of a vector).
     #[prost(bytes = "bytes", tag = "8")]
     pub context: Bytes,
+    /// When what was written expires, in milliseconds.
+    #[prost(uint64, optional, tag = "9")]
+    pub expires_at_ms: Option<u64>,
 }
 
 /// See [`Ask::Fetch`].

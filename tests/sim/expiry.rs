@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate::env::Clock as _;
 use quorate::kv::{BucketAdmin as _, Guard, Lifetime, ReadAnswer, ReadOptions, RepairMode, WriteOptions};
 use quorate::quorum::Level;
-use quorate::sim::cluster::{Cluster, Setup};
+use quorate::sim::cluster::{Cluster, Setup, Wraps};
 use quorate::sim::net::{Death, Link};
 use quorate::sim::time::{self, SimTime};
 use quorate::storage::Durability;
@@ -148,7 +148,11 @@ fn what_was_overwritten_with_a_ttl_does_not_come_back_when_that_has_passed() {
 fn a_late_frame_of_what_was_dropped_goes_again() {
     for seed in 1..=4 {
         sim(seed, |time| async move {
-            let cluster = Cluster::founded(time, Setup::new(seed, 3)).await;
+            let cluster = Cluster::new(time, Setup::new(seed, 3));
+            // Nobody else brings n2 what it misses.
+            (0..3).for_each(|at| cluster.tell(at, |config| config.node.repair_interval = 24 * 60 * MINUTE));
+            cluster.start_all().await;
+            assert!(cluster.until_well(MINUTE).await);
             // Writes of n0 reach n2 three hours later.
             let (from, to) = (cluster.address(0), cluster.address(2));
             let late = Link { delay_min: 180 * MINUTE, delay_max: 180 * MINUTE, ..Link::default() };
@@ -202,4 +206,136 @@ fn a_buckets_time_holds_where_a_request_says_nothing() {
         assert_eq!(there, [true, true, true, true, false, true, false, false, true]);
         cluster.end();
     });
+}
+
+fn proofs(cluster: &Cluster) -> u64 {
+    (0..cluster.len()).map(|at| cluster.node(at).unwrap().metrics().replica.rollback_proofs.get()).sum()
+}
+
+/// Keys that expire are written again while owners drop, each at another moment: blind, with what a 404 gave, with a context
+/// from before the drop, through owners that have dropped and such that have not. No owner takes what it dropped for a
+/// sign that its directory went back, nothing new is lost, nothing old comes back.
+#[test]
+fn writes_meet_drops() {
+    for seed in 1..=4 {
+        assert_eq!(proofs_where_writes_meet_drops(seed, Wraps::default()), 0, "seed {seed}");
+    }
+    let planted = Wraps { broken: Some("a drop raises the floor"), ..Wraps::default() };
+    let taken = (1..=4).any(|seed| proofs_where_writes_meet_drops(seed, planted.clone()) > 0);
+    assert!(taken, "without the floor a drop looks like a directory that went back");
+}
+
+fn proofs_where_writes_meet_drops(seed: u64, wraps: Wraps) -> u64 {
+    time::run(seed, |time| async move {
+        let sound = wraps.broken.is_none();
+        let cluster = Cluster::founded(time, Setup { wraps, ..Setup::new(seed, 3) }).await;
+        let mut contexts = Vec::new();
+        for key in 0..60 {
+            put(&cluster, key % 3, &format!("k{key}"), "old", Lifetime::For(MINUTE)).await.unwrap();
+            contexts.push(get(&cluster, 0, &format!("k{key}"), RepairMode::Sync).await.context);
+        }
+        // Until the first of the owners has begun to drop.
+        let until = 3 * 60 * MINUTE;
+        assert!(cluster.until(until, || dropped(&cluster) > 0).await, "nobody drops");
+        let at_first = dropped(&cluster);
+        for (key, context) in contexts.into_iter().enumerate() {
+            let (name, at) = (format!("k{key}"), key % 3);
+            let context = match key % 4 {
+                0 => None,
+                1 => Some(context),
+                _ => Some(get(&cluster, (key + 1) % 3, &name, RepairMode::Off).await.context),
+            };
+            let options = WriteOptions { context, ..WriteOptions::default() };
+            let written = cluster.kv(at).unwrap().put(id(&name), "new".to_owned().into(), options).await;
+            if sound {
+                let siblings = written.unwrap().sibling_count;
+                assert_eq!(siblings, 1, "seed {seed}: {name}: what has expired is nobody's sibling");
+            }
+            time.sleep(3 * SECOND).await;
+        }
+        assert!(dropped(&cluster) > at_first, "others dropped meanwhile");
+        time.sleep(60 * MINUTE).await;
+        for (at, key) in (0..3).flat_map(|at| (0..60).map(move |key| (at, key))).filter(|_| sound) {
+            let read = get(&cluster, at, &format!("k{key}"), RepairMode::Sync).await;
+            assert_eq!(value(&read), Some(&b"new"[..]), "seed {seed}: k{key} at n{at}");
+        }
+        let proofs = proofs(&cluster);
+        cluster.end();
+        proofs
+    })
+    .unwrap()
+}
+
+/// Whoever reads "not found" and writes again, over and over, never meets siblings that nobody can see.
+#[test]
+fn what_has_expired_is_never_in_the_way() {
+    sim(1, |time| async move {
+        let cluster = Cluster::founded(time, Setup::new(1, 3)).await;
+        for round in 0..200_usize {
+            let kv = cluster.kv(round % 3).unwrap();
+            let seen = kv.get(id("k"), ReadOptions::default()).await.unwrap();
+            assert_eq!(seen.siblings.len(), 0, "{round}");
+            let ttl = Lifetime::For(10 * SECOND);
+            let options = WriteOptions { ttl, context: Some(seen.context), ..WriteOptions::default() };
+            let written = kv.put(id("k"), "v".to_owned().into(), options).await.unwrap();
+            assert_eq!(written.sibling_count, 1, "{round}");
+            assert!(written.context.is_some() && written.expires_at.is_some(), "{round}");
+            // Past the time at which readers take the object for gone, once in a while.
+            time.sleep(if round % 50 == 49 { 20 * MINUTE } else { 15 * SECOND }).await;
+        }
+        assert_eq!(proofs(&cluster), 0);
+        cluster.end();
+    });
+}
+
+/// A request that is repeated after what it wrote has expired is still one request.
+#[test]
+fn a_repeated_request_is_known_after_its_value_expired() {
+    sim(1, |time| async move {
+        let cluster = Cluster::founded(time, Setup::new(1, 3)).await;
+        // So that the hour ends between the two.
+        time.sleep(56 * MINUTE).await;
+        let options = WriteOptions {
+            ttl: Lifetime::For(5 * SECOND),
+            idempotency_key: Some("once".into()),
+            ..WriteOptions::default()
+        };
+        let write = async |at: usize| {
+            cluster.kv(at).unwrap().put(id("k"), "v".to_owned().into(), options.clone()).await.unwrap()
+        };
+        assert!(!write(0).await.replayed);
+        for at in [1, 2, 0] {
+            time.sleep(3 * MINUTE).await;
+            assert!(write(at).await.replayed, "n{at} did it again");
+            assert_eq!(value(&get(&cluster, at, "k", RepairMode::Sync).await), None);
+        }
+        cluster.end();
+    });
+}
+
+/// A node whose clock is a day off writes for its clients by the clocks of others, shows what they show, and drops nothing.
+#[test]
+fn a_wrong_clock_has_no_say() {
+    for (seed, by) in [(1, 86_400_000), (2, -86_400_000)] {
+        sim(seed, |time| async move {
+            let cluster = Cluster::founded(time, Setup::new(seed, 3)).await;
+            put(&cluster, 0, "before", "v", Lifetime::For(20 * MINUTE)).await.unwrap();
+            time.sleep(SECOND).await;
+            cluster.clock(2).jump(by);
+            time.sleep(5 * SECOND).await;
+            put(&cluster, 2, "through it", "v", Lifetime::For(20 * MINUTE)).await.unwrap();
+            for minute in 0..30 {
+                for at in 0..3 {
+                    for key in ["before", "through it"] {
+                        let read = get(&cluster, at, key, RepairMode::Sync).await;
+                        let there = value(&read).is_some();
+                        assert_eq!(there, minute < 20, "{key} at n{at} after {minute} minutes, {by} ms off");
+                    }
+                }
+                time.sleep(MINUTE).await;
+            }
+            assert_eq!(dropped_by(&cluster, 2), 0);
+            cluster.end();
+        });
+    }
 }

@@ -13,5 +13,6 @@ mod mints;
 #[path = "../options/mod.rs"]
 mod options;
 mod plants;
+mod repair;
 mod scenarios;
 mod seeds;

@@ -111,6 +111,7 @@ impl MemoryKv {
             etag: ETag { digest: Digest([0; 16]), expired: 0 },
             sibling_count: object.siblings().len() as u32,
             siblings: None,
+            expires_at: None,
             replayed: false,
             counted: Counted::default(),
             explain: None,

@@ -254,6 +254,7 @@ impl Client {
             self.http.sights.count("answered as the first time");
         }
         Ok(WriteAnswer {
+            expires_at: None,
             context: answer.header(wire::CONTEXT).map(|token| ContextToken(token.to_owned())),
             floor: answer.floor(),
             etag: answer.header("etag").and_then(wire::parse_etag).ok_or_else(|| nonsense("no etag"))?,

@@ -1,0 +1,211 @@
+//! Anti-entropy: owners that hold different things become equal by comparing trees, without anybody reading; where they are
+//! equal nothing but roots travels; and expiry makes no difference.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate::env::BoxFuture;
+use quorate::kv::{Lifetime, NodeView as _, ReadOptions, RepairMode, WriteOptions};
+use quorate::metrics::RepairMetrics;
+use quorate::quorum::Level;
+use quorate::repair::{Repaired, Scope};
+use quorate::sim::cluster::{Cluster, Setup, Wraps};
+use quorate::sim::net::Death;
+use quorate::sim::time::{self, SimTime};
+use quorate::storage::Durability;
+use quorate::transport::messages::merkle::RootsCompared;
+use quorate::transport::messages::{Request, Tell};
+use quorate::transport::{Answer, CallError, Handler, Hello, Transport};
+use quorate::types::{Bucket, Key, ObjectId, PartitionId, StoreId};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn sim<F: Future<Output = ()>>(seed: u64, body: impl FnOnce(SimTime) -> F) {
+    time::run(seed, body).unwrap();
+}
+
+fn id(key: &str) -> ObjectId {
+    ObjectId::new(Bucket::new("repair").unwrap(), Key::new(key.to_owned()).unwrap())
+}
+
+async fn put(cluster: &Cluster, at: usize, key: &str, text: &str, ttl: Lifetime) {
+    let options = WriteOptions { w: Level::Count(2), ttl, ..WriteOptions::default() };
+    cluster.kv(at).unwrap().put(id(key), Bytes::from(text.to_owned()).into(), options).await.unwrap();
+}
+
+async fn delete(cluster: &Cluster, at: usize, key: &str) {
+    let kv = cluster.kv(at).unwrap();
+    let seen = kv.get(id(key), ReadOptions { repair: Some(RepairMode::Off), ..ReadOptions::default() }).await.unwrap();
+    let options = WriteOptions { w: Level::Count(2), context: Some(seen.context), ..WriteOptions::default() };
+    kv.delete(id(key), options).await.unwrap();
+}
+
+fn are_equal(cluster: &Cluster) -> bool {
+    let audits: Vec<_> = (0..cluster.len()).map(|at| cluster.audit(at)).collect();
+    audits.iter().for_each(|audit| assert_eq!(audit.wrong, [""; 0]));
+    audits.iter().all(|audit| audit.records == audits[0].records)
+}
+
+fn sum(cluster: &Cluster, of: impl Fn(&RepairMetrics) -> u64) -> u64 {
+    (0..cluster.len()).filter_map(|at| cluster.node(at)).map(|node| of(&node.metrics().repair)).sum()
+}
+
+/// Two hundred keys on three nodes; then, while n2 is down, forty are changed, ten deleted, twenty new.
+async fn drifted(time: SimTime, setup: Setup) -> Cluster {
+    let cluster = Cluster::founded(time, setup).await;
+    for key in 0..200 {
+        put(&cluster, key % 3, &format!("k{key}"), "before", Lifetime::Unsaid).await;
+    }
+    time.sleep(SECOND).await;
+    cluster.crash(2, Death::Killed);
+    time.sleep(6 * SECOND).await;
+    for key in 0..40 {
+        put(&cluster, key % 2, &format!("k{key}"), "after", Lifetime::Unsaid).await;
+    }
+    for key in 40..50 {
+        delete(&cluster, key % 2, &format!("k{key}")).await;
+    }
+    for key in 200..220 {
+        put(&cluster, key % 2, &format!("k{key}"), "new", Lifetime::Unsaid).await;
+    }
+    // Nobody tries any more to bring it what it missed.
+    time.sleep(10 * SECOND).await;
+    cluster.start(2).await.unwrap();
+    assert!(cluster.until_well(MINUTE).await, "{:?}", cluster.ills());
+    cluster
+}
+
+#[test]
+fn a_node_that_missed_writes_becomes_equal_without_a_reader() {
+    for seed in 1..=6 {
+        sim(seed, |time| async move {
+            let durability = if seed % 2 == 0 { Durability::Os } else { Durability::Flush };
+            let cluster = drifted(time, Setup { durability, ..Setup::new(seed, 3) }).await;
+            assert!(!are_equal(&cluster), "n2 missed something");
+            assert!(cluster.until(2 * MINUTE, || are_equal(&cluster)).await, "seed {seed}: replicas still differ");
+            let repaired = sum(&cluster, |repair| repair.repaired.get());
+            // Two of the others may both find and bring a key, and then the two who have it compare nothing new.
+            assert!((70..=140).contains(&repaired), "seed {seed}: {repaired} keys of 70");
+            time.sleep(2 * MINUTE).await;
+            let (before, rounds) =
+                (sum(&cluster, |repair| repair.differed.get()), sum(&cluster, |repair| repair.rounds.get()));
+            time.sleep(2 * MINUTE).await;
+            assert_eq!(sum(&cluster, |repair| repair.differed.get()), before, "in sync nothing differs");
+            assert!(sum(&cluster, |repair| repair.rounds.get()) > rounds, "and it is compared all the while");
+            assert_eq!(sum(&cluster, |repair| repair.failures.get()), 0);
+            cluster.end();
+        });
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_differs_and_changes_nothing() {
+    sim(1, |time| async move {
+        let setup = Setup::new(1, 3);
+        let cluster = Cluster::new(time, setup);
+        // Nobody compares by itself.
+        (0..3).for_each(|at| cluster.tell(at, |config| config.node.repair_interval = 24 * 60 * MINUTE));
+        cluster.start_all().await;
+        assert!(cluster.until_well(MINUTE).await);
+        for key in 0..50 {
+            put(&cluster, 0, &format!("k{key}"), "before", Lifetime::Unsaid).await;
+        }
+        time.sleep(MINUTE).await;
+        cluster.crash(2, Death::Killed);
+        time.sleep(6 * SECOND).await;
+        for key in 0..7 {
+            put(&cluster, 0, &format!("k{key}"), "after", Lifetime::Unsaid).await;
+        }
+        let fresh = cluster.node(0).unwrap();
+        cluster.start(2).await.unwrap();
+        assert!(cluster.until_well(MINUTE).await);
+        let dry = Scope { dry_run: true, ..Scope::default() };
+        assert_eq!(fresh.repair(dry).await.keys, 0, "what was written just now may still be on its way");
+        time.sleep(30 * SECOND).await;
+        // Soon after n2 came up it was compared, once: what was fresh then was left out.
+        let said = fresh.repair(dry).await;
+        assert_eq!((said.keys, said.repaired, said.bytes, said.unfinished), (7, 0, 0, 0), "{said:?}");
+        assert_eq!(fresh.repair(dry).await, said, "it changed nothing");
+        let partition = cluster.node(1).unwrap().owners(&id("k0")).unwrap().partition;
+        let one = Scope { partition: Some(PartitionId(partition)), dry_run: false };
+        let done = fresh.repair(one).await;
+        assert!((1..7).contains(&done.repaired) && done.keys == done.repaired, "{done:?}");
+        let rest = fresh.repair(Scope::default()).await;
+        assert_eq!(rest.repaired + done.repaired, 7, "{rest:?}");
+        let Repaired { keys, differed, unfinished, .. } = fresh.repair(dry).await;
+        assert_eq!((keys, unfinished), (0, 0));
+        assert_eq!(differed, 0);
+        assert!(are_equal(&cluster));
+        cluster.end();
+    });
+}
+
+/// Values expire and are dropped for hours, by each owner in its own time, while trees are compared four times a minute.
+#[test]
+fn expiry_makes_no_difference() {
+    for seed in 1..=2 {
+        sim(seed, |time| async move {
+            let cluster = Cluster::founded(time, Setup::new(seed, 3)).await;
+            for step in 0..400_u64 {
+                let ttl = Lifetime::For(SECOND * (30 + (step as u32 * 37) % 7000));
+                put(&cluster, (step % 3) as usize, &format!("k{step}"), "v", ttl).await;
+                time.sleep(SECOND / 2).await;
+            }
+            time.sleep(3 * 60 * MINUTE).await;
+            let compared = sum(&cluster, |repair| repair.compared.get());
+            assert!(compared > 1000, "{compared}");
+            assert_eq!(
+                sum(&cluster, |repair| repair.repaired.get()),
+                0,
+                "seed {seed}: expiry looked like a difference"
+            );
+            assert!((0..3).all(|at| cluster.audit(at).records.is_empty()), "everything has expired");
+            cluster.end();
+        });
+    }
+}
+
+/// Whoever is asked says that no root differs.
+struct Deaf(Arc<dyn Transport>);
+
+impl Transport for Deaf {
+    fn serve(&self, hello: Hello, handler: Arc<dyn Handler>) {
+        self.0.serve(hello, handler);
+    }
+
+    fn call(
+        &self,
+        address: &str,
+        expect: Option<StoreId>,
+        request: Request,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Answer, CallError>> {
+        let call = self.0.call(address, expect, request, deadline);
+        Box::pin(async move {
+            let mut answer = call.await?;
+            if let Some(Tell::RootsCompared(_)) = answer.reply.tell {
+                answer.reply.tell = Some(Tell::RootsCompared(RootsCompared::default()));
+            }
+            Ok(answer)
+        })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'static, ()> {
+        self.0.shutdown()
+    }
+}
+
+#[test]
+fn a_comparison_that_finds_nothing_is_caught() {
+    sim(1, |time| async move {
+        let deaf = |inner| Arc::new(Deaf(inner)) as Arc<dyn Transport>;
+        let wraps = Wraps { transport: Some(Arc::new(deaf)), ..Wraps::default() };
+        let cluster = drifted(time, Setup { wraps, ..Setup::new(1, 3) }).await;
+        assert!(!cluster.until(2 * MINUTE, || are_equal(&cluster)).await, "nothing else makes them equal");
+        assert!(sum(&cluster, |repair| repair.compared.get()) > 0);
+        cluster.end();
+    });
+}
