@@ -154,9 +154,9 @@ fn is_well_formed(request: &Request) -> bool {
 
 /// What is the matter with the keys asked about, and the names of those that only this side holds.
 ///
-/// Keys are paired by their prints. Where several that differ share one (two different keys, once in millions), those
-/// asked about differ and those held are named: too much is exchanged, and nothing is passed over but where just one
-/// on each side is left of the same print, which the next salt tells apart.
+/// Keys are paired by their prints. Where several that differ share one (different keys, once in millions), those asked
+/// about differ and those held are named: too much is exchanged, and nothing is passed over. Only where just one is left
+/// on each side are two keys taken for one, until the next salt tells them apart.
 fn compare(asked: &[Print], held: &[Listed]) -> (Vec<Mark>, Vec<Bytes>) {
     let mut by_key: BTreeMap<u64, (Vec<usize>, Vec<&Listed>)> = BTreeMap::new();
     for (at, print) in asked.iter().enumerate() {
@@ -186,4 +186,50 @@ fn compare(asked: &[Print], held: &[Listed]) -> (Vec<Mark>, Vec<Bytes>) {
         }
     }
     (marks, names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print((key, element): &(u64, u64)) -> Print {
+        Print { key: *key, element: *element }
+    }
+
+    /// Marks as letters, and which of those held are named.
+    fn said(asked: &[(u64, u64)], held: &[(u64, u64)]) -> (String, Vec<u8>) {
+        let asked: Vec<Print> = asked.iter().map(print).collect();
+        let name = |(at, held)| Listed { print: print(held), stored: Bytes::from(vec![at as u8]) };
+        let held: Vec<Listed> = held.iter().enumerate().map(name).collect();
+        let (marks, names) = compare(&asked, &held);
+        let letter = |mark: &Mark| match mark {
+            Mark::Same => 's',
+            Mark::Lacking => 'l',
+            Mark::Differs => 'd',
+        };
+        let mut names: Vec<u8> = names.iter().map(|name| name[0]).collect();
+        names.sort_unstable();
+        (marks.iter().map(letter).collect(), names)
+    }
+
+    #[test]
+    fn keys_are_paired_by_their_prints_and_nothing_is_passed_over_where_several_share_one() {
+        let table: &[(&[(u64, u64)], &[(u64, u64)], &str, &[u8])] = &[
+            (&[], &[], "", &[]),
+            (&[(1, 5), (2, 6), (3, 7)], &[(3, 7), (2, 9), (4, 7)], "lds", &[2]),
+            // Of two keys with one print the one that is held alike is the same, the other is on its own.
+            (&[(1, 5), (1, 6)], &[(1, 6)], "ls", &[]),
+            (&[(1, 5)], &[(1, 6), (1, 5)], "s", &[0]),
+            // Which is which cannot be told: all are exchanged.
+            (&[(1, 5), (1, 6)], &[(1, 7)], "dd", &[0]),
+            (&[(1, 5)], &[(1, 6), (1, 7)], "d", &[0, 1]),
+            (&[(1, 5), (1, 5)], &[(1, 5)], "sl", &[]),
+            // Left out by either side.
+            (&[(1, LEFT_OUT), (2, 5)], &[(1, 5), (2, LEFT_OUT), (3, LEFT_OUT)], "ss", &[]),
+            (&[(1, LEFT_OUT)], &[], "s", &[]),
+        ];
+        for (asked, held, marks, names) in table {
+            assert_eq!(said(asked, held), ((*marks).to_owned(), names.to_vec()), "{asked:?} {held:?}");
+        }
+    }
 }

@@ -7,11 +7,11 @@
 //! - An object is **dropped** for its horizon no earlier than the end of its hour + `max_clock_drift` ([`drops_from`]).
 //!
 //! Both sides compare from the *later* of their first hours: the initiator names its own, a responder that has a later
-//! one says so, and nothing is compared until the initiator has taken it. So both sum the same hours. And no hour that
-//! either has begun to drop is among them: whoever drops has a clock within half of `max_clock_drift` of the median
-//! (semantics section 2), the other's is as near or its word is the earlier one; so where the one has passed the end by
-//! `max_clock_drift`, one of the two at least has passed the end. A difference between the sides is then never one that
-//! expiry made.
+//! one says so, and nothing is compared until the initiator has taken it. So both sum the same hours, and none that either
+//! has begun to drop: whoever drops has left that hour out before, by its own clock, and its word counts. The time between
+//! is for what is under way when an hour ends (each step of a walk looks at the clock again), for a clock that is set
+//! back, and for the other side to leave the hour out by its own clock: nodes that drop have clocks within
+//! `max_clock_drift` of each other (semantics section 2). A difference that is found is then never one that expiry made.
 //!
 //! A clock that is wrong by hours can do no more than leave out hours that count, until it is right.
 

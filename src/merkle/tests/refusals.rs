@@ -107,6 +107,32 @@ fn replies_that_answer_something_else_end_the_walk() {
 }
 
 #[test]
+fn a_key_that_was_asked_about_and_is_named_is_exchanged_both_ways() {
+    let mut maps = Maps::default();
+    maps.put(A, 0, 9, b"asked", 1);
+    let mut walk = Walk::new(terms(3, Width::Short), [PartitionId(0)]);
+    let found = loop {
+        let wanted = walk.wanted(0);
+        let read = wanted.iter().map(|w| (w.partition, maps.read(A, walk.terms(), w).unwrap())).collect();
+        let request = walk.ask(&read).unwrap();
+        let reply = match &request.parts[0].1[..] {
+            [Question::Keys { prints, .. }] => {
+                assert_eq!(prints.len(), 1);
+                let names = [&b"\0\0\0\0asked"[..], b"\0\0\0\0other"].map(Bytes::from_static).into();
+                Reply::Answers(vec![Some(vec![Answer::Keys { marks: vec![Mark::Lacking], names }])])
+            }
+            _ => reply_of(&maps, &request),
+        };
+        let found = walk.answered(reply).unwrap();
+        if !found.is_empty() {
+            break found;
+        }
+    };
+    assert_eq!(found.iter().map(|found| found.exchange).collect::<Vec<_>>(), [Exchange::Both, Exchange::Fetch]);
+    assert!(walk.wanted(0).is_empty() && walk.unfinished().is_empty());
+}
+
+#[test]
 fn requests_that_no_walk_makes_are_refused_before_anything_is_read() {
     let children = |number| Question::Children { node: Node::new(number).unwrap(), sums: [0; 4] };
     let keys = |number, count| Question::Keys {
