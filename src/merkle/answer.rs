@@ -192,6 +192,9 @@ fn compare(asked: &[Print], held: &[Listed]) -> (Vec<Mark>, Vec<Bytes>) {
 mod tests {
     use super::*;
 
+    /// Asked, held, marks, names.
+    type Row<'a> = (&'a [(u64, u64)], &'a [(u64, u64)], &'a str, &'a [u8]);
+
     fn print((key, element): &(u64, u64)) -> Print {
         Print { key: *key, element: *element }
     }
@@ -214,7 +217,7 @@ mod tests {
 
     #[test]
     fn keys_are_paired_by_their_prints_and_nothing_is_passed_over_where_several_share_one() {
-        let table: &[(&[(u64, u64)], &[(u64, u64)], &str, &[u8])] = &[
+        let table: &[Row<'_>] = &[
             (&[], &[], "", &[]),
             (&[(1, 5), (2, 6), (3, 7)], &[(3, 7), (2, 9), (4, 7)], "lds", &[2]),
             // Of two keys with one print the one that is held alike is the same, the other is on its own.
