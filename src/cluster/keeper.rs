@@ -517,19 +517,25 @@ impl LayoutKeeper {
         self.inner.pledged.load(Ordering::Acquire)
     }
 
-    /// All that `source` held of `partition` is merged and flushed; it had acked `layout`, or a later one, before it was
-    /// read. Tells whether that counts: not where another layout is the newest by now, for what was merged may have been
-    /// deleted in between.
-    pub async fn merged(&self, partition: PartitionId, source: StoreId, layout: u64) -> Result<bool, Fault> {
+    /// Of each of these partitions all that a source held is merged, if not flushed yet; the source had acked `layout`, or
+    /// a later one, before it was read. The commit that remembers it is flushed, and with it what was merged. Tells
+    /// whether that counts: not where another layout is the newest by now, for what was merged may have been deleted in
+    /// between.
+    pub async fn merged(&self, pairs: &[(PartitionId, StoreId)], layout: u64) -> Result<bool, Fault> {
+        if pairs.is_empty() {
+            return Ok(true);
+        }
         let _pen = self.inner.pen.lock().await;
         if self.newest().is_none_or(|newest| newest.version() != layout) {
             return Ok(false);
         }
-        let key = point_key(MERGED, partition, source);
-        self.inner.replica.remember(vec![(key, Bytes::copy_from_slice(&layout.to_be_bytes()))]).await?;
+        let version = Bytes::copy_from_slice(&layout.to_be_bytes());
+        let entry =
+            |(partition, source): &(PartitionId, StoreId)| (point_key(MERGED, *partition, *source), version.clone());
+        self.inner.replica.remember(pairs.iter().map(entry).collect()).await?;
         self.change(|known| {
             let mut merged = (*known.merged).clone();
-            merged.record(partition, source, layout);
+            pairs.iter().for_each(|(partition, source)| merged.record(*partition, *source, layout));
             (None, None, Some(merged))
         });
         Ok(true)

@@ -7,6 +7,10 @@
 //!
 //! Every page travels in a frame with a checksum, and each record is decoded and merged like any other state.
 //!
+//! A flush of the disk is the dear part where partitions are small: so there is one for each page that another one
+//! follows, and one for all transfers that have ended meanwhile. Each is of a commit that remembers how far this is, and
+//! what was merged before is flushed with it.
+//!
 //! Bounds: `AT_ONCE` transfers; one page of 1 MiB and 64 merges under way in each; a rate in bytes a second that all
 //! share; after a failure a transfer waits for the next round.
 
@@ -170,17 +174,17 @@ impl Transfers {
             let this = self.clone();
             async move { (partition, source, this.copy(partition, source, layout).await) }
         }))
-        .buffer_unordered(AT_ONCE);
-        while let Some((partition, source, ended)) = running.next().await {
-            match ended {
-                Ok(()) => self.progress().done += 1,
-                Err(Stopped::NotYet) => debug!(%partition, %source, layout, "nothing to be merged for this layout now"),
-                Err(Stopped::Failed(why)) => {
-                    metrics.layout.transfer_failures.inc();
-                    warn!(%partition, %source, why, "a transfer stopped, and goes on later");
-                    self.progress().trouble = Some(why);
+        .buffer_unordered(AT_ONCE)
+        .ready_chunks(AT_ONCE);
+        while let Some(ended) = running.next().await {
+            let mut whole = Vec::new();
+            for (partition, source, ended) in ended {
+                match ended {
+                    Ok(resumable) => whole.push((partition, source, resumable)),
+                    Err(stopped) => self.stopped(partition, source, layout, stopped),
                 }
             }
+            self.whole(whole, layout).await;
             if keeper.newest().is_none_or(|newest| newest.version() != layout) {
                 // Something else is wanted by now.
                 return true;
@@ -189,8 +193,46 @@ impl Transfers {
         true
     }
 
-    /// Merges all that one source holds of a partition.
-    async fn copy(&self, partition: PartitionId, source: StoreId, layout: u64) -> Result<(), Stopped> {
+    /// Remembers that these are merged whole; of each, whether it left a point at which to resume.
+    async fn whole(&self, whole: Vec<(PartitionId, StoreId, bool)>, layout: u64) {
+        let Inner { replica, keeper, metrics, .. } = &*self.inner;
+        let pairs: Vec<(PartitionId, StoreId)> =
+            whole.iter().map(|(partition, source, _)| (*partition, *source)).collect();
+        let resumable = whole.iter().filter(|(.., resumable)| *resumable);
+        let points = resumable.map(|(partition, source, _)| resume_key(*partition, *source)).collect();
+        let remembered = match keeper.merged(&pairs, layout).await {
+            Ok(true) => replica.unremember(points).await,
+            Ok(false) => {
+                return pairs.into_iter().for_each(|(at, from)| self.stopped(at, from, layout, Stopped::NotYet));
+            }
+            Err(fault) => Err(fault),
+        };
+        for (partition, source) in pairs {
+            match &remembered {
+                Ok(()) => {
+                    self.progress().done += 1;
+                    metrics.layout.transfers.inc();
+                    debug!(%partition, %source, layout, "merged whole");
+                }
+                Err(fault) => self.stopped(partition, source, layout, Stopped::Failed(format!("{source}: {fault}"))),
+            }
+        }
+    }
+
+    fn stopped(&self, partition: PartitionId, source: StoreId, layout: u64, stopped: Stopped) {
+        match stopped {
+            Stopped::NotYet => debug!(%partition, %source, layout, "nothing to be merged for this layout now"),
+            Stopped::Failed(why) => {
+                self.inner.metrics.layout.transfer_failures.inc();
+                warn!(%partition, %source, why, "a transfer stopped, and goes on later");
+                self.progress().trouble = Some(why);
+            }
+        }
+    }
+
+    /// Merges all that one source holds of a partition, and remembers how far it got, but not that it is whole; tells
+    /// whether there is a point to be forgotten then.
+    async fn copy(&self, partition: PartitionId, source: StoreId, layout: u64) -> Result<bool, Stopped> {
         let Inner { replica, peers, keeper, metrics, .. } = &*self.inner;
         let failed = |why: String| Stopped::Failed(format!("{source}: {why}"));
         let resume = resume_key(partition, source);
@@ -228,25 +270,11 @@ impl Transfers {
                 progress.objects += objects;
                 progress.bytes += bytes;
             }
-            replica.flush().await.map_err(|fault| failed(fault.to_string()))?;
-            match next {
-                Some(next) => {
-                    let point = (resume.clone(), point(layout, &next));
-                    replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
-                    after = next;
-                }
-                None => break,
-            }
+            let Some(next) = next else { return Ok(!after.is_empty()) };
+            let point = (resume.clone(), point(layout, &next));
+            replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
+            after = next;
         }
-        if !keeper.merged(partition, source, layout).await.map_err(|fault| failed(fault.to_string()))? {
-            return Err(Stopped::NotYet);
-        }
-        if !after.is_empty() {
-            replica.unremember(vec![resume]).await.map_err(|fault| failed(fault.to_string()))?;
-        }
-        metrics.layout.transfers.inc();
-        debug!(%partition, %source, layout, "merged whole");
-        Ok(())
     }
 
     /// Waits until the rate allows for what came.
