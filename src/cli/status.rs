@@ -4,10 +4,11 @@ use comfy_table::Cell;
 
 use super::args::{AdminArgs, Format};
 use super::config::host_port;
+use super::layout::waits_line;
 use super::objects::client;
 use super::output::{Exit, Failure, Paint, json, print, state_cell, table};
 use crate::client::Client;
-use crate::kv::Status;
+use crate::kv::{ChangeView, Status};
 
 pub(super) async fn status(args: AdminArgs) -> Result<(), Failure> {
     let client = admin_client(&args)?;
@@ -48,9 +49,13 @@ pub(super) fn screen(status: &Status, wide: bool, paint: Paint) -> String {
     let health = if status.health == "ok" { paint.green(&status.health) } else { paint.red(&status.health) };
     let cluster = status.cluster.as_deref().unwrap_or("none yet");
     let mut text = format!(
-        "{health}  as {} sees it  layout {}  cluster {cluster}  version {}\n\n",
+        "{health}  as {} sees it  layout {}  cluster {cluster}  version {}\n",
         status.node, status.layout, status.version
     );
+    if let Some(change) = &status.change {
+        text += &format!("{}\n", change_line(change, paint));
+    }
+    text.push('\n');
     let mut members: Vec<_> = status.members.iter().collect();
     members.sort_by(|one, other| one.name.cmp(&other.name));
     let rows = members.into_iter().map(|member| {
@@ -94,9 +99,48 @@ pub(super) fn screen(status: &Status, wide: bool, paint: Paint) -> String {
     text
 }
 
+/// What changed last, and how far that has come.
+fn change_line(change: &ChangeView, paint: Paint) -> String {
+    let what = change.changes.join(", ");
+    let since = change.since.as_ref().map_or_else(String::new, |since| format!(" since {since}"));
+    let state = if change.complete {
+        paint.green("complete")
+    } else {
+        let waits = waits_line(&change.waits_for);
+        format!("{}, {waits}", paint.bold(&format!("{} of {} steps", change.done, change.total)))
+    };
+    format!("layout {}{since}: {what}; {state}", change.layout)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::layouts::WaitView;
+
+    #[test]
+    fn the_last_change_is_on_the_screen_while_it_is_under_way_and_after() {
+        let wait = WaitView { member: "n4".into(), awaited: "synced".into(), ..WaitView::default() };
+        let mut change = ChangeView {
+            layout: 2,
+            changes: vec!["n4 joins".into(), "n5 joins".into()],
+            since: Some("2026-01-01T00:00:00.000Z".into()),
+            done: 8,
+            total: 15,
+            waits_for: vec![wait],
+            ..ChangeView::default()
+        };
+        let shown = |change: &ChangeView| {
+            let status = Status { health: "ok".into(), change: Some(change.clone()), ..Status::default() };
+            screen(&status, false, Paint::never()).lines().nth(1).map(str::to_owned)
+        };
+        let line = "layout 2 since 2026-01-01T00:00:00.000Z: n4 joins, n5 joins; ";
+        assert_eq!(shown(&change), Some(format!("{line}8 of 15 steps, waits for n4 (synced)")));
+        (change.done, change.waits_for) = (15, Vec::new());
+        assert_eq!(shown(&change), Some(format!("{line}15 of 15 steps, waits for what follows by itself")));
+        change.complete = true;
+        assert_eq!(shown(&change), Some(format!("{line}complete")));
+        assert_eq!(screen(&Status::default(), false, Paint::never()).lines().nth(1), Some(""));
+    }
 
     #[test]
     fn the_admin_port_is_one_above() {

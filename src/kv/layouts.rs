@@ -263,7 +263,7 @@ pub struct LayoutSummary {
     pub hash: String,
     /// How many members it has.
     pub members: u64,
-    /// What it changed, in words: `n4 joins`.
+    /// What it changed, in words: `n4 joins`, `bucket orders n 3 to 5`; nothing where only those who decide changed.
     pub changes: Vec<String>,
     /// Since when this node has known it (RFC 3339); none if it came with the directory.
     pub since: Option<String>,

@@ -37,7 +37,8 @@ pub use layouts::LayoutAdmin;
 pub use lifetime::{LONGEST_TTL, Lifetime, LifetimeError};
 pub use present::{check_ttl, etag_of, expired, open_context, payload_of, request_of, views};
 pub use view::{
-    Addresses, Attention, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView, RingView, Status,
+    Addresses, Attention, ChangeView, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView,
+    RingView, Status,
 };
 
 /// What a client holds of an object's causal history: opaque, bound to bucket and key, authenticated. Send it with the

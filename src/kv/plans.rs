@@ -14,7 +14,9 @@ use super::layouts::{
 use super::{Error, ErrorCode, Outcome};
 use crate::ring::change::{self, Kind, NotNow};
 use crate::ring::live::Awaited;
-use crate::ring::operations::{self, Change, Changes, Consent, Facts, Labels, Plan, Refused, Replace, Risks};
+use crate::ring::operations::{
+    self, BucketChange, Change, Changes, Consent, Facts, Labels, Plan, Refused, Replace, Risks,
+};
 use crate::ring::{Layout, LayoutHash, View};
 use crate::types::{Mono, StoreId};
 
@@ -234,6 +236,15 @@ fn change_words(change: &Change) -> String {
     }
 }
 
+fn bucket_words(change: &BucketChange) -> String {
+    match change {
+        BucketChange::Configured => "configured".into(),
+        BucketChange::Replicas { from, to } => format!("n {from} to {to}"),
+        BucketChange::Emptied => "emptied".into(),
+        BucketChange::Deleted => "deleted".into(),
+    }
+}
+
 fn label(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
@@ -242,8 +253,15 @@ fn label(text: &str) -> &str {
 #[must_use]
 pub fn summary(before: Option<&Layout>, layout: &Layout, since: Option<String>) -> LayoutSummary {
     let changes = before.map_or_else(Vec::new, |before| {
-        let changes = operations::member_changes(before, layout);
-        changes.iter().map(|(name, change)| format!("{name} {}", change_words(change))).collect()
+        let members = operations::member_changes(before, layout);
+        let members = members.iter().map(|(name, change)| format!("{name} {}", change_words(change)));
+        let buckets = operations::bucket_changes(before, layout);
+        let buckets = buckets.iter().map(|(name, change)| format!("bucket {name} {}", bucket_words(change)));
+        let mut changes: Vec<String> = members.chain(buckets).collect();
+        if changes.is_empty() && operations::owners_change(before, layout) {
+            changes.push("partitions have other owners".into());
+        }
+        changes
     });
     LayoutSummary {
         version: layout.version(),

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::layouts::WaitView;
 use super::{BucketAdmin, Error, LayoutAdmin};
 use crate::types::ObjectId;
 
@@ -63,12 +64,34 @@ pub struct Status {
     pub cluster: Option<String>,
     /// The newest layout it knows.
     pub layout: u64,
+    /// The last change of the layout, and how far it has come; none where this node has seen none.
+    #[serde(default)]
+    pub change: Option<ChangeView>,
     /// `ok`, `degraded`, `not_serving`.
     pub health: String,
     /// The members, itself included.
     pub members: Vec<MemberView>,
     /// What somebody should look at.
     pub attention: Vec<Attention>,
+}
+
+/// A change of the layout, and how far it has come. What follows a layout by itself belongs to it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChangeView {
+    /// The layout that makes it.
+    pub layout: u64,
+    /// What it changes, in words: `n4 joins`, `bucket orders n 3 to 5`.
+    pub changes: Vec<String>,
+    /// Since when this node has known it (RFC 3339); none if it came with the directory.
+    pub since: Option<String>,
+    /// Whether it has come to its end.
+    pub complete: bool,
+    /// Steps done, of the layout that is being put in force.
+    pub done: u64,
+    /// Its steps.
+    pub total: u64,
+    /// For whom it waits.
+    pub waits_for: Vec<WaitView>,
 }
 
 /// Something that somebody should look at, and what to do about it.

@@ -21,7 +21,7 @@ use crate::kv::layouts::{
 };
 use crate::kv::plans::{Plans, begun, committable, conflict, operation_id, plan_view, refused, summary, undecided};
 use crate::kv::progress::{Beside, layout_view, operation_stage, operation_view};
-use crate::kv::{Error, ErrorCode, LayoutAdmin, date};
+use crate::kv::{ChangeView, Error, ErrorCode, LayoutAdmin, date};
 use crate::replica::range_of;
 use crate::ring::change::{Kind, NotNow, judge_successor};
 use crate::ring::live::Awaited;
@@ -111,6 +111,12 @@ impl Desk {
         self.waiting.get(&store).map(|(.., since)| *since)
     }
 
+    /// The last layout that changed something: how this node saw it come, and whether it has ended.
+    fn last_change(&self) -> Option<(LayoutSummary, bool)> {
+        let changed = self.seen.iter().rev().find(|seen| !seen.summary.changes.is_empty())?;
+        Some((changed.summary.clone(), changed.ended.is_some()))
+    }
+
     fn known_since(&self, version: u64) -> Option<String> {
         self.seen.iter().find(|seen| seen.summary.version == version)?.summary.since.clone()
     }
@@ -189,6 +195,16 @@ impl Node {
             let clock = &self.inner.env.clock;
             self.desk().look(known.view(), clock.now(), clock.wall());
         }
+    }
+
+    /// The last change of the layout, and how far it has come.
+    pub(super) fn last_change(&self) -> Option<ChangeView> {
+        let known = self.inner.keeper.known()?;
+        self.watch_layouts();
+        let (LayoutSummary { version, changes, since, .. }, complete) = self.desk().last_change()?;
+        let now = self.beside(&known, |view, beside| layout_view(view, beside, &[]));
+        let (done, total, waits_for) = (now.done, now.total, now.waits_for);
+        Some(ChangeView { layout: version, changes, since, complete, done, total, waits_for })
     }
 
     fn serving_layouts(&self) -> Result<Arc<Known>, Error> {

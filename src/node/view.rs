@@ -52,6 +52,7 @@ impl NodeView for Node {
             version: env!("CARGO_PKG_VERSION").into(),
             cluster: layout.as_ref().map(|layout| layout.cluster().to_string()),
             layout: layout.as_ref().map_or(0, |layout| layout.version()),
+            change: self.last_change(),
             health: health.into(),
             members,
             attention,

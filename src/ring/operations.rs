@@ -33,7 +33,9 @@ mod force;
 mod report;
 
 pub use force::force;
-pub use report::{Change, MemberRow, Moved, Report, ZoneRow, member_changes};
+pub use report::{
+    BucketChange, Change, MemberRow, Moved, Report, ZoneRow, bucket_changes, member_changes, owners_change,
+};
 
 /// What an operator asks for. Members are called by their name, node id or store id.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 pub(super) use args::LayoutArgs;
 use args::{AbortArgs, Accepts, CommitArgs, ForceArgs, LayoutCommand, PlanArgs, SkipArgs};
-pub(super) use screens::ring as ring_screen;
+pub(super) use screens::{ring as ring_screen, waits_line};
 
 use super::args::{AdminArgs, Format};
 use super::output::{Exit, Failure, Paint, confirm, json, note, print};

@@ -6,7 +6,7 @@ use comfy_table::Cell;
 
 use crate::cli::output::{Paint, state_cell, table};
 use crate::kv::RingView;
-use crate::kv::layouts::{LayoutSummary, LayoutView, OperationView, PlanView, TrackerView};
+use crate::kv::layouts::{LayoutSummary, LayoutView, OperationView, PlanView, TrackerView, WaitView};
 
 /// Digits of a hash that are shown.
 const HASH: usize = 12;
@@ -209,23 +209,26 @@ pub(in crate::cli) fn ring(ring: &RingView, wide: bool, paint: Paint) -> String 
 
 /// For whom an operation waits, on one line.
 pub(super) fn waits(operation: &OperationView) -> String {
-    let mut named: Vec<String> = operation
-        .waits_for
-        .iter()
-        .take(4)
-        .map(|wait| {
-            let down = if wait.state == "down" { ", down" } else { "" };
-            format!("{} ({}{down})", wait.member, wait.awaited)
-        })
-        .collect();
-    if operation.waits_for.len() > named.len() {
-        named.push(format!("{} more", operation.waits_for.len() - named.len()));
+    if operation.waits_for.is_empty() && operation.state != "running" {
+        return operation.state.clone();
     }
-    match named.len() {
-        0 if operation.state == "running" => "waits for what follows by itself".into(),
-        0 => operation.state.clone(),
-        _ => format!("waits for {}", named.join(", ")),
+    waits_line(&operation.waits_for)
+}
+
+/// For whom a change that is under way waits, on one line.
+pub(in crate::cli) fn waits_line(waits: &[WaitView]) -> String {
+    if waits.is_empty() {
+        return "waits for what follows by itself".into();
     }
+    let name = |wait: &WaitView| {
+        let down = if wait.state == "down" { ", down" } else { "" };
+        format!("{} ({}{down})", wait.member, wait.awaited)
+    };
+    let mut named: Vec<String> = waits.iter().take(4).map(name).collect();
+    if waits.len() > named.len() {
+        named.push(format!("{} more", waits.len() - named.len()));
+    }
+    format!("waits for {}", named.join(", "))
 }
 
 fn short(hash: &str) -> &str {

@@ -4,6 +4,7 @@ use super::*;
 use crate::ring::chain::tests::{changed, founded, members};
 use crate::ring::change::{Kind, NotNow, abort, judge_successor};
 use crate::ring::layout::tests::member;
+use crate::ring::operations::{BucketChange, bucket_changes, owners_change};
 use crate::ring::{Chain, Grid, planner};
 
 fn name(text: &str) -> Bucket {
@@ -42,6 +43,36 @@ fn a_bucket_is_created_changed_emptied_deleted_and_made_anew() {
     chain.push(set(chain.newest(), &b, &lww).unwrap().unwrap()).unwrap();
     let anew = chain.newest().settings(&b);
     assert_eq!((anew.id, anew.generation, anew.mode), (6, 2, Mode::Lww), "another one");
+}
+
+#[test]
+fn what_becomes_of_buckets_is_told_by_name() {
+    let mut chain = founded(&[1, 2, 3]);
+    let mut told = |next: Layout| {
+        let before = chain.newest().clone();
+        assert!(!owners_change(&before, &next), "a bucket moves no partition");
+        chain.push(next.clone()).unwrap();
+        let changes = bucket_changes(&before, &next).into_iter();
+        (changes.map(|(bucket, change)| (bucket.to_string(), change)).collect::<Vec<_>>(), next)
+    };
+    let first = founded(&[1, 2, 3]);
+    let b = |change| ("b".to_owned(), change);
+    let n = |from: &str, to: &str| b(BucketChange::Replicas { from: from.into(), to: to.into() });
+    let (changes, layout) = told(created(&first, "b", 5));
+    assert_eq!(changes, [b(BucketChange::Configured), n("3", "5")]);
+    let by_region = Wanted { n_in_region: vec![(layout.regions().next().unwrap().to_owned(), 1)], ..wanted(2) };
+    let (changes, layout) = told(set(&layout, &name("b"), &by_region).unwrap().unwrap());
+    let region = layout.regions().next().unwrap();
+    assert_eq!(changes, [n("5", &format!("2 ({region} 1)"))]);
+    let (changes, layout) = told(purge(&layout, &name("b")).unwrap());
+    assert_eq!(changes, [b(BucketChange::Emptied)]);
+    let (changes, layout) = told(delete(&layout, &name("b")).unwrap());
+    assert_eq!(changes[0], b(BucketChange::Deleted));
+    let (changes, layout) = told(purge(&layout, &name("c")).unwrap());
+    assert_eq!(changes, [("c".to_owned(), BucketChange::Emptied)]);
+    let wider = planner::plan(&layout, members(&[1, 2, 3, 4])).unwrap();
+    assert!(owners_change(&layout, &wider));
+    assert_eq!(bucket_changes(&layout, &wider), []);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::figures;
 use crate::ring::report::FiguresAtN;
-use crate::ring::{Layout, Member, RegionOwners};
-use crate::types::{PartitionId, StoreId};
+use crate::ring::{BucketSettings, Layout, Member, RegionOwners};
+use crate::types::{Bucket, PartitionId, StoreId};
 
 /// What becomes of a member.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +45,24 @@ pub enum Change {
         /// After.
         to: String,
     },
+}
+
+/// What becomes of a bucket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BucketChange {
+    /// It has settings of its own from now on.
+    Configured,
+    /// It has other numbers of replicas.
+    Replicas {
+        /// Before.
+        from: String,
+        /// After.
+        to: String,
+    },
+    /// Nothing that was written to it before is read again.
+    Emptied,
+    /// The same, and it has the cluster's defaults again.
+    Deleted,
 }
 
 /// One member before and after.
@@ -186,6 +204,48 @@ pub fn member_changes(before: &Layout, after: &Layout) -> Vec<(String, Change)> 
     let mut all: Vec<_> = everybody(before, after).flat_map(of).collect();
     all.sort_by(|one, other| one.0.cmp(&other.0));
     all
+}
+
+/// What becomes of which bucket between two layouts, by name.
+#[must_use]
+pub fn bucket_changes(before: &Layout, after: &Layout) -> Vec<(Bucket, BucketChange)> {
+    let of = |(bucket, now): (&Bucket, &BucketSettings)| {
+        let was = before.settings(bucket);
+        let mut changes = Vec::new();
+        if now.generation > was.generation {
+            let deleted = was.is_configured() && !now.is_configured();
+            changes.push(if deleted { BucketChange::Deleted } else { BucketChange::Emptied });
+        }
+        if now.is_configured() && !was.is_configured() {
+            changes.push(BucketChange::Configured);
+        }
+        let (from, to) = (replicas_words(was), replicas_words(now));
+        if from != to {
+            changes.push(BucketChange::Replicas { from, to });
+        }
+        changes.into_iter().map(|change| (bucket.clone(), change)).collect::<Vec<_>>()
+    };
+    after.spec().buckets.iter().flat_map(of).collect()
+}
+
+/// Whether some partition has other owners in `after`, or the same in another order.
+#[must_use]
+pub fn owners_change(before: &Layout, after: &Layout) -> bool {
+    let lists = |layout: &Layout| -> BTreeMap<String, (u8, Vec<StoreId>)> {
+        let stores = |table: &RegionOwners| table.owners.iter().map(|owner| layout.member(*owner).store).collect();
+        layout.spec().regions.iter().map(|table| (table.region.clone(), (table.width, stores(table)))).collect()
+    };
+    lists(before) != lists(after)
+}
+
+/// How many replicas a bucket has, and where that is not the same everywhere.
+fn replicas_words(settings: &BucketSettings) -> String {
+    let mut words = settings.n.to_string();
+    if !settings.n_in_region.is_empty() {
+        let by_region: Vec<String> = settings.n_in_region.iter().map(|(region, n)| format!("{region} {n}")).collect();
+        words += &format!(" ({})", by_region.join(", "));
+    }
+    words
 }
 
 /// The members after, and those before that are left out.
