@@ -28,6 +28,8 @@ pub struct FoundingOptions {
     pub me: Member,
     /// How the cluster would be founded.
     pub terms: Terms,
+    /// Into a cluster that is there, it is taken by a plan alone.
+    pub by_plan: bool,
 }
 
 /// Founds, or waits to be founded; and answers whoever probes this node.
@@ -72,7 +74,7 @@ impl ClusterService {
             Ok(directory) => directory,
             Err(fault) => return self.out(format!("the data directory cannot be read: {fault}")),
         };
-        let FoundingOptions { me, terms } = inner.options.clone();
+        let FoundingOptions { me, terms, .. } = inner.options.clone();
         let (founding, mut step) = Founding::start(me, terms, directory);
         self.with(|slot| *slot = Some(founding));
         loop {
@@ -162,8 +164,8 @@ impl ClusterService {
     }
 
     async fn probe(&self, seed: &str) -> Heard {
-        let weight = self.inner.options.me.weight;
-        match self.inner.peers.ask(seed, Ask::Probe(Probe { weight }), PROBE_FOR).await {
+        let FoundingOptions { me: Member { weight, .. }, by_plan, .. } = self.inner.options;
+        match self.inner.peers.ask(seed, Ask::Probe(Probe { weight, by_plan }), PROBE_FOR).await {
             Ok(answer) => match answer.reply.tell {
                 Some(Tell::Probed(probed)) => self.heard(&answer.from, probed),
                 _ => Heard::Busy,
@@ -208,7 +210,7 @@ impl ClusterService {
                 // The newest there is: it may have grown since this node began to serve.
                 let known = self.inner.keeper.known();
                 let chain = known.map_or_else(|| chain.encode(), |known| known.chain.encode());
-                self.inner.joiners.hear(from, probe.weight);
+                self.inner.joiners.hear(from, &probe);
                 Probed { chain: Some(chain), ..nothing }
             }
             Some(Told::Fresh(seeds)) => Probed { fresh: true, seeds, ..nothing },

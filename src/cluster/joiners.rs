@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::env::{Clock, Env};
 use crate::ring::Member;
 use crate::transport::Hello;
+use crate::transport::messages::Probe;
 use crate::types::{Mono, StoreId};
 
 /// Who has not asked for so long asks no more.
@@ -29,6 +30,8 @@ pub struct Joiners {
 pub struct Joiner {
     /// As a layout would name it.
     pub member: Member,
+    /// It waits for a plan, and is not taken in by itself.
+    pub by_plan: bool,
     last: Mono,
 }
 
@@ -43,8 +46,9 @@ impl Joiners {
         Self { clock: Arc::clone(&env.clock), asking: Arc::default() }
     }
 
-    /// Somebody probes this node, and would be taken in with this weight; 0: it only asks.
-    pub(super) fn hear(&self, from: &Hello, weight: u32) {
+    /// Somebody probes this node, and may want to be taken in.
+    pub(super) fn hear(&self, from: &Hello, probe: &Probe) {
+        let Probe { weight, by_plan } = *probe;
         let (now, mut asking) = (self.clock.now(), self.asking());
         asking.retain(|_, joiner| now.since(joiner.last) < FORGET_AFTER);
         if weight == 0 || from.cluster.is_some() || asking.len() >= MOST && !asking.contains_key(&from.store) {
@@ -60,7 +64,7 @@ impl Joiners {
             peer_address: from.peer_address.clone(),
             client_address: from.client_address.clone(),
         };
-        asking.insert(from.store, Joiner { member, last: now });
+        asking.insert(from.store, Joiner { member, by_plan, last: now });
     }
 
     /// Those that ask now, by store.

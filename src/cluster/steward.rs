@@ -121,7 +121,8 @@ impl Steward {
                 down.entry(store).or_insert(now);
             }
         }
-        let asking: Vec<Member> = joiners.now().into_iter().map(|joiner| joiner.member).collect();
+        let asking = joiners.now().into_iter().filter(|joiner| !joiner.by_plan);
+        let asking: Vec<Member> = asking.map(|joiner| joiner.member).collect();
         let down_for = |store| down.get(&store).map(|since| now.since(*since));
         let in_doubt = self.in_doubt();
         let (joiners, auto_join, pledged) = (&asking[..], *auto_join, keeper.pledged());

@@ -109,7 +109,8 @@ pub struct NodeConfig {
     pub repair_interval: Duration,
     /// Most bytes a second that comparisons move to make replicas equal; 0: as many as they can.
     pub repair_rate: usize,
-    /// Whether nodes that ask to join are taken in, and wiped ones let back in, by themselves.
+    /// Whether nodes that ask to join are taken in, and wiped ones let back in, by themselves. Before it is a member:
+    /// whether this node is.
     pub auto_join: bool,
 }
 

@@ -445,5 +445,5 @@ fn founding_options(config: &Config, identity: &Identity) -> FoundingOptions {
         seeds: node.seeds.clone(),
         bootstrap_expect: node.bootstrap_expect,
     };
-    FoundingOptions { me, terms }
+    FoundingOptions { me, terms, by_plan: !config.node.auto_join }
 }

@@ -329,7 +329,7 @@ impl Founding {
             ),
             None => format!(
                 "not a member of cluster {name} ({}) yet: it is taken in by a layout change, made by itself where \
-                 membership.auto_join is on, else by `quorate layout plan --add {}`",
+                 membership.auto_join is on (there and here), else by `quorate layout plan --add {}`",
                 layout.cluster(),
                 self.me.name
             ),

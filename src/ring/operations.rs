@@ -151,6 +151,12 @@ pub enum Refused {
         /// The member.
         name: String,
     },
+    /// Who is to join has joined.
+    #[error("{name} is a member already: to leave out a dead member beside it, remove that one")]
+    Joined {
+        /// The node.
+        name: String,
+    },
     /// A node under this name is a member already.
     #[error("a member is called {name} already: if it is dead, the new node takes its places (replace {name}={name})")]
     Taken {
@@ -406,7 +412,11 @@ fn members(
     let mut replaced = BTreeMap::new();
     let replacing = changes.replace.iter().map(|replace| (&replace.new, Some(&replace.old)));
     for (name, old) in changes.add.iter().map(|name| (name, None)).chain(replacing) {
-        let joiner = candidate(facts.candidates, name)?;
+        let joiner = candidate(facts.candidates, name).map_err(|unknown| {
+            // It may have been taken in by itself meanwhile.
+            let joined = members.iter().find(|member| is_called(member, name));
+            joined.map_or(unknown, |member| Refused::Joined { name: member.name.clone() })
+        })?;
         if members.iter().any(|member| member.store == joiner.store || member.name == joiner.name) {
             return Err(Refused::Taken { name: joiner.name.clone() });
         }

@@ -176,6 +176,9 @@ pub struct Probe {
     /// The asker has nothing yet, and would be taken in as a member with this share of the load; 0: it only asks.
     #[prost(uint32, tag = "1")]
     pub weight: u32,
+    /// It waits for a plan: members that take in others by themselves leave it alone.
+    #[prost(bool, tag = "2")]
+    pub by_plan: bool,
 }
 
 /// See [`Tell::Probed`].

@@ -56,7 +56,7 @@ fn requests() -> Vec<(&'static str, Ask)> {
     vec![
         ("gossip-hash", Ask::Gossip(hash)),
         ("gossip-push", Ask::Gossip(push)),
-        ("probe", Ask::Probe(Probe { weight: 1 })),
+        ("probe", Ask::Probe(Probe { weight: 1, by_plan: false })),
         ("heartbeat", Ask::Heartbeat(Heartbeat { wall_ms: 1, state: 7, progress: 3 })),
         ("read", Ask::Read(Read { target: target(), have: Some(record.clone()), to_mend: true })),
         ("write", Ask::Write(Write { target: target(), record: record.clone(), epoch: 4, flush: true, repair: false })),

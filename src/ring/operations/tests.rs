@@ -138,6 +138,7 @@ fn what_makes_no_sense_is_refused_and_says_what_would() {
     known.refuses(&adds(&[7]), "no node that waits to join is called \"n7\": did you mean n5?");
     known.refuses(&adds(&[6]), "2 nodes are called \"n6\"");
     known.refuses(&adds(&[4]), "a member is called n4 already");
+    known.refuses(&adds(&[2]), "n2 is a member already: to leave out a dead member beside it, remove that one");
     known.refuses(&removes(&[3]), "n3 is up");
     known.refuses(&removes(&[1]), "n1 is up");
     known.refuses(&leaves(&[4]), "n4 is down");
