@@ -409,10 +409,14 @@ impl LayoutKeeper {
     }
 
     fn removed(&self, version: u64) {
-        self.stand(Standing::Refused(format!(
+        let why = format!(
             "it was removed from the cluster, by layout {version} or before: stop it; to come back, it starts with an \
              empty directory, as a new node"
-        )));
+        );
+        if !matches!(self.standing(), Standing::Refused(_)) {
+            warn!(why, "this node does not serve");
+        }
+        self.stand(Standing::Refused(why));
     }
 
     /// Takes what another node's chain has in addition; tells whether that was anything.

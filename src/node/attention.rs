@@ -10,7 +10,7 @@ use crate::kv::{Attention, date};
 use crate::ring::founding::{lonely, seedless};
 use crate::ring::risk::too_thin;
 use crate::ring::{BucketSettings, Layout, Member, MemberIndex};
-use crate::types::Bucket;
+use crate::types::{Bucket, NodeId, StoreId};
 
 /// A change that waits so long for members that are up is worth a look.
 const SLOW: Duration = Duration::from_secs(60);
@@ -81,6 +81,22 @@ impl Node {
         if !slow.is_empty() {
             let text = format!("layout {version} has waited for a while for members that are up: {}", slow.join(", "));
             list.add_with("change_is_slow", text, "quorate layout show");
+        }
+        let deciders = known.chain.deciders();
+        let decide = deciders.iter().filter(|(_, store)| is_up(*store)).count();
+        if decide <= deciders.len() / 2 {
+            let name = |(_, store): &(NodeId, StoreId)| {
+                let index = newest.member_by_store(*store).filter(|_| !is_up(*store))?;
+                Some(newest.member(index).name.clone())
+            };
+            let down: Vec<String> = deciders.iter().filter_map(name).collect();
+            let text = format!(
+                "{decide} of the {} members that decide are up, too few to change the layout: start more of {}; only if \
+                 they are gone for good, the last resort is a layout that nobody decides",
+                deciders.len(),
+                down.join(", ")
+            );
+            list.add_with("no_majority", text, "quorate layout force --help");
         }
         let trouble = self.transfers().map(|transfers| transfers.now()).and_then(|progress| progress.trouble);
         if let Some(trouble) = trouble.filter(|_| !view.is_complete()) {

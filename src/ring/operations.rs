@@ -200,9 +200,9 @@ pub enum Refused {
     #[error("an abort gives back the owners from before: only removed members go with it")]
     NotWithAbort,
     /// A majority of the deciders lives.
-    #[error("{left} of {deciders} deciders would be left: they decide; remove the dead by an ordinary plan")]
+    #[error("{left} of {deciders} deciders are left: they decide; remove the dead by an ordinary plan")]
     MajorityLives {
-        /// Deciders not named.
+        /// Deciders that are up and not named.
         left: usize,
         /// Deciders.
         deciders: usize,

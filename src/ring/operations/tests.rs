@@ -292,7 +292,10 @@ fn a_lost_majority_is_forced_by_whoever_knows_all_that_the_living_know() {
     let mut known = known(&[1, 2, 3, 4, 5]);
     known.down = vec![3, 4, 5];
     let force = |known: &Known, gone: &[u128]| known.with(|view, facts| force(view, facts, &names(gone)));
+    assert!(matches!(force(&known, &[3, 4]), Err(Refused::Unheard { name }) if name == "n5"), "all have to be named");
+    known.down = vec![3, 4];
     assert!(matches!(force(&known, &[3, 4]), Err(Refused::MajorityLives { left: 3, deciders: 5 })));
+    known.down = vec![3, 4, 5];
     assert!(matches!(force(&known, &[2, 3, 4]), Err(Refused::Up { .. })));
     let plan = force(&known, &[3, 4, 5]).unwrap();
     assert!(matches!(plan.risks.allow_force(Consent { force: true, ..Consent::default() }), Err(Refused::Forced(_))));
