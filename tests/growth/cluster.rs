@@ -1,16 +1,19 @@
 //! A cluster of real processes that changes: its nodes by name, and what it shows of each step.
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use quorate::kv::Kv;
 use quorate::kv::layouts::LayoutView;
+use quorate::kv::{Kv, Status};
 use quorate::quorum::Level;
 use serde_json::Value;
 
 use crate::data::{for_all, id, write};
 use crate::server::{Server, pause};
+
+/// Names of those that found a cluster.
+const NAMES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
 
 /// The nodes, in the order in which they came.
 pub(crate) struct Cluster {
@@ -20,16 +23,16 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Three nodes, founded.
-    pub(crate) async fn three() -> Self {
+    /// So many nodes, founded.
+    pub(crate) async fn of(size: usize) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let mut servers = Server::cluster(3, root.path());
+        let mut servers = Server::cluster(size, root.path());
         let seeds = servers[0].seeds.clone();
-        for (server, name) in servers.iter_mut().zip(["n1", "n2", "n3"]) {
+        for (server, name) in servers.iter_mut().zip(NAMES) {
             server.set("node.name", name);
         }
         crate::server::start_all(&mut servers).await;
-        Self { nodes: ["n1", "n2", "n3"].into_iter().zip(servers).collect(), seeds, root }
+        Self { nodes: NAMES.into_iter().zip(servers).collect(), seeds, root }
     }
 
     /// Stores these at a quorum, through all nodes.
@@ -106,8 +109,50 @@ impl Cluster {
             let listed = told["members"].as_array().unwrap().iter().map(|member| member["name"].as_str().unwrap());
             assert_eq!(listed.map(str::to_owned).collect::<BTreeSet<String>>(), wanted, "{told}");
             assert!(told["layout"].as_u64() >= Some(version), "{told}");
+            shows_up(server, &wanted).await;
         }
         version
+    }
+
+    /// Waits until every node that runs shows a change as the last one, and as complete: `quorate status` says so, to
+    /// people as to programs.
+    pub(crate) async fn shows(&self, change: &str) {
+        for server in self.running() {
+            let shown = |status: &Status| {
+                let last = status.change.as_ref().filter(|last| last.complete);
+                last.is_some_and(|last| last.changes.iter().any(|words| words.contains(change)))
+            };
+            server.wait_for(&format!("{change:?} is complete"), shown).await;
+            let told = quorate(server, &["status"]).unwrap();
+            let words: Vec<&str> =
+                told["change"]["changes"].as_array().unwrap().iter().map(|words| words.as_str().unwrap()).collect();
+            assert!(words.iter().any(|words| words.contains(change)), "{told}");
+            assert_eq!(told["change"]["complete"], true, "{told}");
+            let screen = screen(server, &["status"]);
+            let line = screen.lines().nth(1).unwrap();
+            assert!(line.starts_with("layout ") && line.contains(change) && line.ends_with("; complete"), "{screen}");
+        }
+    }
+
+    /// Waits until the nodes have deleted so many objects that they do not own any more, and seem to be done.
+    pub(crate) async fn forgets(&self, objects: u64) {
+        let (mut before, mut calm) = (0, 0);
+        for _ in 0..1200 {
+            let mut forgotten = 0;
+            for server in self.running() {
+                let answer = reqwest::get(format!("{}/metrics", server.admin_address())).await.unwrap();
+                let text = answer.text().await.unwrap();
+                let count = text.lines().find_map(|line| line.strip_prefix("quorate_forgotten_objects_total "));
+                forgotten += count.unwrap().parse::<u64>().unwrap();
+            }
+            calm = if forgotten == before { calm + 1 } else { 0 };
+            if forgotten >= objects && calm == 30 {
+                return;
+            }
+            before = forgotten;
+            pause(Duration::from_millis(100)).await;
+        }
+        panic!("{before} objects of {objects} were deleted by those that do not own them any more");
     }
 
     /// Plans, commits and waits, all by the command line. Layouts that follow by themselves may come between a plan and
@@ -138,20 +183,57 @@ impl Cluster {
     }
 }
 
+/// Waits until the screen of `quorate status` has these members, and all of them up: one that has just come back may be
+/// taken for down once more.
+async fn shows_up(server: &Server, wanted: &BTreeSet<String>) {
+    let wanted: BTreeSet<Vec<&str>> = wanted.iter().map(|name| vec![name.as_str(), "up"]).collect();
+    let mut shown = String::new();
+    for _ in 0..200 {
+        shown = screen(server, &["status"]);
+        let rows = shown.lines().skip_while(|line| !line.starts_with("MEMBER")).skip(1);
+        let rows = rows.take_while(|line| !line.is_empty()).map(|line| line.split_whitespace().take(2).collect());
+        if rows.collect::<BTreeSet<Vec<&str>>>() == wanted {
+            return;
+        }
+        pause(Duration::from_millis(50)).await;
+    }
+    panic!("the members are {wanted:?}, and status shows\n{shown}");
+}
+
 /// Runs a command against this node's admin interface: the document it prints, or what it says went wrong.
 pub(crate) fn quorate(at: &Server, words: &[&str]) -> Result<Value, String> {
+    let output = run(&[words, &["-o", "json", "--admin", &at.admin_address()]].concat());
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| format!("{error}: {:?}", output.stdout))
+}
+
+/// The same, as people see it.
+pub(crate) fn screen(at: &Server, words: &[&str]) -> String {
+    let output = run(&[words, &["--admin", &at.admin_address()]].concat());
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A command that must end with this code: what it says.
+pub(crate) fn fails(at: &Server, code: i32, words: &[&str]) -> String {
+    let output = run(&[words, &["--admin", &at.admin_address()]].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+    said
+}
+
+/// Runs the binary that the nodes run.
+pub(crate) fn run(words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("QUORATE_") {
             command.env_remove(name);
         }
     }
-    command.args(words).args(["-o", "json", "--admin", &at.admin_address()]);
-    let output = tokio::task::block_in_place(|| command.output()).unwrap();
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    serde_json::from_slice(&output.stdout).map_err(|error| format!("{error}: {:?}", output.stdout))
+    command.args(words).stdin(Stdio::null());
+    tokio::task::block_in_place(|| command.output()).unwrap()
 }
 
 /// How many of the records that ship with the project are loaded: `QUORATE_GROWTH_RECORDS`, or `all`.
@@ -160,7 +242,7 @@ pub(crate) fn records() -> Vec<(String, String)> {
     match std::env::var("QUORATE_GROWTH_RECORDS").as_deref() {
         Ok("all") => {}
         Ok(number) => records.truncate(number.parse().expect("QUORATE_GROWTH_RECORDS is a number, or all")),
-        Err(_) => records.truncate(4000),
+        Err(_) => records.truncate(2000),
     }
     records
 }

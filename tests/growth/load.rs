@@ -277,6 +277,11 @@ fn greatest(found: &ReadAnswer) -> u64 {
 }
 
 impl Acknowledged {
+    /// How many objects that is.
+    pub(crate) fn objects(&self) -> usize {
+        self.keys.len() + self.counters.iter().filter(|count| **count > 0).count()
+    }
+
     /// Reads all of it, and the records, at a quorum through every one of these nodes.
     pub(crate) async fn is_there(&self, records: &[(String, String)], nodes: &[&Server]) {
         assert!(self.keys.len() > 100 && self.counters.iter().sum::<u64>() > 100, "little was written");
