@@ -390,28 +390,34 @@ fn hold() -> Result<(), String> {
     Ok(())
 }
 
+/// What clients keep of their throughput while a node joins, at least.
+const WHILE_JOINING: f64 = 0.6;
+
 /// What clients get before, while and after a fourth node joins: quorum PUTs and GETs of 100 B, in turn, a second each.
 /// The machine's processors are shared with the joiner and with wrk: this is the cost of a join where there are no more.
+///
+/// Answers a second hang on what else the machine does at the time: the run says something only where that stays the
+/// same. CPU time of all nodes for each answer is printed beside them; the joiner's copying is in it.
 fn join() -> Result<(), String> {
     let mut cluster = Cluster::start("flush")?;
     for (size, keys) in KEYS {
         cluster.fill(&format!("read-{size}"), size, 4 * keys)?;
     }
     let mut round = 0;
-    let mut second = |cluster: &Cluster| -> Result<[f64; 2], String> {
+    let mut second = |cluster: &Cluster| -> Result<[Got; 2], String> {
         round += 1;
         let writes = cluster.load("PUT", &format!("write-100-join-{round}"), "?w=quorum", 100, 1);
         let reads = cluster.load("GET", "read-100", "?r=quorum", 100, 1);
-        Ok([answered(&writes)?, answered(&reads)?])
+        Ok([answered(cluster, &writes)?, answered(cluster, &reads)?])
     };
-    let mut many = |cluster: &Cluster, enough: &dyn Fn(usize) -> bool| -> Result<(usize, [f64; 2]), String> {
-        let (mut rounds, mut sums) = (0, [0.0; 2]);
+    let mut many = |cluster: &Cluster, enough: &dyn Fn(usize) -> bool| -> Result<(usize, [Got; 2]), String> {
+        let (mut rounds, mut sums) = (0, [Got::default(); 2]);
         while !enough(rounds) {
             let seen = second(cluster)?;
-            sums = [sums[0] + seen[0], sums[1] + seen[1]];
+            sums = [sums[0].and(seen[0]), sums[1].and(seen[1])];
             rounds += 1;
         }
-        Ok((rounds, sums.map(|sum| sum / rounds as f64)))
+        Ok((rounds, sums))
     };
     let (_, before) = many(&cluster, &|rounds| rounds == 4)?;
     let began = now();
@@ -420,19 +426,47 @@ fn join() -> Result<(), String> {
     let took = began.elapsed();
     let (_, after) = many(&cluster, &|rounds| rounds == 4)?;
     println!("A fourth node joins three, N=3, durability=flush, {AT_ONCE} connections: {took:.1?}, {rounds} rounds");
-    println!("                     before     while     after   op/s; while and after as shares of before");
+    println!("                     before     while     after   while and after as shares of before");
+    let mut least = f64::INFINITY;
     for (at, name) in ["PUT 100 quorum", "GET 100 quorum"].into_iter().enumerate() {
-        let [before, during, after] = [before[at], during[at], after[at]];
-        let (share, then) = (during / before, after / before);
-        println!("  {name:<16} {before:>8.0}  {during:>8.0}  {after:>8.0}   {share:.2}  {then:.2}");
+        let got = [before[at], during[at], after[at]];
+        let [a, b, c] = got.map(|got| got.answers / got.seconds);
+        println!("  {name:<16} {a:>8.0}  {b:>8.0}  {c:>8.0}   {:.2}  {:.2}   op/s", b / a, c / a);
+        least = least.min(b / a);
+        let [a, b, c] = got.map(|got| got.cpu / got.answers * 1e6);
+        println!(
+            "  {:<16} {a:>8.1}  {b:>8.1}  {c:>8.1}   {:.2}  {:.2}   CPU us/op (before as share)",
+            "",
+            a / b,
+            a / c
+        );
     }
+    println!("Clients keep {least:.2} of their throughput while a node joins (wanted: {WHILE_JOINING})");
     Ok(())
 }
 
-/// Answers a second. Layouts that change may turn a request away: it is not counted, and spoils nothing else.
-fn answered(load: &Load) -> Result<f64, String> {
+/// What clients got.
+#[derive(Clone, Copy, Default)]
+struct Got {
+    answers: f64,
+    seconds: f64,
+    /// Seconds that all nodes used meanwhile.
+    cpu: f64,
+}
+
+impl Got {
+    fn and(self, more: Self) -> Self {
+        Self { answers: self.answers + more.answers, seconds: self.seconds + more.seconds, cpu: self.cpu + more.cpu }
+    }
+}
+
+/// Layouts that change may turn a request away: it is not counted as an answer, and spoils nothing else.
+fn answered(cluster: &Cluster, load: &Load) -> Result<Got, String> {
+    let used = || cluster.pids().into_iter().map(cpu_seconds).sum::<f64>();
+    let before = used();
     let (seen, errors) = support::drive_on(load)?;
-    Ok((seen.requests - errors).max(0.0) / seen.seconds)
+    let answers = (seen.requests - errors).max(1.0);
+    Ok(Got { answers, seconds: seen.seconds, cpu: used() - before })
 }
 
 struct Row {
