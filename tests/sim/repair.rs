@@ -154,7 +154,7 @@ fn expiry_makes_no_difference() {
                 put(&cluster, (step % 3) as usize, &format!("k{step}"), "v", ttl).await;
                 time.sleep(SECOND / 2).await;
             }
-            time.sleep(3 * 60 * MINUTE).await;
+            time.sleep(4 * 60 * MINUTE).await;
             let compared = sum(&cluster, |repair| repair.compared.get());
             assert!(compared > 1000, "{compared}");
             assert_eq!(
