@@ -7,6 +7,7 @@
 mod buckets;
 mod detector;
 mod expiry;
+mod forced;
 mod gossip;
 mod layouts;
 mod mints;
