@@ -141,18 +141,24 @@ pub fn wish(view: View<'_>, seen: &Seen<'_>) -> (Option<(Why, Layout)>, Vec<Decl
     }
     let changed = |why: Why, layout: Result<Layout, super::LayoutError>| layout.ok().map(|layout| (why, layout));
     let leaving: Vec<String> = newest.leaving().map(|member| member.name.clone()).collect();
-    // One that came in with a change that was taken back, and lives.
-    let idle = |member: &&Member| member.weight > 0 && newest.partitions_of(member.store).is_empty();
-    let idle: Vec<String> = newest.members().iter().filter(idle).map(|member| member.name.clone()).collect();
+    // One that came in with a change that was taken back, and lives. It may have so little weight that there is nothing for
+    // it: then the same would be wished for ever again.
+    let idle = |layout: &Layout| -> Vec<String> {
+        let idle = |member: &&Member| member.weight > 0 && layout.partitions_of(member.store).is_empty();
+        layout.members().iter().filter(idle).map(|member| member.name.clone()).collect()
+    };
     let wished = if !replacing.is_empty() {
         changed(Why::Replace(replacing), planner::plan(newest, members))
     } else if !joining.is_empty() {
         changed(Why::Join(joining), planner::plan(newest, members))
-    } else if !leaving.is_empty() || idle.is_empty() || !seen.auto_join {
+    } else if let (true, true, waiting @ [_, ..]) = (leaving.is_empty(), seen.auto_join, &idle(newest)[..])
+        && let Ok(layout) = planner::plan(newest, members)
+        && idle(&layout).len() < waiting.len()
+    {
+        Some((Why::Join(waiting.to_vec()), layout))
+    } else {
         let why = if leaving.is_empty() { Why::Same } else { Why::Leave(leaving) };
         change::follow_up(view.chain).ok().flatten().map(|layout| (why, layout))
-    } else {
-        changed(Why::Join(idle), planner::plan(newest, members))
     };
     (wished, declined)
 }
@@ -182,10 +188,12 @@ fn give_up(view: View<'_>, seen: &Seen<'_>) -> Option<(Why, Layout)> {
         return Some((Why::GiveUp(names(&dead)), layout));
     }
     if seen.pledged > newest.version() && view.all_synced(newest) {
-        // Whatever was accepted is carried on by the decision; where nothing was, the change is taken back, or, if it gives
-        // back itself, repeated.
-        let back = change::abort(view.chain, &BTreeSet::new()).or_else(|_| change::same_again(view.chain));
-        return Some((Why::Undecided, back.ok()?));
+        // Whatever was accepted is carried on by the decision; where nothing was, the change is taken back. Where it gives
+        // back itself, or who has ended cannot be given anything back, it is repeated.
+        let back = change::abort(view.chain, &BTreeSet::new()).ok();
+        let back = back.filter(|back| change::judge_successor(view.chain, false, back).is_ok());
+        let next = back.map_or_else(|| change::same_again(view.chain), Ok);
+        return Some((Why::Undecided, next.ok()?));
     }
     let first = newest.members().iter().find(|member| wiped(member))?;
     let layout = change::skip(view.chain, &stores(&[first])).ok()?;

@@ -24,7 +24,8 @@ use crate::types::StoreId;
 pub enum Kind {
     /// Any change, behind a complete layout.
     Change,
-    /// The same again, behind a complete layout: members that came with it decide from now on.
+    /// The same again. Behind a complete layout: members that came with it decide from now on. Behind another: it can
+    /// complete in the place of one that cannot.
     Same,
     /// The owners of the last complete layout are given back.
     Abort,
@@ -78,12 +79,16 @@ pub fn judge_successor(chain: &Chain, complete: bool, next: &Layout) -> Result<K
         return Err(NotNow::Joins { unfinished, store: joins.store });
     }
     let base = &chain.live()[0];
+    let taken_back = || abort(chain, &BTreeSet::new()).is_ok_and(|back| gives_back(base, &back));
+    if *next.spec() == successor(newest) && !taken_back() {
+        // One that cannot complete, since a successor of it was begun and never decided, is followed by itself where there is
+        // nothing to give back, or nobody to give it back to.
+        return Ok(Kind::Same);
+    }
     let skips = next.members().len() < newest.members().len();
     match (gives_back(base, next), gives_back(base, newest), skips) {
         (true, false, _) => Ok(Kind::Abort),
         (_, _, true) => Ok(Kind::Skip),
-        // An abort that cannot complete, since a successor of it was begun and never decided, is followed by itself.
-        (true, true, false) if *next.spec() == successor(newest) => Ok(Kind::Same),
         (true, true, false) => Err(NotNow::NothingToAbort { unfinished }),
         (false, _, false) => Err(NotNow::Unfinished { unfinished }),
     }

@@ -99,6 +99,21 @@ fn who_came_with_a_complete_layout_decides_from_the_next_one_on() {
 }
 
 #[test]
+fn a_member_for_which_there_is_nothing_is_not_wished_for_again_and_again() {
+    let mut weighed = members(&[1, 2, 3, 4, 5, 6]);
+    weighed[..5].iter_mut().for_each(|member| member.weight = 1000);
+    let mut chain = founded(&[1, 2, 3, 4, 5, 6]);
+    chain.push(planner::plan(chain.newest(), weighed).unwrap()).unwrap();
+    assert_eq!(chain.newest().partitions_of(store(6)), [], "five lists of four partitions are full without it");
+    assert_eq!(wished(&chain, &complete(&chain), &[], true, &[]), (None, vec![]));
+    // One that came in with a change that was taken back owns nothing either, and is to.
+    let mut chain = self::chain(&[&[1, 2, 3], &[1, 2, 3, 4]]);
+    chain.push(change::abort(&chain, &BTreeSet::new()).unwrap()).unwrap();
+    let (wish, _) = wished(&chain, &complete(&chain), &[], true, &[]);
+    assert_eq!(wish, Some((Why::Join(vec!["n4".into()]), stores(&[1, 2, 3, 4]))));
+}
+
+#[test]
 fn a_member_wiped_in_the_middle_of_a_change_is_left_out_of_it() {
     let chain = chain(&[&[1, 2, 3], &[1, 2, 3, 4]]);
     let trackers = complete(&founded(&[1, 2, 3]));
@@ -133,6 +148,16 @@ fn a_successor_that_was_begun_and_never_decided_is_decided_after_all() {
         trackers.set_own(store(number), &Tracker { ack: 3, synced: [3].into(), sync_ack: 1 });
     }
     let seen = Seen { joiners: &[], auto_join: true, in_doubt: &BTreeSet::new(), pledged: 4, down_for: &|_| None };
+    let view = View { chain: &chain, trackers: &trackers, me: store(1) };
+    let Some((Why::Undecided, next)) = wish(view, &seen).0 else { panic!("nothing is wished for") };
+    assert_eq!(change::judge_successor(&chain, false, &next), Ok(change::Kind::Same));
+    // Nor is there anything to give back to one that was skipped meanwhile.
+    let mut chain = self::chain(&[&[1, 2, 3, 4], &[1, 2, 3, 4, 5]]);
+    chain.push(change::skip(&chain, &[store(2)].into()).unwrap()).unwrap();
+    let mut trackers = complete(&founded(&[1, 2, 3, 4]));
+    for number in [1, 3, 4, 5] {
+        trackers.set_own(store(number), &Tracker { ack: 3, synced: [3].into(), sync_ack: 1 });
+    }
     let view = View { chain: &chain, trackers: &trackers, me: store(1) };
     let Some((Why::Undecided, next)) = wish(view, &seen).0 else { panic!("nothing is wished for") };
     assert_eq!(change::judge_successor(&chain, false, &next), Ok(change::Kind::Same));
