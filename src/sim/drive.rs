@@ -13,35 +13,34 @@
 //! old, or where nobody is there who saw more, there is no proof. Nothing is lost by it; which reads it may spoil, and
 //! which not, [`excuse`] says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::check::excuse::{self, WentBack};
+use super::backs::Backs;
+use super::check::excuse;
 use super::check::{Violation, lost, mono, overlap, session};
 use super::cluster::{Cluster, Keys, Setup, Wraps};
 use super::faults::{self, Fault, Kind, Profile, Schedule};
 use super::finish::{finish_settled, finish_without};
 use super::history::{Event, Line, Recorder};
-use super::layouts::churn;
+use super::layouts::{Churned, MACHINES, churn};
 use super::net::Death;
 use super::rare;
 use super::tally::Tally;
 use super::time::{CannotSimulate, SimClock, SimTime, run as simulate};
 use super::workload::{self, Plan, Runner};
-use crate::env::{Clock as _, Entropy, Tasks};
-use crate::kv::NodeView as _;
+use crate::env::{Entropy, Tasks};
+use crate::ring::buckets::{self, Wanted};
+use crate::ring::{BucketSettings, Mode};
 use crate::storage::Durability;
-use crate::types::{Bucket, Digest, Key, ObjectId};
+use crate::types::{Bucket, Digest};
 
 /// Clients of a run.
 const CLIENTS: u32 = 8;
 /// Each operation's deadline.
 const DEADLINE: Duration = Duration::from_secs(1);
-
-/// Between two looks at whether a directory that went back has been found out.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What befalls directories in a run that has an end of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,12 +111,12 @@ impl Options {
             }
             Variety::Copied => options.always(Kind::Copy),
             Variety::Layouts => {
-                // Disks are lost by the nemesis of layouts, one at a time; another that forgets beside it would be one
-                // too many.
-                options.nodes = 5;
-                options.durability = Durability::Flush;
-                let every = options.profile.every;
-                options.profile = Profile { every, ..Profile::quorum(5, 3, length) };
+                // Copies are lost by the nemesis of layouts, one at a time; another that forgets beside it would be one
+                // too many. Its machines come later, some of them: what befalls one that is not there befalls nobody.
+                let entropy = Entropy::seeded(seed ^ 0x6d61_6368_696e_6573);
+                options.nodes = 5 + usize::try_from(entropy.below(MACHINES as u64 - 4)).unwrap_or(0);
+                let (every, machines) = (options.profile.every, MACHINES.min(options.nodes + 2));
+                options.profile = Profile { every, ..Profile::quorum(machines, 3, length) };
                 for kind in [Kind::Wipe, Kind::Copy, Kind::RollBack, Kind::DiskDamage] {
                     options.profile.kinds.remove(&kind);
                 }
@@ -208,67 +207,26 @@ pub fn spare_power(schedule: &mut Schedule) {
     });
 }
 
-/// Carries a schedule out, and takes down when directories went back.
-struct Nemesis {
-    cluster: Cluster,
-    clock: Arc<SimClock>,
-    tasks: Tasks,
-    /// When each node's copy was made.
-    copies: BTreeMap<usize, u64>,
-    went_back: Arc<Mutex<Vec<(usize, WentBack)>>>,
+/// Takes every power cut for a kill: where others cut the power, one machine after the other.
+fn spare_all_power(schedule: &mut Schedule) {
+    for event in &mut schedule.events {
+        if let Fault::Crash { death, .. } = &mut event.fault {
+            *death = Death::Killed;
+        }
+    }
 }
 
-impl Nemesis {
-    async fn apply(&mut self, fault: &Fault) {
-        match fault {
-            Fault::KeepCopy { node } => drop(self.copies.insert(*node, self.clock.now().0)),
-            Fault::RollBack { node } => self.note(*node),
-            _ => {}
-        }
-        self.cluster.apply(fault).await;
+/// Carries out one fault of a schedule, and takes down when directories go back.
+async fn apply(cluster: &Cluster, backs: &Backs, fault: &Fault) {
+    if fault.machine().is_some_and(|machine| machine >= cluster.len()) {
+        return;
     }
-
-    /// A directory goes back now: looks until its node has been told.
-    fn note(&self, node: usize) {
-        let Some(&made) = self.copies.get(&node) else { return };
-        let back = self.clock.now().0;
-        let mut all = self.went_back.lock().unwrap_or_else(PoisonError::into_inner);
-        // A copy made of a directory that had gone back itself, unnoticed, lacks what that one had forgotten.
-        let unnoticed = |(of, went): &&(usize, WentBack)| {
-            *of == node && went.back <= made && went.noticed.is_none_or(|noticed| noticed > made)
-        };
-        let copied = all.iter().filter(unnoticed).map(|(_, went)| went.copied).fold(made, u64::min);
-        let number = all.len();
-        all.push((node, WentBack { copied, back, ..WentBack::default() }));
-        drop(all);
-        let (cluster, clock, went_back) = (self.cluster.clone(), self.clock.clone(), Arc::clone(&self.went_back));
-        self.tasks.spawn(async move {
-            loop {
-                clock.sleep(LOOK_EVERY).await;
-                let told = |node: crate::node::Node| node.metrics().replica.rollback_proofs.get() > 0;
-                if cluster.node(node).is_some_and(told) {
-                    let mut all = went_back.lock().unwrap_or_else(PoisonError::into_inner);
-                    all[number].1.noticed = Some(clock.now().0);
-                    return;
-                }
-            }
-        });
+    match fault {
+        Fault::KeepCopy { node } => backs.copied(*node),
+        Fault::RollBack { node } => backs.went_back(*node),
+        _ => {}
     }
-
-    /// All that went back, with what their nodes own.
-    fn account(&self, runner: &Runner) -> Vec<WentBack> {
-        let mut all = self.went_back.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (machine, went) in &mut all {
-            let Some(node) = self.cluster.node(*machine) else { continue };
-            let owned = |key: &String| {
-                let id = Key::new(key.clone()).map(|key| ObjectId::new(runner.bucket.clone(), key));
-                let owners = id.ok().and_then(|id| node.owners(&id).ok());
-                owners.is_some_and(|owners| owners.owners.iter().any(|owner| owner.node == format!("n{machine}")))
-            };
-            went.keys = runner.keys().into_iter().filter(owned).collect();
-        }
-        all.into_iter().map(|(_, went)| went).collect()
-    }
+    cluster.apply(fault).await;
 }
 
 /// The machines that are no members at the end: those that began with a copy.
@@ -280,8 +238,11 @@ async fn drive(time: SimTime, options: Options) -> Report {
     let seed = options.seed;
     let mut schedule = Schedule::generate(seed, &options.profile);
     let careless = options.durability == Durability::Os;
-    if careless {
-        spare_power(&mut schedule);
+    let layouts = options.variety == Variety::Layouts;
+    match careless {
+        true if layouts => spare_all_power(&mut schedule),
+        true => spare_power(&mut schedule),
+        false => {}
     }
     let setup = Setup {
         durability: options.durability,
@@ -292,27 +253,31 @@ async fn drive(time: SimTime, options: Options) -> Report {
     };
     let n = setup.n;
     let cluster = Cluster::founded(time, setup).await;
-    let runner = runner(&cluster);
+    let mut runner = runner(&cluster);
+    if layouts {
+        let latest = Bucket::new("latest").expect("a good name");
+        last_write_wins(&cluster, &latest).await;
+        (runner.latest, runner.words) = (Some(latest), true);
+    }
     let (begun, tasks) = (time.now(), Tasks::default());
     let mut all_done = clients(&options, &schedule, &runner, &tasks);
-    let (clock, copies, went_back) = (SimClock::new(time), BTreeMap::new(), Arc::default());
-    let mut nemesis = Nemesis { cluster: cluster.clone(), clock, tasks: tasks.clone(), copies, went_back };
-    let layouts = options.variety == Variety::Layouts;
-    let (moved, mut moves) = tokio::sync::mpsc::channel::<u64>(1);
+    let backs = Backs::new(&cluster, &tasks);
+    let (moved, mut moves) = tokio::sync::mpsc::channel::<Churned>(1);
     if layouts {
-        let (cluster, length) = (cluster.clone(), options.length);
+        let (cluster, backs, length) = (cluster.clone(), backs.clone(), options.length);
+        let buckets: Vec<Bucket> = runner.latest.iter().cloned().chain([runner.bucket.clone()]).collect();
         tasks.spawn(async move {
             // Nobody waits for it where the run has ended early.
-            let _ = moved.send(churn(&cluster, seed, length).await).await;
+            let _ = moved.send(churn(&cluster, seed, length, &buckets, &backs).await).await;
         });
     }
     for event in &schedule.events {
         time.until(begun + u64::try_from(event.at.as_micros()).unwrap_or(u64::MAX)).await;
-        nemesis.apply(&event.fault).await;
+        apply(&cluster, &backs, &event.fault).await;
     }
     // Ends when every client has dropped its sender.
     let _ = all_done.recv().await;
-    let decided = if layouts { moves.recv().await.unwrap_or(0) } else { 0 };
+    let churned = if layouts { moves.recv().await.unwrap_or_default() } else { Churned::default() };
     let entropy = Entropy::seeded(seed);
     let comes_back = options.variety == Variety::Wiped;
     let mut violations = if layouts || comes_back {
@@ -321,16 +286,55 @@ async fn drive(time: SimTime, options: Options) -> Report {
         finish_without(&cluster, &runner, &entropy, &out(&cluster)).await
     };
     let history = runner.recorder.lines();
-    violations.extend(lost::check(&history));
-    violations.extend(overlap::check(&history, overlap::Rules { n, lww: false }));
-    violations.extend(mono::check(&history, n));
-    violations.extend(session::check(&history, session::Rules { n, floors: false }));
-    let violations = excuse::unexplained(&history, n, violations, &nemesis.account(&runner));
-    let tally = Tally { layouts: decided, ..count(cluster.tally(), &history) };
+    violations.extend(judge(&of_bucket(&history, &runner.bucket), n, false));
+    if let Some(latest) = &runner.latest {
+        violations.extend(judge(&of_bucket(&history, latest), n, true));
+    }
+    let violations = excuse::unexplained(&history, n, violations, &backs.account(&runner));
+    let Churned { layouts, replicas, damaged, unflushed, rolled_back } = churned;
+    let tally = Tally { layouts, replicas, damaged, unflushed, rolled_back, ..count(cluster.tally(), &history) };
     let trace = cluster.net().trace();
     tasks.cancel();
     cluster.end();
     Report { options, faults: schedule, violations, history, trace, tally }
+}
+
+/// What the judges say of one bucket's history.
+fn judge(lines: &[Line], n: u8, lww: bool) -> Vec<Violation> {
+    let mut violations = lost::check(lines);
+    // There a write may lose against a concurrent one of a greater stamp: whether it did, `overlap` tells by the last reads.
+    violations.retain(|violation| !(lww && violation.rule == "lost"));
+    violations.extend(overlap::check(lines, overlap::Rules { n, lww }));
+    violations.extend(mono::check(lines, n));
+    violations.extend(session::check(lines, session::Rules { n, floors: false }));
+    violations
+}
+
+/// The operations on one bucket.
+fn of_bucket(lines: &[Line], bucket: &Bucket) -> Vec<Line> {
+    let begun = |line: &Line| matches!(&line.event, Event::Invoke(invoke) if invoke.bucket == bucket.as_str());
+    let ops: BTreeSet<u64> = lines.iter().filter(|line| begun(line)).map(|line| line.op).collect();
+    lines.iter().filter(|line| ops.contains(&line.op)).cloned().collect()
+}
+
+/// Makes a bucket whose objects keep the latest write alone.
+async fn last_write_wins(cluster: &Cluster, bucket: &Bucket) {
+    let Some(node) = cluster.node(0) else { return };
+    let next = node.layouts().newest().and_then(|newest| {
+        let BucketSettings { n, role, .. } = newest.spec().default_bucket.clone();
+        let wanted = Wanted { n, n_in_region: Vec::new(), mode: Mode::Lww, role };
+        buckets::set(&newest, bucket, &wanted).ok()?
+    });
+    let Some(next) = next else { return };
+    let version = next.version();
+    let proposed = node.layouts().propose(next, Duration::from_secs(30)).await;
+    assert!(proposed.is_ok(), "no bucket could be made: {proposed:?}");
+    let known = |machine| {
+        let known = cluster.node(machine).and_then(|node| node.layouts().known());
+        known.is_some_and(|known| known.live() == [version])
+    };
+    let made = cluster.until(Duration::from_secs(60), || (0..cluster.len()).all(known)).await;
+    assert!(made, "a bucket was decided and never in force: {:?}", cluster.ills());
 }
 
 /// Sets the clients off; what it returns ends when they have.
@@ -344,14 +348,15 @@ fn clients(options: &Options, schedule: &Schedule, runner: &Runner, tasks: &Task
         options.seed,
         &workload::Options {
             clients: CLIENTS,
-            // One more for the process on a copy, some for those that come.
-            nodes: u32::try_from(options.nodes).unwrap_or(u32::MAX) + u32::from(copied) + 3 * u32::from(layouts),
+            // One more for the process on a copy; in layouts those that come.
+            nodes: u32::try_from(options.profile.nodes).unwrap_or(u32::MAX) + u32::from(copied),
             steps: u32::try_from(steps).unwrap_or(u32::MAX),
             n: Setup::new(options.seed, options.nodes).n,
             strict: true,
             least_w: if frail { 2 } else { 1 },
             // What nobody has found out yet votes on its own copy, old as it is.
             least_r: if copied || layouts { 2 } else { 1 },
+            latest: layouts,
             think: options.think,
         },
     );
@@ -387,6 +392,8 @@ pub fn runner(cluster: &Cluster) -> Runner {
         clock: SimClock::new(cluster.time()),
         recorder: Arc::new(Recorder::default()),
         bucket: Bucket::new("simulated").expect("a good name"),
+        latest: None,
+        words: false,
         timeout: DEADLINE,
     }
 }

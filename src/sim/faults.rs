@@ -229,6 +229,33 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// The machine that it befalls, of two the later one; none where it is about all links.
+    #[must_use]
+    pub fn machine(&self) -> Option<usize> {
+        match *self {
+            Self::Crash { node, .. }
+            | Self::Stop { node }
+            | Self::Restart { node }
+            | Self::Pause { node }
+            | Self::Resume { node }
+            | Self::ClockJump { node, .. }
+            | Self::ClockDrift { node, .. }
+            | Self::ClockCorrect { node }
+            | Self::DiskError { node }
+            | Self::DiskFull { node }
+            | Self::DiskSlow { node, .. }
+            | Self::DiskDamage { node, .. }
+            | Self::Wipe { node }
+            | Self::KeepCopy { node }
+            | Self::RollBack { node }
+            | Self::Copy { node } => Some(node),
+            Self::OneWay { from, to } => Some(from.max(to)),
+            Self::Partition { .. } | Self::Heal | Self::Links(_) => None,
+        }
+    }
+}
+
 /// A fault and when it happens.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Event {

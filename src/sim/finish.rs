@@ -21,7 +21,7 @@ use crate::env::Entropy;
 use crate::kv::{NodeView as _, ReadOptions, WriteOptions};
 use crate::quorum::Level;
 use crate::replica::name_of;
-use crate::types::{Key, ObjectId};
+use crate::types::ObjectId;
 
 /// How long the healed cluster may take until nobody is without a vote.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,7 +72,7 @@ async fn finish_healed(cluster: &Cluster, runner: &Runner, out: &BTreeSet<usize>
         }
     }
     let nodes: Vec<u32> = end.members().filter_map(|machine| u32::try_from(machine).ok()).collect();
-    runner.last_reads(u32::MAX, &nodes, |key| end.id(key).map_or(0, |id| end.left_of(&id))).await;
+    runner.last_reads(u32::MAX, &nodes, |key| end.left_of(&runner.id(key))).await;
     // Answers do not wait for the slowest owner.
     cluster.time().sleep(Duration::from_secs(10)).await;
     violations.extend(end.compare());
@@ -120,10 +120,6 @@ impl End<'_> {
         self.cluster.until(PATIENCE, || self.ills().is_empty()).await
     }
 
-    fn id(&self, key: &str) -> Option<ObjectId> {
-        Some(ObjectId::new(self.runner.bucket.clone(), Key::new(key.to_owned()).ok()?))
-    }
-
     /// How many owners of an object are not out.
     fn left_of(&self, id: &ObjectId) -> u8 {
         let node = self.members().find_map(|machine| self.cluster.node(machine));
@@ -134,7 +130,7 @@ impl End<'_> {
 
     /// A write and its repetition through another node, under one Idempotency-Key, are one write.
     async fn repeat(&self) -> Vec<Violation> {
-        let Some(id) = self.id("repeated") else { return Vec::new() };
+        let id = self.runner.id("repeated");
         let options = || WriteOptions {
             w: Level::Count(self.left_of(&id)),
             idempotency_key: Some(Bytes::from_static(b"once")),
@@ -162,7 +158,8 @@ impl End<'_> {
         let mut unread = 0;
         for key in self.runner.keys() {
             let kv = self.members().next().and_then(|machine| self.cluster.kv(machine));
-            let (Some(kv), Some(id)) = (kv, self.id(&key)) else { continue };
+            let Some(kv) = kv else { continue };
+            let id = self.runner.id(&key);
             let r = Level::Count(self.left_of(&id));
             let options = ReadOptions { r, timeout: Duration::from_secs(5), ..ReadOptions::default() };
             if kv.get(id, options).await.is_err() {

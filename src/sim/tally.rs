@@ -52,6 +52,14 @@ pub struct Tally {
     pub changes: u64,
     /// Layouts that were asked for and decided.
     pub layouts: u64,
+    /// Of those, changes of a bucket's n.
+    pub replicas: u64,
+    /// Records damaged while layouts changed.
+    pub damaged: u64,
+    /// Machines that lost power, and what they had not flushed, while layouts changed.
+    pub unflushed: u64,
+    /// Directories that went back while layouts changed.
+    pub rolled_back: u64,
     /// Operations that went on under other layouts than they began with.
     pub retries: u64,
     /// Requests refused because of layouts.
@@ -113,6 +121,10 @@ impl Tally {
         self.equals += other.equals;
         self.changes += other.changes;
         self.layouts += other.layouts;
+        self.replicas += other.replicas;
+        self.damaged += other.damaged;
+        self.unflushed += other.unflushed;
+        self.rolled_back += other.rolled_back;
         self.retries += other.retries;
         self.refused += other.refused;
         self.transfers += other.transfers;
@@ -127,6 +139,12 @@ impl Tally {
     pub fn never_moved(&self) -> Vec<&'static str> {
         let counted = [
             ("layouts", self.layouts),
+            ("another n", self.replicas),
+            ("damaged records", self.damaged),
+            ("quarantines", self.quarantines),
+            ("power cuts without a flush", self.unflushed),
+            ("directories that went back", self.rolled_back),
+            ("rollback proofs", self.rollbacks),
             ("retries", self.retries),
             ("refused requests", self.refused),
             ("transfers", self.transfers),
@@ -167,7 +185,7 @@ impl fmt::Display for Tally {
             "{} operations ({} answered, {} unknown), {} lives, {} new incarnations, {} sibling writes, {} read \
              repairs, {} hedges, {} hand-overs, {} quarantines, {} rollback proofs, {} replays, {} failed commits, {} \
              dot clashes, {} wipes, {} copies, {} clean stops, {} gossip exchanges ({} between equals, {} news), {} \
-             layouts asked for, {} retries under others, {} requests refused for them, {} transfers, {} objects \
+             layouts asked for ({} of them for another n), {} records damaged, {} power cuts and {} directories gone back meanwhile, {} retries under others, {} requests refused for them, {} transfers, {} objects \
              forgotten; forced: {:?}",
             self.operations,
             self.answered,
@@ -190,6 +208,10 @@ impl fmt::Display for Tally {
             self.equals,
             self.changes,
             self.layouts,
+            self.replicas,
+            self.damaged,
+            self.unflushed,
+            self.rolled_back,
             self.retries,
             self.refused,
             self.transfers,

@@ -6,7 +6,9 @@
 //!
 //! Objects by kind, so that each check sees its case: `blind-*` (unique elements by blind PUTs: siblings pile up),
 //! `set-*` (GET-union-PUT: a sorted list of elements), `hot` (read-modify-write and writes on whatever context the
-//! client holds, all on one key), `gone-*` (the same, and deletes with context).
+//! client holds, all on one key), `gone-*` (the same, and deletes with context). Where a run has a bucket in mode `lww`,
+//! `latest-*` is in that one: written blind and on contexts, never deleted, for a tombstone that won is nothing that a
+//! read shows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +21,9 @@ use crate::kv::{ContextToken, Error, FloorToken, Kv, Outcome, ReadAnswer, ReadOp
 use crate::kv::{SiblingView, Value};
 use crate::quorum::Level;
 use crate::types::{Bucket, Key, ObjectId};
+
+/// What keys begin with that are in the bucket of [`Runner::latest`].
+const LATEST: &str = "latest-";
 
 /// How much the clients do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +42,8 @@ pub struct Options {
     pub least_w: u8,
     /// Least R: 2 where one replica's own copy may be no vote.
     pub least_r: u8,
+    /// Whether there are keys in the bucket of [`Runner::latest`].
+    pub latest: bool,
     /// Mean time between two steps of a client.
     pub think: Duration,
 }
@@ -99,7 +106,8 @@ fn step(entropy: &Entropy, options: &Options, client: u32, number: u32) -> Step 
     // A blind write adds a sibling, and an object holds a bounded number of them: some ten a key.
     let blind = format!("blind-{}", entropy.below(1 + total / 30));
     let (set, gone) = (format!("set-{}", entropy.below(3)), format!("gone-{}", entropy.below(4)));
-    let (key, action) = match entropy.below(12) {
+    let latest = || format!("{LATEST}{}", entropy.below(4));
+    let (key, action) = match entropy.below(if options.latest { 15 } else { 12 }) {
         0 | 1 => (blind, Action::Blind),
         2 => (blind, Action::Read),
         3 | 4 => (set, Action::Union),
@@ -109,7 +117,10 @@ fn step(entropy: &Entropy, options: &Options, client: u32, number: u32) -> Step 
         8 => (gone, Action::Modify),
         9 => (gone, Action::Again),
         10 => (gone, Action::Delete),
-        _ => (gone, Action::Read),
+        11 => (gone, Action::Read),
+        12 => (latest(), Action::Blind),
+        13 => (latest(), Action::Modify),
+        _ => (latest(), Action::Read),
     };
     let n = u64::from(options.n);
     let least_w = u64::from(options.least_w).clamp(1, n);
@@ -150,15 +161,15 @@ pub struct Runner {
     pub clock: Arc<dyn Clock>,
     /// Takes the history.
     pub recorder: Arc<Recorder>,
-    /// The bucket all of it is in.
+    /// The bucket all of it is in, but what is in `latest`.
     pub bucket: Bucket,
+    /// A bucket in mode `lww`, where there is one.
+    pub latest: Option<Bucket>,
+    /// Whether 1, 2 and 3 replicas are asked for as `one`, `quorum` and `all`: where N changes, or is not 3 everywhere, it
+    /// is those that overlap as the numbers do where it is 3.
+    pub words: bool,
     /// Each operation's deadline; the client itself gives up after twice this.
     pub timeout: Duration,
-}
-
-/// N owners' worth of consistency, as a level.
-fn level(count: u8) -> Level {
-    Level::Count(count)
 }
 
 /// The context a client holds for a key.
@@ -188,6 +199,26 @@ impl Runner {
                 }
             }
         }
+    }
+
+    /// So many of three owners' worth of consistency, as a level.
+    fn level(&self, count: u8) -> Level {
+        match count {
+            1 if self.words => Level::One,
+            2 if self.words => Level::Quorum,
+            3 if self.words => Level::All,
+            count => Level::Count(count),
+        }
+    }
+
+    /// The object of a key.
+    #[must_use]
+    pub fn id(&self, key: &str) -> ObjectId {
+        ObjectId::new(self.bucket_of(key).clone(), Key::new(key.to_owned()).expect("plans have short keys"))
+    }
+
+    fn bucket_of(&self, key: &str) -> &Bucket {
+        self.latest.as_ref().filter(|_| key.starts_with(LATEST)).unwrap_or(&self.bucket)
     }
 
     /// The keys of the history so far.
@@ -223,7 +254,9 @@ impl Runner {
         let id = self.id(&step.key);
         let invoke = Invoke { level: step.r, last, ..self.invoke(client, step, Verb::Get) };
         let op = self.recorder.invoke(self.now(), invoke);
-        let options = ReadOptions { r: level(step.r), timeout: self.timeout, ..ReadOptions::default() };
+        // The owners were counted for the last ones.
+        let r = if last { Level::Count(step.r) } else { self.level(step.r) };
+        let options = ReadOptions { r, timeout: self.timeout, ..ReadOptions::default() };
         let asked = id.clone();
         let result = self.ask(step.node, |kv| async move { kv.get(asked, options).await }).await;
         match result {
@@ -255,7 +288,7 @@ impl Runner {
         let invoke = Invoke { value: value.clone(), context: vector, ..self.invoke(client, step, verb) };
         let op = self.recorder.invoke(self.now(), invoke);
         let options =
-            WriteOptions { w: level(step.w), timeout: self.timeout, context: token, ..WriteOptions::default() };
+            WriteOptions { w: self.level(step.w), timeout: self.timeout, context: token, ..WriteOptions::default() };
         let asked = id.clone();
         let result = self
             .ask(step.node, |kv| async move {
@@ -321,7 +354,7 @@ impl Runner {
         Invoke {
             client,
             node: step.node,
-            bucket: self.bucket.to_string(),
+            bucket: self.bucket_of(&step.key).to_string(),
             key: step.key.clone(),
             verb,
             level: step.w,
@@ -331,10 +364,6 @@ impl Runner {
             expires: false,
             last: false,
         }
-    }
-
-    fn id(&self, key: &str) -> ObjectId {
-        ObjectId::new(self.bucket.clone(), Key::new(key.to_owned()).expect("plans have short keys"))
     }
 
     fn now(&self) -> u64 {

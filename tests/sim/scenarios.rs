@@ -362,6 +362,7 @@ fn all_three_lose_power_under_load_and_nothing_acknowledged_is_lost() {
                 strict: true,
                 least_w: 1,
                 least_r: 1,
+                latest: false,
                 think,
             };
             let plan = Plan::generate(seed, &options);

@@ -149,6 +149,7 @@ fn options() -> Options {
         strict: true,
         least_w: 1,
         least_r: 1,
+        latest: false,
         think: Duration::from_millis(20),
     }
 }
@@ -162,6 +163,8 @@ fn history_of(seed: u64, cheat: Cheat) -> Vec<history::Line> {
             clock: SimClock::new(time),
             recorder: Arc::default(),
             bucket: Bucket::new("b").unwrap(),
+            latest: None,
+            words: false,
             timeout: Duration::from_secs(1),
         };
         let tasks = Tasks::default();

@@ -85,6 +85,8 @@ impl Shared {
             clock: Arc::clone(&env.clock),
             recorder: Arc::clone(&self.recorder),
             bucket: Bucket::new("simulated").unwrap(),
+            latest: None,
+            words: false,
             timeout: DEADLINE,
         };
         (env, http, runner)
@@ -275,6 +277,7 @@ pub(super) fn run(options: &Options, traced: bool) -> Outcome {
             strict: true,
             least_w: if frail { 2 } else { 1 },
             least_r: 1,
+            latest: false,
             think: options.think,
         },
     );
