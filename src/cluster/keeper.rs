@@ -335,7 +335,10 @@ impl LayoutKeeper {
             if let Some(version) = view.may_ack(inner.held.oldest()) {
                 by.ack = version;
             }
-            let claims = view.may_claim(&known.merged);
+            let mut claims = view.may_claim(&known.merged);
+            if inner.env.buggify.breaks("a store votes once it holds what it is given") {
+                claims.extend(known.live().iter().filter(|version| !by.synced.contains(version)));
+            }
             if !claims.is_empty() {
                 // What was merged, whatever `durability` says; then the word for it.
                 inner.replica.flush().await?;

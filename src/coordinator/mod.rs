@@ -11,6 +11,7 @@
 //!
 //! Bounds: every operation has a deadline; the operations in flight (`Limits::operations`; past it: 503 `overloaded`).
 
+mod broken;
 mod compare;
 mod get;
 mod handover;
@@ -40,7 +41,7 @@ use crate::kv::{Error, ErrorCode, Outcome, ReplicaReport};
 use crate::metrics::Metrics;
 use crate::pacing::Budget;
 use crate::peers::Peers;
-use crate::quorum::{Described, Level, LevelError, NoVote, Requirement, Role, Unavailable};
+use crate::quorum::{Described, Level, LevelError, NoVote, Requirement, Role, Unavailable, requirement};
 use crate::replica::{Fault, Place, Replica};
 use crate::ring::judge::Named;
 use crate::ring::{Layout, Member, Mode};
@@ -274,14 +275,10 @@ impl Coordinator {
     fn require(&self, located: &Located, level: Level) -> Result<Requirement, Error> {
         self.known_level(level)?;
         let wrong = |wrong: LevelError| Error::refused(ErrorCode::BadParameter, wrong.to_string());
-        let all = located.route.writes(level, &self.inner.region).map_err(wrong)?;
-        let (buggify, live) = (&self.inner.env.buggify, located.known.chain.live());
-        let only = match () {
-            () if buggify.breaks("a write counts in the newest layout") => Some(live[0].version()),
-            () if buggify.breaks("a write counts in the older layouts") => Some(located.version()),
-            () => None,
-        };
-        Ok(only.and_then(|only| all.in_layout(only)).unwrap_or(all))
+        match broken::counted_in(&self.inner.env.buggify, located) {
+            None => located.route.writes(level, &self.inner.region).map_err(wrong),
+            Some(live) => requirement(level, &live, &self.inner.region).map_err(wrong),
+        }
     }
 
     fn require_votes(&self, located: &Located, level: Level) -> Result<Requirement, Error> {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::pending::Pending;
 use super::{
-    Claim, Coordinator, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal, refused,
+    Claim, Coordinator, Located, about_layouts, broken, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal, refused,
 };
 use crate::causality::{self, Dot, Fingerprint, Object, Payload, RequestId, Supersedes, VersionVector, encode_object};
 use crate::env::BoxFuture;
@@ -360,7 +360,11 @@ impl Task {
         let now = self.coordinator.inner.env.clock.now();
         match event {
             Event::Acked { from, layouts, flushed } => {
-                let decided = core.on_ack(now, from, &layouts, flushed);
+                let mut decided = core.on_ack(now, from, &layouts, flushed);
+                let buggify = &self.coordinator.inner.env.buggify;
+                if let Some((heir, layout)) = broken::counts_for(buggify, &self.located, from) {
+                    decided = decided.or(core.on_ack(now, heir, &[layout], flushed));
+                }
                 if core.acked_in_part(from) {
                     pending.push(self.ask_what_it_knows(from));
                 }

@@ -165,7 +165,9 @@ impl Transfers {
             }
             return false;
         }
-        let ready = |source: &StoreId| known.trackers.of(*source).ack >= layout && self.inner.peers.up().is_up(*source);
+        let ready = |source: &StoreId| {
+            self.may_be_read(known.trackers.of(*source).ack, layout) && self.inner.peers.up().is_up(*source)
+        };
         let jobs = gains
             .iter()
             .flat_map(|gain| gain.sources.iter().copied().filter(ready).map(|source| (gain.partition, source)));
@@ -230,6 +232,11 @@ impl Transfers {
         }
     }
 
+    /// Whether a source that has acked so much is worth reading for a layout.
+    fn may_be_read(&self, acked: u64, layout: u64) -> bool {
+        acked >= layout || self.inner.env.buggify.breaks("a source is read once it has acked")
+    }
+
     /// Merges all that one source holds of a partition, and remembers how far it got, but not that it is whole; tells
     /// whether there is a point to be forgotten then.
     async fn copy(&self, partition: PartitionId, source: StoreId, layout: u64) -> Result<bool, Stopped> {
@@ -253,7 +260,7 @@ impl Transfers {
                 Err(why) => return Err(failed(why.to_string())),
             };
             let Page { entries, next, unreadable, acked, .. } = page;
-            if acked < layout {
+            if !self.may_be_read(acked, layout) {
                 return Err(Stopped::NotYet);
             }
             if !unreadable.is_empty() {

@@ -5,7 +5,7 @@
 //! Clients come through a door that a paused process does not open.
 //!
 //! [`Wraps`] put something between a node and its seams: that is how planted bugs get in without a switch in the
-//! product; the two that cannot are rules by name, broken through `Buggify`.
+//! product; the few that cannot are rules by name, broken through `Buggify`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,6 +11,7 @@ mod forced;
 mod gossip;
 mod layouts;
 mod mints;
+mod needed;
 #[path = "../options/mod.rs"]
 mod options;
 mod plants;

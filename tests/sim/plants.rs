@@ -1,7 +1,8 @@
 //! Planted bugs: each must be caught by a judge within a bounded number of seeds, else the judges prove nothing.
 //!
 //! None of these has a switch in the product: what stands between a node and its storage, its transport or its clients
-//! breaks the rule. Those of I-MINT, which take narrower scenarios, are in [`super::mints`].
+//! breaks the rule. Those of I-MINT and of layout changes, which take narrower scenarios, are in [`super::mints`] and
+//! [`super::needed`].
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
