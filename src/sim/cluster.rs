@@ -528,7 +528,9 @@ impl Cluster {
             }
             let missed = |text: &str| out.iter().any(|gone| text.starts_with(&format!("n{gone} at ")));
             let status = node.status();
-            let told = status.attention.iter().filter(|told| told.code != "member_down" || !missed(&told.text));
+            // A bucket that wants more replicas than there are members has as many as there can be.
+            let wants = status.attention.iter().filter(|told| told.code != "fewer_than_n");
+            let told = wants.filter(|told| told.code != "member_down" || !missed(&told.text));
             ills.extend(told.map(|attention| format!("n{machine}: {}", attention.text)));
         }
         ills
