@@ -212,10 +212,12 @@ impl Node {
         self.make_keys(&layout);
         let others: Vec<StoreId> =
             layout.members().iter().map(|member| member.store).filter(|store| *store != me).collect();
+        let mut refused = None;
         loop {
-            match inner.peers.settle(&others).await {
+            match inner.peers.settle(&others, refused.clone()).await {
                 Ok(None) => break,
                 Ok(Some(why)) => {
+                    refused = Some(why.clone());
                     // The one that answers may be this node's own last life, not yet given up by its peers.
                     inner.replica.identity().bar(Bar::Impostor);
                     inner.keeper.stand(Standing::Waiting(format!("a member refuses this node: {why}")));

@@ -83,11 +83,12 @@ fn this_life(peers: &Peers) -> LastLife {
 impl Peers {
     /// Decides as whom this start mints: asks all members at once, for at most [`ASK_FOR`], and has those that answered
     /// remember this life before the first mint. It goes on as who it was only where more than half of the others answered
-    /// and remember it, none contradicting (`docs/decisions/0013`). Returns why the node must not serve, if it must not: another process
-    /// has its store id.
-    pub async fn settle(&self, members: &[StoreId]) -> Result<Option<String>, Fault> {
+    /// and remember it, none contradicting (`docs/decisions/0013`). Returns why the node must not serve, if it must not:
+    /// another process has its store id. One that was refused before, for the reason given, waits for somebody who takes it
+    /// in: that nobody answers any more is no word for it.
+    pub async fn settle(&self, members: &[StoreId], refused: Option<String>) -> Result<Option<String>, Fault> {
         let said = join_all(members.iter().map(|store| ask(self, *store, false))).await;
-        let (mut answers, mut answered, mut refusal) = (Vec::new(), Vec::new(), None);
+        let (mut answers, mut answered, mut refusal) = (Vec::new(), Vec::new(), refused);
         for (said, store) in said.into_iter().zip(members) {
             match said {
                 Said::Remembers(remembered) => {

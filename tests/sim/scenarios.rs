@@ -504,6 +504,24 @@ fn a_copied_directory_beside_its_original_is_refused() {
     });
 }
 
+/// Who was refused takes it for no word for it that nobody answers any more.
+#[test]
+fn a_copied_directory_that_was_refused_serves_nobody_once_it_is_cut_off() {
+    sim(6, |time| async move {
+        let cluster = three(time, 6).await;
+        let copy = cluster.disk(0, |disk| disk.snapshot());
+        let twin = cluster.add_machine(Some(&copy));
+        cluster.start(twin).await.unwrap();
+        let standing = || cluster.node(twin).unwrap().standing();
+        let refused = |standing: &Standing| matches!(standing, Standing::Waiting(why) if why.contains("copied"));
+        assert!(cluster.until(10 * SECOND, || refused(&standing())).await, "{:?}", standing());
+        cut_off(&cluster, twin);
+        let serves = || !refused(&standing()) || cluster.node(twin).unwrap().replica().identity().may_vote();
+        assert!(!cluster.until(10 * SECOND, serves).await, "{:?}", standing());
+        cluster.end();
+    });
+}
+
 #[test]
 fn a_copied_directory_after_its_original_mints_as_somebody_else() {
     sim(7, |time| async move {
