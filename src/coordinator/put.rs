@@ -187,7 +187,7 @@ impl Coordinator {
             }
             None => None,
         };
-        // By the clock of the node that mints: it is known to be right.
+        // By the clock of the node that mints: one that is known to be wrong does not.
         let expires_at = plan.ttl.map(|time| self.inner.env.clock.wall() + time);
         let write = causality::Write {
             payload: Payload { expires_at, ..plan.payload.clone() },

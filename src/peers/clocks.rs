@@ -34,6 +34,13 @@ impl Clocks {
         self.readings.remove(&store);
     }
 
+    /// How many clocks go as this one does, itself included.
+    fn agreeing(&self) -> usize {
+        let limit = i64::try_from((self.rule.max_clock_drift / 2).as_millis()).unwrap_or(i64::MAX);
+        let agrees = |reading: &&Reading| reading.ahead_ms.saturating_abs().saturating_sub(reading.error_ms) <= limit;
+        1 + self.readings.values().filter(agrees).count()
+    }
+
     fn judge(&self) -> Drift {
         let readings: Vec<Reading> = self.readings.values().copied().collect();
         self.rule.judge(&readings)
@@ -67,9 +74,8 @@ pub(super) fn start(peers: &Peers) {
                 let drift = clocks.judge();
                 let members =
                     peers.inner.chain.load().as_ref().map_or(usize::MAX, |chain| chain.newest().members().len());
-                // Itself included; a clock that too few have spoken for may be wrong by any amount.
-                let known = 2 * (clocks.readings.len() + 1) > members;
-                peers.inner.replica.trust_clock(known && drift == Drift::InTime);
+                // Several may be wrong alike: that they are no majority does not say that the others are right.
+                peers.inner.replica.trust_clock(2 * clocks.agreeing() > members && drift == Drift::InTime);
                 drift
             };
             let identity = peers.inner.replica.identity();

@@ -6,8 +6,9 @@
 //! where they differ, then objects, both ways; they end in the one write path like all others. It needs one live layout:
 //! while a change is under way transfers do the same and more.
 //!
-//! Bounds: one round at a time; 16 objects under way; a rate in bytes a second; three tries of a step that gets no answer,
-//! then the round ends and says what it did not finish. Clients come first: what finds a full queue waits.
+//! Bounds: one round at a time; 128 partitions at once, fewer where that takes too long; 16 objects under way; a rate in
+//! bytes a second. A round that is not answered ends, says what it did not finish, and is begun again in a minute or two.
+//! Clients come first: what finds a full queue waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,13 +17,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::Mutex as Turn;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::mend::merge_into;
 use crate::causality::digest_of_record;
 use crate::cluster::{Known, LayoutKeeper};
 use crate::env::Env;
-use crate::merkle::{Difference, Exchange, Read as Surveyed, Roots, RootsReply, Terms, Walk, Width};
+use crate::merkle::{Difference, Exchange, Read as Surveyed, Root, Roots, RootsReply, Terms, Walk, Width};
 use crate::metrics::Metrics;
 use crate::pacing::TokenBucket;
 use crate::peers::Peers;
@@ -32,15 +33,20 @@ use crate::transport::messages::merkle::{CompareRoots, Descend};
 use crate::transport::messages::{Ask, Held, Read, Target, Tell, Write};
 use crate::types::{Mono, PartitionId, StoreId};
 
-const CALL_FOR: Duration = Duration::from_secs(5);
+/// For one question: the other side may have to look at all keys of many partitions.
+const CALL_FOR: Duration = Duration::from_secs(15);
 /// Objects exchanged at once.
 const AT_ONCE: usize = 16;
 const TRIES: u32 = 3;
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_secs(1);
 const GIVE_WAY: Duration = Duration::from_millis(20);
-/// Trees read between two pauses.
-const TREES: usize = 16;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Partitions compared at once; where a question about so many gets no answer in time, fewer, but at least [`LEAST`].
+const PARTITIONS: usize = 128;
+const LEAST: usize = 4;
+/// After a round that did not come to its end, at least; as much again at random.
+const RETRY: Duration = Duration::from_secs(60);
 /// How soon after either side came up, at least; as much again at random.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -107,7 +113,8 @@ struct Inner {
 #[derive(Clone, Copy, Debug)]
 struct Due {
     at: Mono,
-    was_up: bool,
+    /// Since when it has been up; none: it is down.
+    up_since: Option<Mono>,
 }
 
 impl std::fmt::Debug for AntiEntropy {
@@ -153,6 +160,14 @@ impl AntiEntropy {
                 if done.keys > 0 {
                     info!(%peer, ?done, "replicas differed");
                 }
+                if done.unfinished > 0 {
+                    let Inner { env, interval, .. } = &*self.inner;
+                    let retry =
+                        RETRY.min(*interval) + Duration::from_micros(env.entropy.below(RETRY.as_micros() as u64));
+                    if let Some(its) = self.due().get_mut(&peer) {
+                        its.at = its.at.min(env.clock.now() + retry);
+                    }
+                }
             }
         }
     }
@@ -186,14 +201,14 @@ impl AntiEntropy {
         all.retain(|peer, _| mine.contains(peer));
         let mut due = Vec::new();
         for peer in mine {
-            let is_up = up.is_up(peer);
+            let up_since = up.get(peer).filter(|status| status.up).map(|status| status.since);
             let soon = now + SOON.min(*interval / 2) + within(SOON.min(*interval / 2));
-            let its = all.entry(peer).or_insert(Due { at: soon, was_up: is_up });
-            if is_up && !its.was_up {
+            let its = all.entry(peer).or_insert(Due { at: soon, up_since });
+            if up_since.is_some() && its.up_since != up_since {
                 its.at = its.at.min(soon);
             }
-            its.was_up = is_up;
-            if is_up && its.at <= now {
+            its.up_since = up_since;
+            if up_since.is_some() && its.at <= now {
                 its.at = now + *interval * 3 / 4 + within(*interval / 4);
                 due.push(peer);
             }
@@ -237,54 +252,63 @@ impl AntiEntropy {
         let Inner { env, replica, .. } = &*self.inner;
         let width = if scope.dry_run { Width::Full } else { Width::Short };
         let mut terms = Terms { salt: env.entropy.u64(), width, first: replica.first_hour(), classes };
-        let mut differ = Vec::new();
         let partitions: Vec<PartitionId> = unfinished.iter().copied().collect();
-        'again: loop {
-            let mut roots = Vec::new();
-            for (at, partition) in partitions.iter().enumerate() {
-                // What is not whole here is merged by other means first.
-                if let Some(tree) = self.patiently(|| replica.tree(*partition, &terms)).await? {
-                    roots.push((*partition, tree.root()));
-                }
-                if at % TREES == TREES - 1 {
-                    env.clock.sleep(Duration::from_millis(1)).await;
+        let mut at_once = PARTITIONS;
+        for some in partitions.chunks(PARTITIONS) {
+            let (same, differ) = self.compare_roots(known, peer, &mut terms, some).await?;
+            done.compared += (same.len() + differ.len()) as u64;
+            done.differed += differ.len() as u64;
+            unfinished.retain(|partition| !same.contains(partition));
+            let mut left = &differ[..];
+            while !left.is_empty() {
+                let (now, later) = left.split_at(at_once.min(left.len()));
+                let mut walk = Walk::new(terms.clone(), now.iter().copied());
+                match self.walk(known, peer, &mut walk, scope, done).await {
+                    Ok(()) => {
+                        let ended =
+                            |partition: &PartitionId| now.contains(partition) && !walk.unfinished().contains(partition);
+                        unfinished.retain(|partition| !ended(partition));
+                        left = later;
+                    }
+                    // It may be too much to be read in the time that a question has.
+                    Err(_) if at_once > LEAST => at_once = (at_once / 4).max(LEAST),
+                    Err(why) => return Err(why),
                 }
             }
-            for asked in Roots::of(&terms, &roots) {
-                let Tell::RootsCompared(reply) =
-                    self.ask(known, peer, Ask::CompareRoots(CompareRoots::from(&asked))).await?
-                else {
-                    return Err("it answers something else".into());
-                };
-                match reply.read() {
-                    Some(RootsReply::Later(first)) if first > terms.first => {
-                        // An hour passed: all roots are others now. It has passed here, too, or is about to.
-                        terms.first = first;
-                        differ.clear();
-                        continue 'again;
-                    }
-                    Some(RootsReply::Compared { differ: theirs, cannot }) => {
-                        for (partition, _) in &asked.roots {
-                            if !cannot.contains(partition) {
-                                done.compared += 1;
-                                unfinished.remove(partition);
-                            }
-                        }
-                        differ.extend(theirs.into_iter().filter(|at| asked.roots.iter().any(|(had, _)| had == at)));
-                    }
-                    _ => return Err("its comparison of roots is none".into()),
-                }
-            }
-            break;
         }
-        done.differed += differ.len() as u64;
-        unfinished.extend(&differ);
-        let mut walk = Walk::new(terms, differ.iter().copied());
-        let walked = self.walk(known, peer, &mut walk, scope, done).await;
-        unfinished.retain(|partition| {
-            !differ.contains(partition) || walk.unfinished().contains(partition) || walked.is_err()
-        });
-        walked
+        Ok(())
+    }
+
+    /// Which of these partitions are the same on both sides, and which differ; the others nothing can be told of.
+    async fn compare_roots(
+        &self,
+        known: &Known,
+        peer: StoreId,
+        terms: &mut Terms,
+        partitions: &[PartitionId],
+    ) -> Result<(Vec<PartitionId>, Vec<PartitionId>), String> {
+        let (mut same, mut differ) = (Vec::new(), Vec::new());
+        for _ in 0..TRIES {
+            // What is not whole here is merged by other means first.
+            let trees = self.patiently(|| self.inner.replica.trees(partitions, terms)).await?;
+            let roots: Vec<(PartitionId, Root)> = trees.iter().map(|(at, tree)| (*at, tree.root())).collect();
+            let Some(asked) = Roots::of(terms, &roots).into_iter().next() else { return Ok((same, differ)) };
+            let ask = Ask::CompareRoots(CompareRoots::from(&asked));
+            let Tell::RootsCompared(reply) = self.ask(known, peer, ask).await? else {
+                return Err("it answers something else".into());
+            };
+            match reply.read() {
+                // An hour passed: all roots are others now. It has passed here, too, or is about to.
+                Some(RootsReply::Later(first)) if first > terms.first => terms.first = first,
+                Some(RootsReply::Compared { differ: theirs, cannot }) => {
+                    let told = roots.into_iter().map(|(partition, _)| partition).filter(|at| !cannot.contains(at));
+                    (differ, same) = told.partition(|partition| theirs.contains(partition));
+                    return Ok((same, differ));
+                }
+                _ => return Err("its comparison of roots is none".into()),
+            }
+        }
+        Err("it names a later hour each time".into())
     }
 
     async fn walk(
@@ -296,8 +320,8 @@ impl AntiEntropy {
         done: &mut Repaired,
     ) -> Result<(), String> {
         let Inner { replica, .. } = &*self.inner;
-        let mut failures = 0;
         loop {
+            self.still(known)?;
             let wanted = walk.wanted(replica.first_hour());
             if wanted.is_empty() {
                 return Ok(());
@@ -305,23 +329,19 @@ impl AntiEntropy {
             let mut read: BTreeMap<PartitionId, Surveyed> = BTreeMap::new();
             for of in wanted {
                 let partition = of.partition;
-                if let Some(found) = self.patiently(|| replica.survey(of.clone(), walk.terms())).await? {
-                    read.insert(partition, found);
+                match self.patiently(|| replica.survey(of.clone(), walk.terms())).await {
+                    Ok(Some(found)) => drop(read.insert(partition, found)),
+                    Ok(None) => {}
+                    // It stops no other; the walk leaves it unfinished.
+                    Err(why) => warn!(%partition, why, "what is held cannot be compared"),
                 }
             }
             let Some(request) = walk.ask(&read) else { continue };
             drop(read);
-            let reply = match self.ask(known, peer, Ask::Descend(Descend::from(&request))).await {
-                Ok(Tell::Descended(reply)) => reply.read().ok_or("its answer is none")?,
-                Ok(_) => return Err("it answers something else".into()),
-                Err(_) if failures + 1 < TRIES => {
-                    failures += 1;
-                    walk.lost();
-                    continue;
-                }
-                Err(why) => return Err(why),
+            let Tell::Descended(reply) = self.ask(known, peer, Ask::Descend(Descend::from(&request))).await? else {
+                return Err("it answers something else".into());
             };
-            failures = 0;
+            let reply = reply.read().ok_or("its answer is none")?;
             let found = walk.answered(reply).map_err(|unexpected| unexpected.to_string())?;
             done.keys += found.len() as u64;
             if !scope.dry_run {
@@ -330,12 +350,19 @@ impl AntiEntropy {
         }
     }
 
+    /// What is compared under one layout counts while that is the only one.
+    fn still(&self, known: &Known) -> Result<(), String> {
+        let now = self.settled().map(|now| now.newest().version());
+        if now == Some(known.newest().version()) { Ok(()) } else { Err("layouts change".into()) }
+    }
+
     async fn exchange_all(&self, known: &Known, peer: StoreId, found: Vec<Difference>, done: &mut Repaired) {
         let exchanges = found.into_iter().map(|difference| self.exchange(known, peer, difference));
         let mut running = futures_util::stream::iter(exchanges).buffer_unordered(AT_ONCE);
         while let Some(exchanged) = running.next().await {
             match exchanged {
-                Ok(bytes) => {
+                Ok(None) => {}
+                Ok(Some(bytes)) => {
                     done.repaired += 1;
                     done.bytes += bytes;
                 }
@@ -347,35 +374,35 @@ impl AntiEntropy {
         }
     }
 
-    /// Makes one key equal on both sides. Gives the bytes of the records that travelled.
-    async fn exchange(&self, known: &Known, peer: StoreId, difference: Difference) -> Result<u64, String> {
+    /// Makes one key equal on both sides. Gives the bytes of the records that travelled; none where there was nothing to be
+    /// done: emptied or placed elsewhere meanwhile, or equal by now.
+    async fn exchange(&self, known: &Known, peer: StoreId, difference: Difference) -> Result<Option<u64>, String> {
         let Inner { replica, keeper, .. } = &*self.inner;
         let layout = known.newest();
         let (id, generation) = name_of(&difference.stored).ok_or("it names no key")?;
         let place = Place::of(layout.grid(), &id, generation);
         let settings = layout.settings(&id.bucket);
-        let both_own =
-            |store| layout.member_by_store(store).is_some_and(|at| layout.owns(at, place.partition, settings));
+        let owns = |store| layout.member_by_store(store).is_some_and(|at| layout.owns(at, place.partition, settings));
         if place.stored != difference.stored || place.partition != difference.partition {
             return Err("it names a key of another partition".into());
         }
-        if generation != settings.generation || !both_own(known.me) || !both_own(peer) {
-            // Emptied, or placed elsewhere: what is left of it goes by other means.
-            return Ok(0);
+        if generation != settings.generation || !owns(known.me) || !owns(peer) {
+            return Ok(None);
         }
         let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
-        let _guard = keeper.held().take();
-        let mut bytes = 0;
-        let mut fetched = None;
+        let (mut bytes, mut fetched) = (None, None);
         if difference.exchange != Exchange::Send {
             let read = Read { target: target.clone(), have: None, to_mend: true };
             let Tell::Copy(copy) = self.ask(known, peer, Ask::Read(read)).await? else {
                 return Err("it answers something else".into());
             };
             if let (Held::Object, Some(record)) = (copy.held(), copy.record) {
-                bytes += record.len() as u64;
-                fetched = Some(digest_of_record(&record));
-                self.pace(record.len() as u64).await;
+                let size = record.len() as u64;
+                (bytes, fetched) = (Some(size), Some(digest_of_record(&record)));
+                self.pace(size).await;
+                // Before the look at the layouts: see `Held`. Not while it waits: no layout is acked meanwhile.
+                let _guard = keeper.held().take();
+                self.still(known)?;
                 self.merge(layout, target.clone(), record).await?;
             }
         }
@@ -383,8 +410,11 @@ impl AntiEntropy {
             && let Some(record) = self.patiently(|| replica.read_to_mend(place.clone())).await?
             && fetched != Some(digest_of_record(&record))
         {
-            bytes += record.len() as u64;
-            self.pace(record.len() as u64).await;
+            let size = record.len() as u64;
+            bytes = Some(bytes.unwrap_or(0) + size);
+            self.pace(size).await;
+            let _guard = keeper.held().take();
+            self.still(known)?;
             let write = Write { target, record, epoch: 0, flush: false, repair: true };
             let Tell::Written(_) = self.ask(known, peer, Ask::Write(write)).await? else {
                 return Err("it answers something else".into());
@@ -407,11 +437,13 @@ impl AntiEntropy {
         }
     }
 
-    /// Gives way to clients where the storage threads have enough to do.
+    /// Gives way to clients where the storage threads have enough to do; for so long, then it is given up.
     async fn patiently<T, F: Future<Output = Result<T, Fault>>>(&self, job: impl Fn() -> F) -> Result<T, String> {
+        let clock = &self.inner.env.clock;
+        let until = clock.now() + PATIENCE;
         loop {
             match job().await {
-                Err(Fault::Overloaded) => self.inner.env.clock.sleep(GIVE_WAY).await,
+                Err(Fault::Overloaded) if clock.now() < until => clock.sleep(GIVE_WAY).await,
                 done => return done.map_err(|fault| fault.to_string()),
             }
         }

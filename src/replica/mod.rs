@@ -21,9 +21,9 @@ mod room;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -46,6 +46,7 @@ use crate::metrics::Metrics;
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 use crate::types::{PartitionId, Wall};
 use shard::{BATCH, Op, QUEUE, Shard};
+use trust::Trust;
 
 const MACHINE_BOOT: &[u8] = b"replica/machine-boot";
 const DURABILITY: &[u8] = b"replica/durability";
@@ -84,8 +85,7 @@ struct Inner {
     queues: Vec<mpsc::Sender<Op>>,
     buggify: Buggify,
     clock: Arc<dyn Clock>,
-    /// Whether the wall clock is known to be right.
-    clock_is_right: AtomicBool,
+    trust: Arc<Trust>,
     linger: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
     blocking: Blocking,
@@ -139,6 +139,7 @@ impl Replica {
         let health = Arc::new(Health::open(&*storage, options.reserve)?);
         after_a_power_cut(&*storage, &health, &identity, options)?;
         let recorded = class::recorded(&*storage)?;
+        let trust = Arc::new(Trust::new(options.max_clock_drift));
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for index in 0..options.threads.max(1) {
@@ -152,7 +153,7 @@ impl Replica {
                 options.durability,
                 options.partitions,
             );
-            shard.drift = options.max_clock_drift;
+            (shard.drift, shard.trust) = (options.max_clock_drift, Arc::clone(&trust));
             shard.classes = class::Classes::new(recorded.clone());
             match env.blocking {
                 Blocking::Inline => env.tasks.spawn(run_inline(shard, ops)),
@@ -176,7 +177,7 @@ impl Replica {
                 queues,
                 buggify: env.buggify.clone(),
                 clock: Arc::clone(&env.clock),
-                clock_is_right: AtomicBool::new(false),
+                trust,
                 linger: options.max_clock_drift.max(options.idempotency_window),
                 threads,
                 blocking: env.blocking,
@@ -237,12 +238,12 @@ impl Replica {
     /// Whether this node's clock is right enough to say that something's time has passed: a majority of the members' clocks
     /// were read lately, and say so.
     fn expires(&self) -> bool {
-        self.inner.clock_is_right.load(Ordering::Acquire)
+        self.inner.trust.holds(self.inner.clock.now(), self.now())
     }
 
     /// Says whether this node's clock is known to be right. Until it is said it is not.
     pub fn trust_clock(&self, is_right: bool) {
-        self.inner.clock_is_right.store(is_right, Ordering::Release);
+        self.inner.trust.say(is_right, self.inner.clock.now(), self.now());
     }
 
     /// A node that does not know yet whether its directory went back has no more to say than an unsynced partition.

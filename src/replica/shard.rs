@@ -25,6 +25,7 @@ use super::health::Health;
 use super::identity::{Bar, Identity, Renewal};
 use super::place::{self, Place};
 use super::recent::Recent;
+use super::trust::Trust;
 use crate::causality::{
     self, Fingerprint, Horizon, MergeRules, NodeClock, Object, RequestId, decode_object, digest_of_record,
     encode_object, rollback_proof,
@@ -164,6 +165,7 @@ pub(super) struct Shard {
     pub(super) classes: Classes,
     /// How far apart clocks may be.
     pub(super) drift: Duration,
+    pub(super) trust: Arc<Trust>,
     recent: Mutex<Recent>,
     clock: NodeClock,
     era: u64,
@@ -181,7 +183,8 @@ impl Shard {
     ) -> Self {
         // The first mint finds another era than this and starts the clock from the identity's mark.
         let clock = NodeClock::starting_after(Stamp(0));
-        let (classes, recent, drift) = (Classes::default(), Mutex::default(), Duration::ZERO);
+        let (classes, recent) = (Classes::default(), Mutex::default());
+        let (drift, trust) = (Duration::ZERO, Arc::new(Trust::new(Duration::ZERO)));
         Self {
             storage,
             identity,
@@ -192,6 +195,7 @@ impl Shard {
             partitions,
             classes,
             drift,
+            trust,
             recent,
             clock,
             era: u64::MAX,
@@ -465,7 +469,9 @@ impl Shard {
         let entry = self.load(loaded, place)?;
         // What no reader sees any more is nobody's sibling.
         let mut base = entry.object.clone();
-        base.shed_expired(wall, self.drift);
+        if self.trust.holds(self.env.clock.now(), wall) {
+            base.shed_expired(wall, self.drift);
+        }
         let minted = causality::write(&base, write.clone(), minter.actor, reading, minter.floor, rules);
         if minted.dot.stamp == Stamp(u64::MAX) {
             return Err(Fault::EndOfTime);

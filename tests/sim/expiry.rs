@@ -339,3 +339,31 @@ fn a_wrong_clock_has_no_say() {
         });
     }
 }
+
+/// A node that nobody can confirm the clock of, and that is a day ahead, takes nothing out of the way: what it was not shown
+/// to have expired stays beside what it writes.
+#[test]
+fn a_clock_that_nobody_confirms_takes_nothing_away() {
+    for seed in 1..=4 {
+        sim(seed, |time| async move {
+            let cluster = Cluster::founded(time, Setup::new(seed, 3)).await;
+            put(&cluster, 0, "k", "alive", Lifetime::For(60 * MINUTE)).await.unwrap();
+            time.sleep(SECOND).await;
+            let names: Vec<String> = (0..3).map(|at| cluster.address(at)).collect();
+            cluster.net().partition(&[&names[2]], &[&names[0], &names[1]]);
+            if seed % 2 == 0 {
+                time.sleep(20 * SECOND).await;
+            }
+            cluster.clock(2).jump(86_400_000);
+            let options = WriteOptions { w: Level::One, ..WriteOptions::default() };
+            let blind = cluster.kv(2).unwrap().put(id("k"), "beside".to_owned().into(), options).await.unwrap();
+            assert_eq!(blind.sibling_count, 2, "seed {seed}");
+            cluster.clock(2).correct();
+            cluster.net().heal();
+            time.sleep(2 * MINUTE).await;
+            let read = get(&cluster, 0, "k", RepairMode::Sync).await;
+            assert_eq!(read.siblings.len(), 2, "seed {seed}: a value was taken away that has not expired");
+            cluster.end();
+        });
+    }
+}
