@@ -388,7 +388,7 @@ impl LayoutKeeper {
         if !fresh.is_empty() {
             inner.replica.new_tenures(fresh.iter().copied().collect()).await?;
             let (was, will) = (Arc::new(known.clone()), Arc::new(chain.clone()));
-            for partition in &fresh {
+            for partition in fresh.iter().filter(|partition| !has_lost_most(known, &chain, **partition)) {
                 let (was, will, partition) = (Arc::clone(&was), Arc::clone(&will), *partition);
                 let which = move |bucket: &Bucket| is_given(&was, &will, partition, Some(bucket));
                 inner.replica.forget(partition, Arc::new(which)).await?;
@@ -612,6 +612,16 @@ impl LayoutKeeper {
 fn is_given(known: &Known, chain: &Chain, partition: PartitionId, bucket: Option<&Bucket>) -> bool {
     let owned = |layout: &Layout| holders(layout, partition, bucket).contains(known.me);
     starts_afresh(chain, known.newest().version(), known.me, partition, bucket) && !known.chain.live().iter().any(owned)
+}
+
+/// Whether most of those who owned a partition, in some layout that was live, are out of the cluster for good. Somebody has
+/// accepted then that what only they held is lost: what a former owner still has may be all that is left, and is merged
+/// into, not deleted.
+fn has_lost_most(known: &Known, chain: &Chain, partition: PartitionId) -> bool {
+    known.chain.live().iter().any(|layout| {
+        let owners: Vec<StoreId> = holders(layout, partition, None).stores().collect();
+        2 * owners.iter().filter(|owner| chain.ended().contains(owner)).count() > owners.len()
+    })
 }
 
 /// Something merged from a source, whole or up to a key, and the layout it was merged for.

@@ -74,6 +74,8 @@ fn who_is_left_goes_on_and_who_comes_back_is_refused() {
                 cluster.crash(machine, Death::PowerCut);
             }
             GONE.iter().for_each(|machine| cluster.crash(*machine, Death::PowerCut));
+            // What was proven safe to be deleted, while the others were there, is still deleted.
+            time.sleep(10 * SECOND).await;
             let gone: Vec<usize> = GONE.into_iter().chain(joins.then_some(5)).collect();
             let held = |key: &usize| {
                 let stored =
