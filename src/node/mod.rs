@@ -141,6 +141,7 @@ impl Node {
             partitions: cluster.partitions,
             machine_boot: node.machine_boot.clone(),
             reserve: node.disk_reserve,
+            max_hint_bytes: node.max_hint_bytes as u64,
         };
         let replica = Replica::start(&env, storage, Arc::clone(&identity), &metrics, &options)?;
         let hello = Hello {

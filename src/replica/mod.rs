@@ -12,6 +12,7 @@ mod class;
 mod fault;
 mod forget;
 mod health;
+mod hints;
 mod identity;
 mod place;
 mod room;
@@ -30,6 +31,7 @@ pub use audit::{Audit, audit};
 pub use fault::Fault;
 pub use forget::{DigestPage, OfBucket};
 pub use health::Health;
+pub use hints::{Hint, HintBook, HintEnd, HintPage, Waiting};
 pub use identity::{Bar, Identity, Opened, Renewal};
 pub use place::{Place, name_of, range_of};
 pub use room::{Reserve, Room};
@@ -58,6 +60,8 @@ pub struct ReplicaOptions {
     pub machine_boot: String,
     /// Space kept back on the disk.
     pub reserve: Reserve,
+    /// Most bytes of hints, for all owners together.
+    pub max_hint_bytes: u64,
 }
 
 /// This node's copy of the partitions it owns.
@@ -70,6 +74,7 @@ struct Inner {
     storage: Arc<dyn Storage>,
     identity: Arc<Identity>,
     health: Arc<Health>,
+    hints: Arc<HintBook>,
     metrics: Arc<Metrics>,
     queues: Vec<mpsc::Sender<Op>>,
     buggify: Buggify,
@@ -125,6 +130,7 @@ impl Replica {
         let health = Arc::new(Health::open(&*storage, options.reserve)?);
         after_a_power_cut(&*storage, &health, &identity, options)?;
         let recorded = class::recorded(&*storage)?;
+        let hints = Arc::new(hints::open(&*storage, options)?);
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for index in 0..options.threads.max(1) {
@@ -133,10 +139,10 @@ impl Replica {
                 Arc::clone(&storage),
                 Arc::clone(&identity),
                 Arc::clone(&health),
+                Arc::clone(&hints),
                 Arc::clone(metrics),
                 env.clone(),
-                options.durability,
-                options.partitions,
+                options,
             );
             shard.classes = class::Classes::new(recorded.clone());
             match env.blocking {
@@ -157,6 +163,7 @@ impl Replica {
                 storage,
                 identity,
                 health,
+                hints,
                 metrics: Arc::clone(metrics),
                 queues,
                 buggify: env.buggify.clone(),

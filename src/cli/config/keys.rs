@@ -179,6 +179,9 @@ pub(super) const KEYS: &[(&str, Setter)] = &[
     ("node.limits.transfer_rate", |s, v| set(&mut s.config.node.transfer_rate, v.size())),
     ("node.limits.header_timeout", |s, v| set(&mut s.serve.head_time, v.duration())),
     ("node.limits.body_timeout", |s, v| set(&mut s.requests.body_time, v.duration())),
+    ("node.hints.max_bytes", |s, v| set(&mut s.config.node.max_hint_bytes, v.size())),
+    ("node.hints.window", |s, v| set(&mut s.config.node.hint_window, v.duration())),
+    ("node.hints.rate", |s, v| set(&mut s.config.node.hint_rate, v.size())),
     ("node.membership.auto_join", |s, v| set(&mut s.config.node.auto_join, v.switch())),
     ("node.log.filter", |s, v| set(&mut s.log.filter, v.text())),
     ("node.log.format", |s, v| {
