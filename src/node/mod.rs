@@ -42,7 +42,7 @@ use crate::coordinator::{Coordinator, DataService, Limits};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::{PeerMood, Peers, Services};
-use crate::repair::{self, Transfers};
+use crate::repair::{self, HintOptions, Hints, Transfers};
 use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
 use crate::ring::founding::{Directory, Terms, seedless};
 use crate::ring::{BucketSettings, Grid, Layout, Member};
@@ -103,6 +103,7 @@ struct Inner {
 /// What works in the background for a member.
 struct Workers {
     transfers: Transfers,
+    hints: Hints,
     steward: Steward,
 }
 
@@ -246,10 +247,13 @@ impl Node {
         if let Err(failed) = repair::start_purging(env, copy, keeps, Arc::clone(metrics)) {
             error!(%failed, "what is left of emptied buckets cannot be dropped: the disk cannot be read");
         }
+        let (copy, links, keeps) = data();
+        let options = HintOptions { window: config.node.hint_window, rate: config.node.hint_rate as u64 };
+        let hints = Hints::start(env, copy, links, keeps, Arc::clone(metrics), options);
         let joiners = founding.joiners().clone();
         let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
         // Once: a node begins once.
-        let _ = inner.workers.set(Workers { transfers, steward });
+        let _ = inner.workers.set(Workers { transfers, hints, steward });
         self.tell_mood();
         inner.keeper.stand(Standing::Serving);
         info!(name = inner.config.node.name, "serving");
@@ -352,6 +356,12 @@ impl Node {
     #[must_use]
     pub fn transfers(&self) -> Option<&Transfers> {
         self.inner.workers.get().map(|workers| &workers.transfers)
+    }
+
+    /// What is being sent to owners that missed it; none before this node is a member.
+    #[must_use]
+    pub fn hints(&self) -> Option<&Hints> {
+        self.inner.workers.get().map(|workers| &workers.hints)
     }
 
     /// Who proposes what needs no operator; none before this node is a member.

@@ -7,6 +7,7 @@
 mod buckets;
 mod detector;
 mod gossip;
+mod hints;
 mod layouts;
 mod mints;
 #[path = "../options/mod.rs"]
