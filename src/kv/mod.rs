@@ -20,6 +20,7 @@ mod bucket;
 mod bucket_settings;
 pub mod date;
 mod error;
+mod hints;
 pub mod layouts;
 pub mod mock;
 pub mod plans;
@@ -32,6 +33,7 @@ pub use crate::quorum::{Counted, Repair as RepairMode};
 pub use bucket::{ANSWERED, BucketAdmin, BucketRules, BucketView, BucketWish, Buckets, Guard, LARGEST_OBJECT, Word};
 pub use bucket_settings::{BLIND_WRITES, BucketValues, Settings, SettingsTable, VALUES_MAX, blind_word, read_blind};
 pub use error::{Error, ErrorCode, ReplicaReport};
+pub use hints::{HintAdmin, HintTarget, HintsLeft, HintsView, HintsWaited};
 pub use layouts::LayoutAdmin;
 pub use present::{etag_of, expired, open_context, payload_of, request_of, views};
 pub use view::{

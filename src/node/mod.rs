@@ -20,6 +20,7 @@ mod attention;
 mod buckets;
 mod builder;
 mod config;
+mod hints;
 mod kv;
 mod layout;
 mod view;
