@@ -47,6 +47,32 @@ pub enum Ended {
     Unknown,
 }
 
+/// Label words for why a hint was dropped, in the order of [`Dropped`].
+const DROPS: [&str; 5] = ["full", "no_room", "too_old", "gone", "purged"];
+
+/// Why a hint was dropped, or not kept.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Dropped {
+    /// As many wait as there may be.
+    Full,
+    /// The disk is filled up to its reserve.
+    NoRoom,
+    /// It waited longer than hints are kept.
+    TooOld,
+    /// This node does not hold the object any more.
+    Gone,
+    /// The object's bucket was emptied or deleted since.
+    Purged,
+}
+
+impl Dropped {
+    /// Whether an owner lacks something because of it.
+    #[must_use]
+    pub const fn is_missed(self) -> bool {
+        !matches!(self, Self::Purged)
+    }
+}
+
 /// Everything one node counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -71,6 +97,8 @@ pub struct Metrics {
     pub layout: LayoutMetrics,
     /// Replicas compared with each other.
     pub repair: RepairMetrics,
+    /// Hints for owners that missed something.
+    pub hints: HintMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -93,6 +121,11 @@ struct RequestLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct LevelLabels {
     level: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -119,8 +152,8 @@ impl Metrics {
         let writes = OperationMetrics::new(at, "write", "writes and deletes");
         let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
         let gossip = GossipMetrics::new(at);
-        let (layout, repair) = (LayoutMetrics::new(at), RepairMetrics::new(at));
-        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout, repair }
+        let (layout, repair, hints) = (LayoutMetrics::new(at), RepairMetrics::new(at), HintMetrics::new(at));
+        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout, repair, hints }
     }
 
     /// Adds what a room keeps by itself; it is asked whenever the text is made. Before the node is shared.
@@ -258,6 +291,52 @@ impl HttpMetrics {
 
     fn method(name: &str) -> usize {
         METHODS.iter().position(|known| *known == name).unwrap_or(METHODS.len() - 1)
+    }
+}
+
+/// Hints for owners that missed something.
+#[derive(Debug)]
+pub struct HintMetrics {
+    /// Hints left, those included that were merged with an older one of the same key.
+    pub left: Counter,
+    /// Hints ended because everybody they were for has it.
+    pub replayed: Counter,
+    /// Bytes of the objects sent for them.
+    pub bytes: Counter,
+    /// Sends that came to nothing, and are repeated.
+    pub failures: Counter,
+    /// Keys that wait, each for one owner.
+    pub waiting: Gauge,
+    /// Bytes of the hints that wait.
+    pub waiting_bytes: Gauge,
+    dropped: [Counter; 5],
+}
+
+impl HintMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let dropped = Family::<ReasonLabels, Counter>::default();
+        registry.register("hints_dropped", "Hints dropped or not kept, by reason", dropped.clone());
+        Self {
+            left: counter(registry, "hints_left", "Hints left for owners that missed a write, merged ones included"),
+            replayed: counter(registry, "hints_replayed", "Hints ended because their owners have what they were for"),
+            bytes: counter(registry, "hints_sent_bytes", "Bytes of objects sent because of hints"),
+            failures: counter(registry, "hint_failures", "Sends because of hints that failed, to be repeated"),
+            waiting: gauge(registry, "hints_waiting_keys", "Keys that owners missed and that wait to be sent to them"),
+            waiting_bytes: gauge(registry, "hints_waiting_bytes", "Bytes of the hints that wait"),
+            dropped: DROPS.map(|reason| dropped.get_or_create_owned(&ReasonLabels { reason })),
+        }
+    }
+
+    /// Hints dropped for this reason.
+    #[must_use]
+    pub fn dropped(&self, why: Dropped) -> &Counter {
+        &self.dropped[why as usize]
+    }
+
+    /// Hints dropped, for whatever reason.
+    #[must_use]
+    pub fn all_dropped(&self) -> u64 {
+        self.dropped.iter().map(Counter::get).sum()
     }
 }
 
@@ -499,6 +578,7 @@ mod tests {
         metrics.writes.record(Level::Count(2), Ended::Unknown, Duration::from_millis(1));
         metrics.http.record("PATCH", 404, Duration::ZERO);
         set_counter(&metrics.transport.bytes_sent, 7);
+        metrics.hints.dropped(Dropped::TooOld).inc();
         let text = metrics.text();
         for line in [
             "quorate_build_info{version=",
@@ -508,6 +588,8 @@ mod tests {
             "quorate_http_requests_total{method=\"other\",status=\"4xx\"} 1",
             "quorate_peer_sent_bytes_total 7",
             "quorate_quarantined_keys 0",
+            "quorate_hints_dropped_total{reason=\"too_old\"} 1",
+            "quorate_hints_waiting_keys 0",
         ] {
             assert!(text.lines().any(|found| found.starts_with(line)), "{line} is not in\n{text}");
         }

@@ -266,3 +266,14 @@ fn a_layout_is_planned_committed_and_shown() {
     let lives = ends(1, &["layout", "skip", &member, "--yes"]);
     assert!(stderr(&lives).contains("is up"), "{}", stderr(&lives));
 }
+
+#[test]
+fn hints_of_all_members_are_shown_and_waited_for() {
+    assert!(stdout(&ends(0, &["hints"])).starts_with("No hints wait.\n"));
+    let said = json(&ends(0, &["hints", "-o", "json"]));
+    let nodes: Vec<&str> = said.as_array().unwrap().iter().map(|one| one["node"].as_str().unwrap()).collect();
+    assert!(nodes.len() == 3 && said.as_array().unwrap().iter().all(|one| one["keys"] == 0), "{said}");
+    let waited = ends(0, &["hints", "wait", "--timeout", "20s", "-o", "json"]);
+    assert!(json(&waited).as_array().unwrap().iter().all(|one| one["done"] == true), "{}", stdout(&waited));
+    ends(2, &["hints", "wait", "--timeout", "soon"]);
+}

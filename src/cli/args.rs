@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bucket_args::{BUCKET, BucketArgs};
 use super::config;
+use super::hints::{HINTS, HintsArgs};
 use super::layout::LayoutArgs;
 use crate::kv::Lifetime;
 use crate::quorum::Level;
@@ -58,6 +59,9 @@ pub(super) enum Command {
     /// Who owns how much of the ring.
     #[command(after_help = RING)]
     Ring(AdminArgs),
+    /// What owners missed while they were away, and how far it is replayed.
+    #[command(after_help = HINTS)]
+    Hints(HintsArgs),
     /// Change who is in the cluster, and who owns what: plan, look, commit.
     #[command(after_help = LAYOUT)]
     Layout(LayoutArgs),

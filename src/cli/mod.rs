@@ -10,6 +10,7 @@ mod bucket_args;
 pub mod config;
 mod demo;
 mod dev;
+mod hints;
 mod layout;
 mod logs;
 mod members;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
             Command::Where(args) => Box::pin(objects::whereabouts(args)).await,
             Command::Members(args) => Box::pin(members::members(args)).await,
             Command::Ring(args) => Box::pin(ring::ring(args)).await,
+            Command::Hints(args) => Box::pin(hints::hints(args)).await,
             Command::Layout(args) => Box::pin(layout::layout(args)).await,
             Command::Status(args) => Box::pin(status::status(args)).await,
         }

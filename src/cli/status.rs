@@ -26,20 +26,21 @@ pub(super) fn admin_client(args: &AdminArgs) -> Result<Client, Failure> {
     } else {
         args.admin.iter().map(|url| url.trim_end_matches('/').to_owned()).collect()
     };
-    let token = match &args.admin_token_file {
-        None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                Failure::new(Exit::Usage, format!("the admin token {} cannot be read: {error}", path.display()), "")
-            })?;
-            Some(text.trim().to_owned())
-        }
-    };
+    let token = admin_token(args)?;
     client(&args.reach, |config| (config.admin_endpoints, config.admin_token) = (admin, token))
 }
 
+/// The token that admin requests carry, where one is set.
+pub(super) fn admin_token(args: &AdminArgs) -> Result<Option<String>, Failure> {
+    let Some(path) = &args.admin_token_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(Exit::Usage, format!("the admin token {} cannot be read: {error}", path.display()), "")
+    })?;
+    Ok(Some(text.trim().to_owned()))
+}
+
 /// By convention the admin port is one above the client port.
-fn admin_of(endpoint: &str) -> Option<String> {
+pub(super) fn admin_of(endpoint: &str) -> Option<String> {
     let (host, port) = host_port(endpoint.strip_prefix("http://")?.trim_end_matches('/')).ok()?;
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     Some(format!("http://{host}:{}", port.checked_add(1)?))
@@ -84,6 +85,10 @@ pub(super) fn screen(status: &Status, wide: bool, paint: Paint) -> String {
     if !status.members.is_empty() {
         text += &table(&header, rows.collect(), paint);
         text.push('\n');
+    }
+    for waiting in &status.hints {
+        let command = paint.dim("quorate hints");
+        text += &format!("Hints: {} keys wait here for {}  {command}\n", waiting.keys, waiting.node);
     }
     if status.attention.is_empty() {
         return text + "Nothing needs attention.\n";

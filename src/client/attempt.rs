@@ -54,7 +54,7 @@ impl Request {
         self.body = Some(document.into());
     }
 
-    fn param(&mut self, name: &'static str, value: impl Into<String>) {
+    pub(super) fn param(&mut self, name: &'static str, value: impl Into<String>) {
         self.query.push((name, value.into()));
     }
 }

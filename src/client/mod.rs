@@ -23,10 +23,10 @@ use crate::kv::layouts::{
     AbortRequest, Begun, CommitRequest, ForceRequest, LayoutView, OperationView, PlanRequest, PlanView, SkipRequest,
 };
 use crate::kv::{
-    Error, ErrorCode, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, RingView, Status, Value, WriteAnswer,
-    WriteOptions,
+    Error, ErrorCode, HintsView, HintsWaited, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, RingView, Status,
+    Value, WriteAnswer, WriteOptions,
 };
-use crate::types::ObjectId;
+use crate::types::{ObjectId, Wall};
 
 mod attempt;
 mod buckets;
@@ -188,6 +188,23 @@ impl Client {
     /// How far something that takes time has come.
     pub async fn operation(&self, id: &str) -> Result<OperationView, Error> {
         self.admin(&format!("/admin/operations/{id}")).await
+    }
+
+    /// What waits on the first admin endpoint that answers, for owners that missed it.
+    pub async fn hints(&self) -> Result<HintsView, Error> {
+        self.admin("/admin/hints").await
+    }
+
+    /// Waits until the hints that the first admin endpoint that answers held at `until` are replayed, for at most 30 s;
+    /// none: those it holds now. The answer names the sync point, to go on with.
+    pub async fn wait_for_hints(&self, patience: Duration, until: Option<Wall>) -> Result<HintsWaited, Error> {
+        let patience = patience.clamp(Duration::from_millis(1), MAX_TIMEOUT);
+        let mut request = self.admin_request(Method::POST, "/admin/hints/wait")?;
+        request.param("timeout", format!("{}ms", patience.as_millis().max(1)));
+        if let Some(Wall(until)) = until {
+            request.param("until", until.to_string());
+        }
+        read(&self.execute(&self.0.admin, request, MAX_TIMEOUT, true, false).await?)
     }
 
     async fn admin<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {

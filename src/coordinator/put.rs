@@ -2,23 +2,27 @@
 //!
 //! It reads like this: the storage thread reads, merges and mints; what was minted leaves for the other owners while the
 //! commit here is under way; acknowledgements feed the core; the core answers. The whole runs in a task of its own: a
-//! client that goes away stops nothing, and late owners are still waited for.
+//! client that goes away stops nothing, and late owners are still waited for. Who fails, or is not heard of for long
+//! enough, is left a hint; `repair` sends it what it missed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tracing::debug;
 
 use super::pending::Pending;
 use super::{
-    Claim, Coordinator, Located, about_layouts, broken, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal, refused,
+    Claim, Coordinator, Inner, Located, about_layouts, broken, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal,
+    refused,
 };
 use crate::causality::{self, Dot, Fingerprint, Object, Payload, RequestId, Supersedes, VersionVector, encode_object};
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
+use crate::pacing::Backoff;
 use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Recorder};
-use crate::replica::{Cause, Coordinated, Fault, MergeRequest, MintRequest, Minting};
+use crate::replica::{Cause, Coordinated, Fault, MergeRequest, MintRequest, Minting, Place};
 use crate::ring::judge::Named;
 use crate::transport::messages::{Ask, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId, Wall};
@@ -27,6 +31,8 @@ use crate::types::{Digest, Mono, ObjectId, StoreId, Wall};
 const ASKED_AGAIN: u32 = 6;
 /// How long owners that are late are still waited for after the answer.
 const LATE_FOR: Duration = Duration::from_secs(5);
+/// When a hint is tried again that a storage thread has no room for.
+const HINTED_AGAIN: Backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_secs(1) };
 
 /// A write, with everything checked that can be checked without the object.
 #[derive(Clone, Debug)]
@@ -108,6 +114,8 @@ enum Event {
     Again {
         from: StoreId,
     },
+    /// These have hints.
+    Hinted(Vec<StoreId>),
 }
 
 impl Coordinator {
@@ -244,6 +252,23 @@ impl Coordinator {
         let _ = self.inner.replica.merge(merge).await;
     }
 
+    /// Leaves hints for owners that missed a write. It holds the write's place among the operations under way for as long
+    /// as the storage thread has no room for it: so those that wait here are bounded.
+    async fn leave_hints(self, place: Place, revision: Digest, targets: Vec<StoreId>) {
+        let Inner { env, replica, .. } = &*self.inner;
+        let mut attempt = 0;
+        while !targets.is_empty() {
+            match replica.leave_hints(place.clone(), revision, targets.clone()).await {
+                Err(Fault::Overloaded) => env.clock.sleep(HINTED_AGAIN.delay(attempt, env.entropy.u64())).await,
+                Err(fault) => {
+                    return debug!(%fault, "no hint for an owner that missed a write: comparison will find it");
+                }
+                Ok(()) => return,
+            }
+            attempt += 1;
+        }
+    }
+
     fn refusal(&self, fault: &Fault) -> Error {
         let error = refused(fault);
         if matches!(fault, Fault::Overloaded | Fault::Stopping | Fault::Barred(_) | Fault::Syncing | Fault::Damaged) {
@@ -321,11 +346,16 @@ impl Task {
         }));
         let mut deadline = env.clock.sleep(left(self.deadline, env.clock.now()));
         let mut late = None;
+        let (mut hinting, mut hinted): (Vec<StoreId>, Vec<StoreId>) = Default::default();
         loop {
             let actions = tokio::select! {
                 biased;
                 event = pending.next() => match event {
                     None => break,
+                    Some(Event::Hinted(targets)) => {
+                        hinted.extend(targets);
+                        Vec::new()
+                    }
                     Some(event) => self.on(event, &mut core, &mut pending, &coordinated),
                 },
                 () = &mut deadline => {
@@ -345,9 +375,28 @@ impl Task {
                     }
                 }
             }
+            let failed: Vec<StoreId> = core.failed().filter(|owner| *owner != me && !hinting.contains(owner)).collect();
+            if !failed.is_empty() {
+                hinting.extend(&failed);
+                let (digest, left) = (coordinated.digest, failed.clone());
+                let hint = self.coordinator.clone().leave_hints(self.located.place.clone(), digest, left);
+                pending.push(Box::pin(async move {
+                    hint.await;
+                    Event::Hinted(failed)
+                }));
+            }
+            // Whoever is down by now is left a hint, and not waited for.
+            if core.is_decided() && hinted.len() == hinting.len() {
+                let up = inner.peers.up();
+                if core.unheard().all(|owner| owner != me && !up.is_up(owner)) {
+                    break;
+                }
+            }
         }
         inner.metrics.quorum.missed_owners.inc_by(core.missed().count() as u64);
         self.finish_undecided();
+        let missed: Vec<StoreId> = core.missed().filter(|owner| *owner != me && !hinted.contains(owner)).collect();
+        self.coordinator.leave_hints(self.located.place.clone(), coordinated.digest, missed).await;
     }
 
     fn on(
@@ -371,6 +420,7 @@ impl Task {
                 decided.into_iter().collect()
             }
             Event::Failed { from, why } => core.on_failed(now, from, why).into_iter().collect(),
+            Event::Hinted(_) => Vec::new(),
             Event::Again { from } => {
                 pending.push(self.send(from, &coordinated.record));
                 Vec::new()

@@ -26,6 +26,7 @@ mod buckets;
 mod connections;
 mod head_timer;
 mod headers;
+mod hints;
 mod kv;
 mod layouts;
 mod owners;

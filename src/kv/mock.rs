@@ -13,9 +13,9 @@ use super::layouts::{
     AbortRequest, Begun, CommitRequest, ForceRequest, LayoutView, OperationView, PlanRequest, PlanView, SkipRequest,
 };
 use super::{
-    ContextToken, Counted, Error, ErrorCode, FloorToken, Kv, LayoutAdmin, NodeView, Outcome, OwnerView, Owners,
-    PartitionView, ReadAnswer, ReadOptions, RingView, Status, Value, WriteAnswer, WriteOptions, check_ttl, etag_of,
-    open_context, payload_of, request_of, views,
+    ContextToken, Counted, Error, ErrorCode, FloorToken, HintAdmin, Kv, LayoutAdmin, NodeView, Outcome, OwnerView,
+    Owners, PartitionView, ReadAnswer, ReadOptions, RingView, Status, Value, WriteAnswer, WriteOptions, check_ttl,
+    etag_of, open_context, payload_of, request_of, views,
 };
 use crate::causality::{Dot, MergeRules, NodeClock, Object, Supersedes, TokenKeys, TokenKind, Write, write};
 use crate::env::BoxFuture;
@@ -321,6 +321,8 @@ impl LayoutAdmin for MockNode {
         self.layouts()?.operation(id)
     }
 }
+
+impl HintAdmin for MockNode {}
 
 impl NodeView for MockNode {
     fn owners(&self, id: &ObjectId) -> Result<Owners, Error> {

@@ -4,11 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::layouts::WaitView;
-use super::{BucketAdmin, Error, LayoutAdmin};
+use super::{BucketAdmin, Error, HintAdmin, HintsLeft, LayoutAdmin};
 use crate::types::ObjectId;
 
-/// A node as seen from an edge. Every call answers at once, from snapshots; what takes time is [`LayoutAdmin`]'s.
-pub trait NodeView: LayoutAdmin {
+/// A node as seen from an edge. Every call answers at once, from snapshots; what takes time is [`LayoutAdmin`]'s or
+/// [`HintAdmin`]'s.
+pub trait NodeView: LayoutAdmin + HintAdmin {
     /// Who owns an object.
     fn owners(&self, id: &ObjectId) -> Result<Owners, Error>;
     /// One screen on how the cluster is, as this node sees it.
@@ -73,6 +74,9 @@ pub struct Status {
     pub members: Vec<MemberView>,
     /// What somebody should look at.
     pub attention: Vec<Attention>,
+    /// What waits on the node that answers for members that missed it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hints: Vec<HintsLeft>,
 }
 
 /// A change of the layout, and how far it has come. What follows a layout by itself belongs to it.

@@ -105,6 +105,12 @@ pub struct NodeConfig {
     pub max_operations: usize,
     /// Most bytes a second that transfers bring to this node; 0: as many as they can.
     pub transfer_rate: usize,
+    /// Most bytes of hints that wait here, for all owners together; 0: none are kept.
+    pub max_hint_bytes: usize,
+    /// How long a hint is kept.
+    pub hint_window: Duration,
+    /// Most bytes a second that this node sends because of hints; 0: as many as it can.
+    pub hint_rate: usize,
     /// How often each partition is compared with each other owner of it.
     pub repair_interval: Duration,
     /// Most bytes a second that comparisons move to make replicas equal; 0: as many as they can.
@@ -138,6 +144,9 @@ impl Default for NodeConfig {
             transfer_rate: 64 << 20,
             repair_interval: Duration::from_secs(3600),
             repair_rate: 16 << 20,
+            max_hint_bytes: 256 << 20,
+            hint_window: Duration::from_secs(3 * 3600),
+            hint_rate: 64 << 20,
             auto_join: true,
         }
     }
@@ -190,6 +199,7 @@ const MOST_OPERATIONS: usize = 1_000_000;
 const LONGEST_LABEL: usize = 255;
 const DRIFT: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_secs(60);
 const REPAIR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+const HINT_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 impl Config {
@@ -301,6 +311,7 @@ impl NodeConfig {
         rule((1..=MOST_OPERATIONS).contains(&requests), "node.limits.requests", || {
             format!("is 1 to {MOST_OPERATIONS}, got {requests}")
         })?;
+        time("node.hints.window", self.hint_window, &HINT_WINDOW)?;
         self.check_seeds()
     }
 
@@ -332,7 +343,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 28] = [
+        let broken: [(&str, Breaks); 29] = [
             ("cluster.partitions", |c| c.cluster.partitions = 1000),
             ("cluster.replicas_max", |c| c.cluster.replicas_max = 0),
             ("cluster.n", |c| c.cluster.n = 6),
@@ -355,6 +366,7 @@ mod tests {
             ("node.limits.max_object", |c| c.node.max_object = (16 << 20) + 1),
             ("node.limits.max_siblings", |c| c.node.max_siblings = 0),
             ("node.limits.requests", |c| c.node.max_operations = 0),
+            ("node.hints.window", |c| c.node.hint_window = Duration::ZERO),
             ("node.bootstrap_expect", |c| c.node.bootstrap_expect = Some(4)),
             ("node.bootstrap_expect", |c| c.node.bootstrap_expect = Some(0)),
             ("node.seeds", |c| c.node.seeds = vec!["a:1".into(), "b:1".into(), "a:1".into()]),

@@ -20,6 +20,7 @@ mod attention;
 mod buckets;
 mod builder;
 mod config;
+mod hints;
 mod kv;
 mod layout;
 mod view;
@@ -42,7 +43,7 @@ use crate::coordinator::{Coordinator, DataService, Limits};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::{PeerMood, Peers, Services};
-use crate::repair::{self, AntiEntropy, Repaired, Scope, Transfers};
+use crate::repair::{self, AntiEntropy, HintOptions, Hints, Repaired, Scope, Transfers};
 use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
 use crate::ring::founding::{Directory, Terms, seedless};
 use crate::ring::{BucketSettings, Grid, Layout, Member};
@@ -104,6 +105,7 @@ struct Inner {
 struct Workers {
     transfers: Transfers,
     entropy: AntiEntropy,
+    hints: Hints,
     steward: Steward,
 }
 
@@ -144,6 +146,7 @@ impl Node {
             reserve: node.disk_reserve,
             max_clock_drift: cluster.max_clock_drift,
             idempotency_window: cluster.idempotency_window,
+            max_hint_bytes: node.max_hint_bytes as u64,
         };
         let replica = Replica::start(&env, storage, Arc::clone(&identity), &metrics, &options)?;
         let hello = Hello {
@@ -255,10 +258,13 @@ impl Node {
         let (copy, links, keeps) = data();
         let (interval, rate) = (config.node.repair_interval, config.node.repair_rate as u64);
         let entropy = AntiEntropy::start(env, copy, links, keeps, Arc::clone(metrics), window, interval, rate);
+        let (copy, links, keeps) = data();
+        let options = HintOptions { window: config.node.hint_window, rate: config.node.hint_rate as u64 };
+        let hints = Hints::start(env, copy, links, keeps, Arc::clone(metrics), options);
         let joiners = founding.joiners().clone();
         let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
         // Once: a node begins once.
-        let _ = inner.workers.set(Workers { transfers, entropy, steward });
+        let _ = inner.workers.set(Workers { transfers, entropy, hints, steward });
         self.tell_mood();
         inner.keeper.stand(Standing::Serving);
         info!(name = inner.config.node.name, "serving");
@@ -369,6 +375,12 @@ impl Node {
     #[must_use]
     pub fn transfers(&self) -> Option<&Transfers> {
         self.inner.workers.get().map(|workers| &workers.transfers)
+    }
+
+    /// What is being sent to owners that missed it; none before this node is a member.
+    #[must_use]
+    pub fn hints(&self) -> Option<&Hints> {
+        self.inner.workers.get().map(|workers| &workers.hints)
     }
 
     /// Who proposes what needs no operator; none before this node is a member.

@@ -2,11 +2,12 @@
 
 use crate::cluster::Standing;
 use crate::kv::{
-    Addresses, BucketAdmin, Error, ErrorCode, MemberView, NodeView, OlderRing, OwnerView, Owners, PartitionView,
-    RingView, Status, date,
+    Addresses, BucketAdmin, Error, ErrorCode, HintsLeft, MemberView, NodeView, OlderRing, OwnerView, Owners,
+    PartitionView, RingView, Status, date,
 };
+use crate::replica::Waiting;
 use crate::ring::{Layout, Member};
-use crate::types::{ObjectId, Wall};
+use crate::types::{ObjectId, StoreId, Wall};
 
 use super::Node;
 
@@ -42,6 +43,7 @@ impl NodeView for Node {
             layout.members().iter().map(|member| self.member_view(layout, member)).collect()
         });
         let attention = self.attention(layout.as_ref());
+        let hinted = |(store, waiting): (StoreId, Waiting)| HintsLeft { node: self.name_of(store), keys: waiting.keys };
         let health = match self.standing() {
             Standing::Serving if attention.is_empty() => "ok",
             Standing::Serving => "degraded",
@@ -56,6 +58,7 @@ impl NodeView for Node {
             health: health.into(),
             members,
             attention,
+            hints: self.inner.replica.hints().targets().into_iter().map(hinted).collect(),
         }
     }
 
@@ -115,6 +118,9 @@ impl NodeView for Node {
             metrics.replica.disk_reserve.set(bytes(reserve));
         }
         metrics.replica.deletes_only.set(i64::from(health.room().is_short()));
+        let (keys, bytes) = self.inner.replica.hints().total();
+        metrics.hints.waiting.set(i64::try_from(keys).unwrap_or(i64::MAX));
+        metrics.hints.waiting_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let layout = self.inner.keeper.newest();
         metrics.peers.members.set(count(layout.as_ref().map_or(0, |layout| layout.members().len())));
         let version = layout.as_ref().map_or(0, |layout| layout.version());

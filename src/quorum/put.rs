@@ -205,6 +205,16 @@ impl PutCore {
         self.owners.iter().filter(missed).map(|(id, _)| *id)
     }
 
+    /// The owners that failed, refused or could not be reached: they have missed it, as far as anybody knows.
+    pub fn failed(&self) -> impl Iterator<Item = StoreId> + '_ {
+        self.owners.iter().filter(|(_, copy)| matches!(copy, Copy::Failed(_))).map(|(id, _)| *id)
+    }
+
+    /// The owners that nothing was heard of since it was sent to them.
+    pub fn unheard(&self) -> impl Iterator<Item = StoreId> + '_ {
+        self.owners.iter().filter(|(_, copy)| *copy == Copy::Sent).map(|(id, _)| *id)
+    }
+
     /// The layouts in which `owner` counts.
     #[must_use]
     pub fn layouts_of(&self, owner: StoreId) -> Vec<u64> {
@@ -295,9 +305,11 @@ mod tests {
         let mut core = core(Level::Two, 0);
         assert_eq!(core.on_failed(NOW, B, NoVote::Unreachable), None);
         let fail = PutAction::Fail { why: PutFailure::TooFewAcks, counted: counted(0, 2) };
+        assert_eq!(core.failed().collect::<Vec<_>>(), [B]);
         assert_eq!(core.on_failed(NOW, C, NoVote::Refused), Some(fail));
         assert_eq!(core.on_ack(NOW, B, &[1], true), None);
         assert_eq!(core.states().collect::<Vec<_>>(), [(A, "timeout"), (B, "ok"), (C, "refused")]);
+        assert_eq!((core.unheard().collect::<Vec<_>>(), core.failed().collect::<Vec<_>>()), (vec![A], vec![C]));
         assert_eq!(core.missed().collect::<Vec<_>>(), [A, C]);
     }
 

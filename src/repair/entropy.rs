@@ -2,7 +2,7 @@
 //! the difference.
 //!
 //! Of two members the one with the smaller store id compares all partitions that both own, once an interval, soon after
-//! either came (back) up, or when it is told to. A round is `merkle`'s: roots of all partitions in one message, a walk
+//! either came (back) up, or when it is told to; and whoever dropped hints compares those partitions. A round is `merkle`'s: roots of all partitions in one message, a walk
 //! where they differ, then objects, both ways; they end in the one write path like all others. It needs one live layout:
 //! while a change is under way transfers do the same and more.
 //!
@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::pacing::TokenBucket;
 use crate::peers::Peers;
 use crate::replica::{Cause, Fault, Place, Replica, name_of};
+use crate::ring::live::holders;
 use crate::ring::{BucketSettings, Layout};
 use crate::transport::messages::merkle::{CompareRoots, Descend};
 use crate::transport::messages::{Ask, Held, Read, Target, Tell, Write};
@@ -155,6 +156,7 @@ impl AntiEntropy {
         loop {
             self.inner.env.clock.sleep(TICK).await;
             let Some(known) = self.settled() else { continue };
+            self.visit_marked(&known).await;
             for peer in self.due_now(&known) {
                 let done = self.round(peer, Scope::default()).await;
                 if done.keys > 0 {
@@ -169,6 +171,23 @@ impl AntiEntropy {
                     }
                 }
             }
+        }
+    }
+
+    /// Compares partitions of which hints were dropped with every other owner, one in a look; those whose owners are all up.
+    async fn visit_marked(&self, known: &Known) {
+        let up = self.inner.peers.up();
+        let mut marked = self.inner.replica.hints().marked().into_iter();
+        let all_up = |partition: PartitionId| {
+            let mut owners = holders(known.newest(), partition, None).stores().collect::<Vec<_>>().into_iter();
+            owners.all(|owner| owner == known.me || up.is_up(owner))
+        };
+        let Some((partition, told)) = marked.find(|(partition, _)| all_up(*partition)) else { return };
+        let done = self.repair(Scope { partition: Some(partition), dry_run: false }).await;
+        if done.unfinished == 0
+            && let Err(fault) = self.inner.replica.unmark(partition, told).await
+        {
+            debug!(%partition, %fault, "it is compared again");
         }
     }
 

@@ -3,11 +3,13 @@
 //! Built so far: [`mend`](start), which ends quarantine and `syncing` by merging what every other owner holds;
 //! [`Transfers`], which merge what a new layout gives this node; [`clear_leftovers`], which deletes what it has taken
 //! away, once that is safe; [purging](start_purging), which drops what was in buckets before they were emptied; and
-//! [expiry](start_expiry), which drops what has outlived its horizon; and [`AntiEntropy`], which compares Merkle trees with
-//! the other owners and makes equal what differs. Hints, scrub and collection join them here.
+//! [expiry](start_expiry), which drops what has outlived its horizon; [`Hints`], which send owners what they missed; and
+//! [`AntiEntropy`], which compares Merkle trees with the other owners and makes equal what differs. Scrub and collection
+//! join them here.
 
 mod entropy;
 mod expiry;
+mod hints;
 mod leftover;
 mod mend;
 mod purge;
@@ -15,6 +17,7 @@ mod transfer;
 
 pub use entropy::{AntiEntropy, Repaired, Scope};
 pub use expiry::start as start_expiry;
+pub use hints::{HintOptions, Hints, Replaying, Stage, wait_for as wait_for_hints};
 pub use leftover::start as clear_leftovers;
 pub use mend::{Mending, start};
 pub use purge::start as start_purging;

@@ -14,6 +14,7 @@ mod expiry;
 mod fault;
 mod forget;
 mod health;
+mod hints;
 mod identity;
 mod place;
 mod recent;
@@ -35,6 +36,7 @@ pub use audit::{Audit, audit};
 pub use fault::Fault;
 pub use forget::{DigestPage, OfBucket};
 pub use health::Health;
+pub use hints::{Hint, HintBook, HintEnd, HintPage, Waiting};
 pub use identity::{Bar, Identity, Opened, Renewal};
 pub use place::{Place, name_of, range_of};
 pub use room::{Reserve, Room};
@@ -69,6 +71,8 @@ pub struct ReplicaOptions {
     pub max_clock_drift: Duration,
     /// How long a request may be repeated: as long as that what it wrote is kept behind its horizon.
     pub idempotency_window: Duration,
+    /// Most bytes of hints, for all owners together.
+    pub max_hint_bytes: u64,
 }
 
 /// This node's copy of the partitions it owns.
@@ -81,6 +85,7 @@ struct Inner {
     storage: Arc<dyn Storage>,
     identity: Arc<Identity>,
     health: Arc<Health>,
+    hints: Arc<HintBook>,
     metrics: Arc<Metrics>,
     queues: Vec<mpsc::Sender<Op>>,
     buggify: Buggify,
@@ -140,6 +145,7 @@ impl Replica {
         after_a_power_cut(&*storage, &health, &identity, options)?;
         let recorded = class::recorded(&*storage)?;
         let trust = Arc::new(Trust::new(options.max_clock_drift));
+        let hints = Arc::new(hints::open(&*storage, options)?);
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for index in 0..options.threads.max(1) {
@@ -148,12 +154,12 @@ impl Replica {
                 Arc::clone(&storage),
                 Arc::clone(&identity),
                 Arc::clone(&health),
+                Arc::clone(&hints),
                 Arc::clone(metrics),
                 env.clone(),
-                options.durability,
-                options.partitions,
+                options,
             );
-            (shard.drift, shard.trust) = (options.max_clock_drift, Arc::clone(&trust));
+            shard.trust = Arc::clone(&trust);
             shard.classes = class::Classes::new(recorded.clone());
             match env.blocking {
                 Blocking::Inline => env.tasks.spawn(run_inline(shard, ops)),
@@ -173,6 +179,7 @@ impl Replica {
                 storage,
                 identity,
                 health,
+                hints,
                 metrics: Arc::clone(metrics),
                 queues,
                 buggify: env.buggify.clone(),

@@ -1,7 +1,7 @@
 //! A shard: the partitions of one storage thread, and the one write path into them.
 //!
-//! Client puts, peer puts, read repair, quarantine repair (and later hints, anti-entropy, transfers) all end here: merge
-//! or mint, then object + key index + Merkle delta in one batch. A shard takes what has queued up, does all reads,
+//! Client puts, peer puts, read repair, quarantine repair, transfers (and later anti-entropy) all end here: merge or
+//! mint, then object + key index + Merkle delta in one batch, with the hints that are left or ended meanwhile. A shard takes what has queued up, does all reads,
 //! merges and mints, and commits *one* batch: atomic per key without locks, group commit for free. Two writes of one key
 //! in one batch see each other.
 //!
@@ -19,13 +19,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::oneshot;
 use tracing::error;
 
-use super::Fault;
 use super::class::{Classes, front_of};
 use super::health::Health;
+use super::hints::{HintBook, HintOp, HintWork};
 use super::identity::{Bar, Identity, Renewal};
 use super::place::{self, Place};
 use super::recent::Recent;
 use super::trust::Trust;
+use super::{Fault, ReplicaOptions};
 use crate::causality::{
     self, Fingerprint, Horizon, MergeRules, NodeClock, Object, RequestId, decode_object, digest_of_record,
     encode_object, rollback_proof,
@@ -122,6 +123,7 @@ pub(super) enum Op {
         early: oneshot::Sender<Result<Coordinated, Fault>>,
         done: oneshot::Sender<Merged>,
     },
+    Hint(HintOp),
     Run(Box<dyn FnOnce(&Shard) + Send>),
     /// The last one: the shard ends after the batch it is in.
     Stop,
@@ -151,12 +153,14 @@ pub(super) struct Prepared {
     waiting: Vec<oneshot::Sender<Merged>>,
     /// Keys whose quarantine ends with this commit.
     mended: Vec<Bytes>,
+    hints: HintWork,
 }
 
 pub(super) struct Shard {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) identity: Arc<Identity>,
     pub(super) health: Arc<Health>,
+    pub(super) hints: Arc<HintBook>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) env: Env,
     pub(super) durability: Durability,
@@ -176,26 +180,27 @@ impl Shard {
         storage: Arc<dyn Storage>,
         identity: Arc<Identity>,
         health: Arc<Health>,
+        hints: Arc<HintBook>,
         metrics: Arc<Metrics>,
         env: Env,
-        durability: Durability,
-        partitions: u32,
+        options: &ReplicaOptions,
     ) -> Self {
         // The first mint finds another era than this and starts the clock from the identity's mark.
         let clock = NodeClock::starting_after(Stamp(0));
         let (classes, recent) = (Classes::default(), Mutex::default());
-        let (drift, trust) = (Duration::ZERO, Arc::new(Trust::new(Duration::ZERO)));
+        let ReplicaOptions { durability, partitions, max_clock_drift: drift, .. } = *options;
         Self {
             storage,
             identity,
             health,
+            hints,
             metrics,
             env,
             durability,
             partitions,
             classes,
             drift,
-            trust,
+            trust: Arc::new(Trust::new(drift)),
             recent,
             clock,
             era: u64::MAX,
@@ -208,6 +213,9 @@ impl Shard {
         let mut durability = self.durability;
         let mut waiting = Vec::new();
         let mut mended = Vec::new();
+        let mut hints = HintWork::default();
+        // Hints alone are not worth a flush.
+        let mut data = false;
         for op in ops {
             match op {
                 Op::Read { place, answer } => {
@@ -216,8 +224,10 @@ impl Shard {
                 }
                 Op::Run(job) => job(self),
                 Op::Stop => {}
+                Op::Hint(op) => waiting.extend(self.hint(&mut hints, op)),
                 Op::Merge { request, answer } => match self.merge(&mut loaded, &request) {
                     Ok(()) => {
+                        data = true;
                         if request.flush {
                             durability = Durability::Flush;
                         }
@@ -230,6 +240,7 @@ impl Shard {
                 },
                 Op::Mint { request, early, done } => match self.mint(&mut loaded, &request) {
                     Ok(coordinated) => {
+                        data = true;
                         if request.flush {
                             durability = Durability::Flush;
                         }
@@ -240,13 +251,15 @@ impl Shard {
                 },
             }
         }
-        let batch = self.batch_of(loaded);
-        Prepared { batch, durability, waiting, mended }
+        let mut batch = self.batch_of(loaded);
+        hints.write(&mut batch);
+        let durability = if data { durability } else { Durability::Os };
+        Prepared { batch, durability, waiting, mended, hints }
     }
 
     /// Commits what was prepared. What it returns is to be answered after `stall` has passed.
     pub(super) fn commit(&self, prepared: Prepared) -> (std::time::Duration, Finished) {
-        let Prepared { batch, durability, waiting, mended } = prepared;
+        let Prepared { batch, durability, waiting, mended, hints } = prepared;
         if waiting.is_empty() {
             return (std::time::Duration::ZERO, Finished { waiting, result: Ok(true) });
         }
@@ -268,6 +281,7 @@ impl Shard {
                 if !mended.is_empty() {
                     self.health.release(&mended);
                 }
+                self.hints_committed(hints);
                 (committed.stall, Finished { waiting, result: Ok(durability == Durability::Flush) })
             }
             Err(failed) => {
@@ -352,7 +366,7 @@ impl Shard {
         self.recent().has(now, stored)
     }
 
-    fn check_writable(&self) -> Result<(), Fault> {
+    pub(super) fn check_writable(&self) -> Result<(), Fault> {
         if self.health.is_read_only() {
             return Err(Fault::ReadOnly("an earlier commit failed".into()));
         }

@@ -11,12 +11,12 @@ use crate::env::Entropy;
 use crate::storage::memory::{Faults, MemoryDisk};
 use crate::types::{Bucket, Key, ObjectId, Wall};
 
-struct Life {
-    replica: Replica,
-    env: Env,
+pub(super) struct Life {
+    pub(super) replica: Replica,
+    pub(super) env: Env,
 }
 
-fn disk() -> MemoryDisk {
+pub(super) fn disk() -> MemoryDisk {
     MemoryDisk::new(Arc::new(Entropy::seeded(7)))
 }
 
@@ -33,6 +33,7 @@ fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machin
         reserve: Reserve::default(),
         max_clock_drift: Duration::from_millis(500),
         idempotency_window: Duration::from_secs(600),
+        max_hint_bytes: 300,
     };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(on_start(replica.identity().last_life(), answers)).unwrap();
@@ -40,17 +41,17 @@ fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machin
     Life { replica, env }
 }
 
-fn live(disk: &MemoryDisk) -> Life {
+pub(super) fn live(disk: &MemoryDisk) -> Life {
     live_on(disk, Durability::Flush, &[], "boot")
 }
 
-fn place(key: &str) -> Place {
+pub(super) fn place(key: &str) -> Place {
     let id = ObjectId::new(Bucket::new("b").unwrap(), Key::new(key.to_owned()).unwrap());
     Place::of(crate::ring::Grid::new(8).unwrap(), &id, 0)
 }
 
 impl Life {
-    fn request(&self, key: &str, value: &str) -> MintRequest {
+    pub(super) fn request(&self, key: &str, value: &str) -> MintRequest {
         let payload = Payload { value: Some(value.to_owned().into()), ..Payload::default() };
         MintRequest {
             place: place(key),
@@ -70,13 +71,13 @@ impl Life {
         Ok((coordinated, minting.durable().await))
     }
 
-    async fn put(&self, key: &str, value: &str) -> Coordinated {
+    pub(super) async fn put(&self, key: &str, value: &str) -> Coordinated {
         let (coordinated, durable) = self.mint(self.request(key, value)).await.unwrap();
         assert_eq!(durable, Ok(true));
         coordinated
     }
 
-    async fn object(&self, key: &str) -> Option<Object> {
+    pub(super) async fn object(&self, key: &str) -> Option<Object> {
         self.replica.read(place(key)).await.unwrap().map(|record| decode_object(record).unwrap())
     }
 
@@ -272,6 +273,7 @@ async fn a_context_that_names_me_above_what_i_hold_proves_a_rollback() {
         reserve: Reserve::default(),
         max_clock_drift: Duration::from_millis(500),
         idempotency_window: Duration::from_secs(600),
+        max_hint_bytes: 300,
     };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(Start::SameIncarnation).unwrap();

@@ -87,6 +87,8 @@ pub struct Setup {
     pub auto_join: bool,
     /// How many found; none: as many as there are seeds.
     pub expect: Option<usize>,
+    /// Whether nodes leave each other hints of what they missed; without, what is to heal otherwise has time to show.
+    pub hints: bool,
     /// Chance that a commit lags behind its mint.
     pub lag: f64,
     /// The other rare paths that are forced.
@@ -101,7 +103,7 @@ impl Setup {
     pub fn new(seed: u64, nodes: usize) -> Self {
         let (rare, wraps) = (rare::Chances::new(), Wraps::default());
         let (partitions, durability, auto_join, expect) = (16, Durability::Flush, true, None);
-        Self { seed, nodes, n: 3, partitions, durability, auto_join, expect, lag: 0.05, rare, wraps }
+        Self { seed, nodes, n: 3, partitions, durability, auto_join, expect, hints: true, lag: 0.05, rare, wraps }
     }
 }
 
@@ -361,7 +363,7 @@ impl Cluster {
     }
 
     fn config(&self, machine: usize, it: &Machine) -> Config {
-        let Setup { n, partitions, durability, auto_join, expect, .. } = &self.inner.setup;
+        let Setup { n, partitions, durability, auto_join, expect, hints, .. } = &self.inner.setup;
         let cluster = ClusterConfig {
             name: "simulated".to_owned(),
             partitions: *partitions,
@@ -377,6 +379,7 @@ impl Cluster {
             seeds: self.inner.seeds.clone(),
             bootstrap_expect: *expect,
             auto_join: *auto_join,
+            max_hint_bytes: if *hints { NodeConfig::default().max_hint_bytes } else { 0 },
             durability: *durability,
             machine_boot: it.disk.machine_boot(),
             record_cache: RECORD_CACHE,

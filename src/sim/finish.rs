@@ -62,6 +62,10 @@ async fn finish_healed(cluster: &Cluster, runner: &Runner, out: &BTreeSet<usize>
     }
     // What a node says of itself travels with its heartbeats.
     cluster.time().sleep(Duration::from_secs(1)).await;
+    // What owners missed and others noted is with them by then.
+    if !cluster.until(PATIENCE, || end.hints().is_empty()).await {
+        return vec![ill("hints-left", "cluster", format!("{PATIENCE:?} after all was well: {:?}", end.hints()))];
+    }
     let mut violations = end.repeat().await;
     // Damage that nobody has read yet comes to light, and is mended.
     for _ in 0..5 {
@@ -118,6 +122,23 @@ impl End<'_> {
 
     async fn is_well(&self) -> bool {
         self.cluster.until(PATIENCE, || self.ills().is_empty()).await
+    }
+
+    /// The hints that wait though nothing is in their way: whom they are for is up, or a member no more.
+    fn hints(&self) -> Vec<String> {
+        let stores = |machine| Some(self.cluster.node(machine)?.replica().identity().store());
+        let up: BTreeSet<_> = self.members().filter_map(stores).collect();
+        let mut waits = Vec::new();
+        for machine in self.members() {
+            let Some(node) = self.cluster.node(machine) else { continue };
+            let Some(newest) = node.layouts().newest() else { continue };
+            for (target, waiting) in node.replica().hints().targets() {
+                if up.contains(&target) || newest.member_by_store(target).is_none() {
+                    waits.push(format!("n{machine} for {target}: {waiting:?}"));
+                }
+            }
+        }
+        waits
     }
 
     /// How many owners of an object are not out.

@@ -66,6 +66,12 @@ pub struct Tally {
     pub refused: u64,
     /// Partitions merged whole from one source.
     pub transfers: u64,
+    /// Hints left for owners that missed a write.
+    pub hints: u64,
+    /// Of those, sent.
+    pub hints_replayed: u64,
+    /// Of those, dropped.
+    pub hints_dropped: u64,
     /// Objects deleted where they are not owned any more, or not yet.
     pub forgotten: u64,
     /// Rare paths forced, by name.
@@ -75,7 +81,7 @@ pub struct Tally {
 impl Tally {
     /// Adds what one process counted.
     pub fn add_life(&mut self, metrics: &Metrics) {
-        let Metrics { quorum, replica, gossip, layout, .. } = metrics;
+        let Metrics { quorum, replica, gossip, layout, hints, .. } = metrics;
         self.add(&Self {
             lives: 1,
             siblings: quorum.sibling_writes.get(),
@@ -94,6 +100,9 @@ impl Tally {
             refused: layout.refused.get(),
             transfers: layout.transfers.get(),
             forgotten: replica.forgotten.get(),
+            hints: hints.left.get(),
+            hints_replayed: hints.replayed.get(),
+            hints_dropped: hints.all_dropped(),
             ..Self::default()
         });
     }
@@ -129,6 +138,9 @@ impl Tally {
         self.refused += other.refused;
         self.transfers += other.transfers;
         self.forgotten += other.forgotten;
+        self.hints += other.hints;
+        self.hints_replayed += other.hints_replayed;
+        self.hints_dropped += other.hints_dropped;
         for (name, times) in &other.forced {
             *self.forced.entry(name).or_default() += times;
         }
@@ -171,6 +183,8 @@ impl Tally {
             ("gossip exchanges", self.exchanges),
             ("exchanges between equals", self.equals),
             ("news by gossip", self.changes),
+            ("hints", self.hints),
+            ("replayed hints", self.hints_replayed),
         ];
         let forced = rare::PATHS.iter().map(|(name, _)| *name).chain([rare::LAG]);
         let forced = forced.map(|name| (name, self.forced.get(name).copied().unwrap_or(0)));
@@ -185,8 +199,9 @@ impl fmt::Display for Tally {
             "{} operations ({} answered, {} unknown), {} lives, {} new incarnations, {} sibling writes, {} read \
              repairs, {} hedges, {} hand-overs, {} quarantines, {} rollback proofs, {} replays, {} failed commits, {} \
              dot clashes, {} wipes, {} copies, {} clean stops, {} gossip exchanges ({} between equals, {} news), {} \
-             layouts asked for ({} of them for another n), {} records damaged, {} power cuts and {} directories gone back meanwhile, {} retries under others, {} requests refused for them, {} transfers, {} objects \
-             forgotten; forced: {:?}",
+             layouts asked for ({} of them for another n), {} records damaged, {} power cuts and {} directories gone \
+             back meanwhile, {} retries under others, {} requests refused for them, {} transfers, {} objects forgotten, \
+             {} hints ({} replayed, {} dropped); forced: {:?}",
             self.operations,
             self.answered,
             self.unknown,
@@ -216,6 +231,9 @@ impl fmt::Display for Tally {
             self.refused,
             self.transfers,
             self.forgotten,
+            self.hints,
+            self.hints_replayed,
+            self.hints_dropped,
             self.forced
         )
     }
@@ -229,6 +247,7 @@ mod tests {
     fn what_never_happened_is_named() {
         let mut all = Tally { siblings: 1, read_repairs: 1, hedges: 1, handovers: 1, ..Tally::default() };
         all.add(&Tally { quarantines: 1, incarnations: 1, rollbacks: 1, unknown: 2, ..Tally::default() });
+        all.add(&Tally { hints: 2, hints_replayed: 1, ..Tally::default() });
         all.add(&Tally { exchanges: 2, equals: 1, changes: 1, ..Tally::default() });
         all.add(&Tally { stops: 1, forced: rare::PATHS.map(|(name, _)| (name, 1)).into(), ..Tally::default() });
         assert_eq!(all.never(), ["replays", "failed commits", rare::LAG]);

@@ -9,6 +9,7 @@ mod detector;
 mod expiry;
 mod forced;
 mod gossip;
+mod hints;
 mod layouts;
 mod mints;
 mod needed;

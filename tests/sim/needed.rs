@@ -68,7 +68,7 @@ struct World {
 impl World {
     async fn founded(time: SimTime, setup: Setup) -> Self {
         let (seed, entropy) = (setup.seed, Entropy::seeded(setup.seed));
-        let cluster = Cluster::founded(time, setup).await;
+        let cluster = Cluster::founded(time, Setup { hints: false, ..setup }).await;
         let runner = Runner { words: true, ..runner(&cluster) };
         Self { cluster, runner, entropy, seed }
     }

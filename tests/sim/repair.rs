@@ -55,7 +55,7 @@ fn sum(cluster: &Cluster, of: impl Fn(&RepairMetrics) -> u64) -> u64 {
 
 /// Two hundred keys on three nodes; then, while n2 is down, forty are changed, ten deleted, twenty new.
 async fn drifted(time: SimTime, setup: Setup) -> Cluster {
-    let cluster = Cluster::founded(time, setup).await;
+    let cluster = Cluster::founded(time, Setup { hints: false, ..setup }).await;
     for key in 0..200 {
         put(&cluster, key % 3, &format!("k{key}"), "before", Lifetime::Unsaid).await;
     }
@@ -104,7 +104,7 @@ fn a_node_that_missed_writes_becomes_equal_without_a_reader() {
 #[test]
 fn a_dry_run_says_what_differs_and_changes_nothing() {
     sim(1, |time| async move {
-        let setup = Setup::new(1, 3);
+        let setup = Setup { hints: false, ..Setup::new(1, 3) };
         let cluster = Cluster::new(time, setup);
         // Nobody compares by itself.
         (0..3).for_each(|at| cluster.tell(at, |config| config.node.repair_interval = 24 * 60 * MINUTE));
@@ -123,7 +123,6 @@ fn a_dry_run_says_what_differs_and_changes_nothing() {
         cluster.start(2).await.unwrap();
         assert!(cluster.until_well(MINUTE).await);
         let dry = Scope { dry_run: true, ..Scope::default() };
-        assert_eq!(fresh.repair(dry).await.keys, 0, "what was written just now may still be on its way");
         time.sleep(30 * SECOND).await;
         // Soon after n2 came up it was compared, once: what was fresh then was left out.
         let said = fresh.repair(dry).await;

@@ -1,0 +1,261 @@
+//! Hints: what this node holds and another owner missed.
+//!
+//! The storage thread that owns the partition leaves and ends them, in the batch with everything else: a hint is never
+//! there before the object it refers to, and no flush is forced by one. Two hints for one owner and key are one; **an
+//! acknowledgement ends only the revision it answers**, so that what was written while an older state was on its way is
+//! sent as well.
+//!
+//! What is not kept, because there are too many hints, or no room, or for too long, marks its partition, durably and in
+//! the same batch: its owners are to be compared.
+//!
+//! Left to others: who is left one (`coordinator`), when they are sent (`repair`).
+//!
+//! Bounds: `ReplicaOptions::max_hint_bytes` for all owners together, past it new keys are dropped (several storage threads may
+//! pass it by a batch each); the summary in memory is [`HintBook`]'s.
+
+mod book;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+pub use book::{HintBook, Waiting};
+pub use record::Hint;
+use record::{bytes_of, hint_key, partition_of, target_of};
+
+use super::place::Place;
+use super::shard::{Merged, Op, Shard};
+use super::{Fault, Replica, ReplicaOptions};
+use crate::metrics::Dropped;
+use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
+use crate::types::{Digest, PartitionId, StoreId};
+
+/// Why a hint is no longer needed, or kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HintEnd {
+    /// Everybody it was for has it.
+    Replayed,
+    /// It was given up, without an acknowledgement.
+    Dropped(Dropped),
+}
+
+/// A page of an owner's hints, in order of stored keys.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HintPage {
+    /// (stored key, hint).
+    pub entries: Vec<(Bytes, Hint)>,
+    /// Where the next page goes on; none: this was the last.
+    pub next: Option<Bytes>,
+}
+
+/// What a batch does about hints.
+pub(super) enum HintOp {
+    /// These owners missed the state with this digest.
+    Leave { place: Place, revision: Digest, targets: Vec<StoreId>, answer: oneshot::Sender<Merged> },
+    /// This revision is done with.
+    End { target: StoreId, stored: Bytes, revision: Digest, why: HintEnd, answer: oneshot::Sender<Merged> },
+}
+
+/// What a batch found and did to hints.
+#[derive(Default)]
+pub(super) struct HintWork {
+    slots: BTreeMap<Bytes, Slot>,
+    marks: Vec<PartitionId>,
+    /// Bytes that the batch adds.
+    grows: u64,
+}
+
+struct Slot {
+    target: StoreId,
+    stored: Bytes,
+    before: Option<Hint>,
+    after: Option<Hint>,
+}
+
+/// What waits on this disk. What of it cannot be read is as good as dropped.
+pub(super) fn open(storage: &dyn Storage, options: &ReplicaOptions) -> Result<HintBook, StorageError> {
+    let (book, doubtful) = HintBook::open(storage, options.max_hint_bytes, options.partitions)?;
+    if !doubtful.is_empty() {
+        let mut batch = Batch::new();
+        doubtful.into_iter().for_each(|partition| batch.put(Keyspace::Meta, book::mark_key(partition), vec![1]));
+        storage.commit(batch, Durability::Flush)?;
+    }
+    Ok(book)
+}
+
+impl HintWork {
+    /// Adds what is to be written.
+    pub(super) fn write(&self, batch: &mut Batch) {
+        for (key, slot) in self.slots.iter().filter(|(_, slot)| slot.before != slot.after) {
+            match &slot.after {
+                Some(hint) => batch.put(Keyspace::Hints, key.clone(), hint.encode()),
+                None => batch.delete(Keyspace::Hints, key.clone()),
+            }
+        }
+        for partition in &self.marks {
+            batch.put(Keyspace::Meta, book::mark_key(*partition), vec![1]);
+        }
+    }
+}
+
+impl Shard {
+    /// Does one of a batch's operations on hints; gives back whom to tell once it is committed.
+    pub(super) fn hint(&self, work: &mut HintWork, op: HintOp) -> Option<oneshot::Sender<Merged>> {
+        let (done, answer) = match op {
+            HintOp::Leave { place, revision, targets, answer } => {
+                let left = self.check_writable().map(|()| {
+                    targets.into_iter().for_each(|target| self.leave_hint(work, target, &place.stored, revision));
+                });
+                (left, answer)
+            }
+            HintOp::End { target, stored, revision, why, answer } => {
+                (self.check_writable().map(|()| self.end_hint(work, target, &stored, revision, why)), answer)
+            }
+        };
+        match done {
+            Ok(()) => Some(answer),
+            Err(fault) => {
+                // Whoever no longer waits has stopped.
+                let _ = answer.send(Err(fault));
+                None
+            }
+        }
+    }
+
+    /// What is there, as this batch will leave it.
+    fn slot<'a>(&self, work: &'a mut HintWork, target: StoreId, stored: &Bytes) -> &'a mut Slot {
+        work.slots.entry(hint_key(target, stored)).or_insert_with_key(|key| {
+            // One that cannot be read is written anew, or is none.
+            let found = self.storage.get(Keyspace::Hints, key).ok().flatten();
+            let before = found.and_then(|value| Hint::decode(&value));
+            Slot { target, stored: stored.clone(), before, after: before }
+        })
+    }
+
+    fn leave_hint(&self, work: &mut HintWork, target: StoreId, stored: &Bytes, revision: Digest) {
+        let left = Hint { owed: false, revision, since: self.env.clock.wall() };
+        let (grows, bytes) = (work.grows, bytes_of(stored));
+        let slot = self.slot(work, target, stored);
+        let known = slot.after;
+        if known.is_none() {
+            let full = self.hints.total().1 + grows + bytes > self.hints.max_bytes();
+            let short = self.health.room().is_short();
+            if full || short {
+                let why = if full { Dropped::Full } else { Dropped::NoRoom };
+                self.metrics.hints.dropped(why).inc();
+                return self.mark(work, stored);
+            }
+        }
+        slot.after = Some(known.map_or(left, |known| known.merged(left)));
+        self.metrics.hints.left.inc();
+        if known.is_none() {
+            work.grows += bytes;
+            self.health.room().took(usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+    }
+
+    fn end_hint(&self, work: &mut HintWork, target: StoreId, stored: &Bytes, revision: Digest, why: HintEnd) {
+        let any = self.env.buggify.breaks("an acknowledgement ends only the revision it answers");
+        let slot = self.slot(work, target, stored);
+        let replayed = why == HintEnd::Replayed;
+        if !slot.after.is_some_and(|hint| (any || hint.revision == revision) && (replayed || !hint.owed)) {
+            return;
+        }
+        slot.after = None;
+        match why {
+            HintEnd::Replayed => drop(self.metrics.hints.replayed.inc()),
+            HintEnd::Dropped(why) => {
+                self.metrics.hints.dropped(why).inc();
+                if why.is_missed() {
+                    self.mark(work, stored);
+                }
+            }
+        }
+    }
+
+    fn mark(&self, work: &mut HintWork, stored: &[u8]) {
+        if let Some(partition) = partition_of(stored)
+            && self.hints.mark(partition)
+        {
+            work.marks.push(partition);
+        }
+    }
+
+    /// What was done is on disk.
+    pub(super) fn hints_committed(&self, work: HintWork) {
+        let done = work.slots.into_values().filter(|slot| slot.before != slot.after);
+        self.hints.committed(done.map(|slot| (slot.target, slot.stored, slot.before, slot.after)));
+    }
+}
+
+impl Replica {
+    /// What waits, for whom; and which partitions are marked.
+    #[must_use]
+    pub fn hints(&self) -> &Arc<HintBook> {
+        &self.inner.hints
+    }
+
+    /// Leaves hints for owners that missed the state with this digest, which this node's store holds, or a newer one.
+    pub async fn leave_hints(&self, place: Place, revision: Digest, targets: Vec<StoreId>) -> Result<(), Fault> {
+        self.seem_overloaded()?;
+        let (answer, answered) = oneshot::channel();
+        let partition = place.partition;
+        self.send(partition, Op::Hint(HintOp::Leave { place, revision, targets, answer }))?;
+        answered.await.unwrap_or(Err(Fault::Stopping)).map(drop)
+    }
+
+    /// Ends a hint, if it still has the revision that was read before the object was.
+    pub async fn end_hint(&self, target: StoreId, stored: Bytes, revision: Digest, why: HintEnd) -> Result<(), Fault> {
+        let Some(partition) = partition_of(&stored) else { return Ok(()) };
+        let (answer, answered) = oneshot::channel();
+        self.send(partition, Op::Hint(HintOp::End { target, stored, revision, why, answer }))?;
+        answered.await.unwrap_or(Err(Fault::Stopping)).map(drop)
+    }
+
+    /// A page of an owner's hints, from the first stored key after `after` on.
+    pub async fn hints_of(&self, target: StoreId, after: Bytes, most: usize) -> Result<HintPage, Fault> {
+        // By the thread that owns where it begins: so several pages of several owners are read side by side.
+        let at = partition_of(&after).unwrap_or(PartitionId(0));
+        self.run(at, move |shard| hints_of(shard, target, &after, most)).await?
+    }
+
+    /// Takes away a partition's mark, unless something was dropped there since `told` was.
+    pub async fn unmark(&self, partition: PartitionId, told: u64) -> Result<(), Fault> {
+        self.run(partition, move |shard| {
+            if !shard.hints.unmark(partition, told) {
+                return Ok(());
+            }
+            let mut batch = Batch::new();
+            batch.delete(Keyspace::Meta, book::mark_key(partition));
+            shard.storage.commit(batch, Durability::Os).map(drop).map_err(|failed| {
+                shard.fail(&failed);
+                Fault::ReadOnly(failed.to_string())
+            })
+        })
+        .await?
+    }
+}
+
+fn hints_of(shard: &Shard, target: StoreId, after: &[u8], most: usize) -> Result<HintPage, Fault> {
+    let from = hint_key(target, after);
+    let from = if after.is_empty() { Bound::Included(&from[..]) } else { Bound::Excluded(&from[..]) };
+    let end = target.bits().checked_add(1).map(u128::to_be_bytes);
+    let to = end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..]));
+    let mut page = HintPage::default();
+    for entry in shard.storage.scan(Keyspace::Hints, from, to) {
+        let (key, value) = entry.map_err(Fault::from)?;
+        let (Some((_, stored)), Some(hint)) = (target_of(&key), Hint::decode(&value)) else { continue };
+        page.entries.push((stored.clone(), hint));
+        if page.entries.len() >= most.max(1) {
+            page.next = Some(stored);
+            break;
+        }
+    }
+    Ok(page)
+}
