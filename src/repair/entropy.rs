@@ -46,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Partitions compared at once; where a question about so many gets no answer in time, fewer, but at least [`LEAST`].
 const PARTITIONS: usize = 128;
 const LEAST: usize = 4;
+/// How long nothing was dropped in a partition that is marked, before it is compared.
+const RIPENS: Duration = Duration::from_secs(25);
 /// After a round that did not come to its end, at least; as much again at random.
 const RETRY: Duration = Duration::from_secs(60);
 /// How soon after either side came up, at least; as much again at random.
@@ -108,6 +110,35 @@ struct Inner {
     /// One round at a time.
     turn: Turn<()>,
     due: Mutex<BTreeMap<StoreId, Due>>,
+    marks: Mutex<Marks>,
+}
+
+/// Partitions of which hints were dropped.
+#[derive(Debug, Default)]
+struct Marks {
+    /// What was last told of each, and since when that is so.
+    seen: BTreeMap<PartitionId, (u64, Mono)>,
+    /// The one compared last.
+    last: Option<PartitionId>,
+}
+
+impl Marks {
+    /// Those of which nothing was dropped for a while, from the one after the last that was compared: what was written just
+    /// now is left out of comparisons, and a partition that cannot be compared stops no other.
+    fn ripe(&mut self, told: &BTreeMap<PartitionId, u64>, now: Mono) -> Vec<(PartitionId, u64)> {
+        self.seen.retain(|partition, _| told.contains_key(partition));
+        for (partition, told) in told {
+            let seen = self.seen.entry(*partition).or_insert((*told, now));
+            if seen.0 != *told {
+                *seen = (*told, now);
+            }
+        }
+        let ripe = self.seen.iter().filter(|(_, (_, since))| now.since(*since) >= RIPENS);
+        let (before, behind): (Vec<_>, Vec<_>) = ripe
+            .map(|(partition, (told, _))| (*partition, *told))
+            .partition(|(partition, _)| self.last.is_some_and(|last| *partition <= last));
+        behind.into_iter().chain(before).collect()
+    }
 }
 
 /// When another member is compared with next.
@@ -144,9 +175,9 @@ impl AntiEntropy {
     ) -> Self {
         let burst = rate.max(1 << 20);
         let rate = (rate > 0).then(|| Mutex::new(TokenBucket::new(rate, burst, env.clock.now())));
-        let (turn, due) = (Turn::new(()), Mutex::default());
+        let (turn, due, marks) = (Turn::new(()), Mutex::default(), Mutex::default());
         let env = env.clone();
-        let inner = Inner { env, replica, peers, keeper, metrics, window, interval, rate, burst, turn, due };
+        let inner = Inner { env, replica, peers, keeper, metrics, window, interval, rate, burst, turn, due, marks };
         let this = Self { inner: Arc::new(inner) };
         this.inner.env.tasks.spawn(this.clone().run());
         this
@@ -176,13 +207,15 @@ impl AntiEntropy {
 
     /// Compares partitions of which hints were dropped with every other owner, one in a look; those whose owners are all up.
     async fn visit_marked(&self, known: &Known) {
-        let up = self.inner.peers.up();
-        let mut marked = self.inner.replica.hints().marked().into_iter();
+        let (up, now) = (self.inner.peers.up(), self.inner.env.clock.now());
+        let marked = self.marks().ripe(&self.inner.replica.hints().marked(), now);
+        let mut marked = marked.into_iter();
         let all_up = |partition: PartitionId| {
             let mut owners = holders(known.newest(), partition, None).stores().collect::<Vec<_>>().into_iter();
             owners.all(|owner| owner == known.me || up.is_up(owner))
         };
         let Some((partition, told)) = marked.find(|(partition, _)| all_up(*partition)) else { return };
+        self.marks().last = Some(partition);
         let done = self.repair(Scope { partition: Some(partition), dry_run: false }).await;
         if done.unfinished == 0
             && let Err(fault) = self.inner.replica.unmark(partition, told).await
@@ -204,6 +237,10 @@ impl AntiEntropy {
     /// What is known of layouts, where just one is live and this node is a member of it.
     fn settled(&self) -> Option<Arc<Known>> {
         self.inner.keeper.known().filter(|known| known.chain.live().len() == 1 && known.is_member())
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.inner.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn due(&self) -> MutexGuard<'_, BTreeMap<StoreId, Due>> {
@@ -239,7 +276,7 @@ impl AntiEntropy {
     async fn round(&self, peer: StoreId, scope: Scope) -> Repaired {
         let _turn = self.inner.turn.lock().await;
         let mut done = Repaired::default();
-        let Some(known) = self.settled() else { return done };
+        let Some(known) = self.settled() else { return Repaired { unfinished: 1, ..done } };
         for (classes, mut partitions) in shared(known.newest(), known.me, peer) {
             partitions.retain(|partition| scope.partition.is_none_or(|only| only == *partition));
             let mut unfinished: BTreeSet<PartitionId> = partitions.iter().copied().collect();
@@ -507,4 +544,23 @@ fn shared(layout: &Layout, me: StoreId, peer: StoreId) -> Shared {
         }
     }
     shared
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_ripen_and_take_turns() {
+        let at = |seconds: u64| Mono(seconds * 1_000_000);
+        let told = |counts: &[(u32, u64)]| counts.iter().map(|(p, told)| (PartitionId(*p), *told)).collect();
+        let mut marks = Marks::default();
+        assert_eq!(marks.ripe(&told(&[(1, 1), (2, 1)]), at(0)), []);
+        assert_eq!(marks.ripe(&told(&[(1, 1), (2, 2)]), at(20)), [], "something was dropped in 2 since");
+        assert_eq!(marks.ripe(&told(&[(1, 1), (2, 2)]), at(30)), [(PartitionId(1), 1)]);
+        marks.last = Some(PartitionId(1));
+        let both = [(PartitionId(2), 2), (PartitionId(1), 1)];
+        assert_eq!(marks.ripe(&told(&[(1, 1), (2, 2)]), at(60)), both, "the one that was compared comes last");
+        assert_eq!(marks.ripe(&told(&[]), at(61)), []);
+    }
 }

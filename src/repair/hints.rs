@@ -23,6 +23,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
 use crate::causality::digest_of_record;
@@ -125,7 +126,12 @@ struct Inner {
     burst: u64,
     /// The owners that something is under way for.
     targets: Mutex<BTreeMap<StoreId, Replaying>>,
+    /// Objects that are in memory because of hints, for all owners together: a window counts them, whatever their size.
+    turns: Semaphore,
 }
+
+/// Objects read and on their way at once.
+const TURNS: usize = 32;
 
 /// Why something was not sent.
 #[derive(Debug)]
@@ -157,7 +163,8 @@ impl Hints {
         let burst = rate.clamp(1, BURST);
         let rate = (rate > 0).then(|| Mutex::new(TokenBucket::new(rate, burst, env.clock.now())));
         let targets = Mutex::default();
-        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, burst, targets };
+        let turns = Semaphore::new(TURNS);
+        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, burst, targets, turns };
         let this = Self { inner: Arc::new(inner) };
         env.tasks.spawn(this.clone().run());
         this
@@ -277,6 +284,7 @@ impl Hints {
     /// the next round begins, so that what cannot be sent is in nobody's way.
     async fn round(&self, target: StoreId, window: &mut AdaptiveWindow, at: &mut Bytes) -> Result<(), String> {
         let (mut after, mut last, mut unsent, mut in_a_row) = (std::mem::take(at), false, None, 0);
+        let (mut ended, mut failed) = (0_u64, None);
         let mut queue: VecDeque<(Bytes, Hint)> = VecDeque::new();
         let mut sending = FuturesUnordered::new();
         loop {
@@ -300,7 +308,7 @@ impl Hints {
             let Some(sent) = sending.next().await else { break };
             match sent {
                 Ok(took) => {
-                    in_a_row = 0;
+                    (in_a_row, ended) = (0, ended + 1);
                     took.into_iter().for_each(|took| window.on_answer(took));
                 }
                 Err(Unsent::Key(why)) => {
@@ -309,6 +317,7 @@ impl Hints {
                         unsent.get_or_insert(why.clone());
                     }
                     self.inner.metrics.hints.failures.inc();
+                    failed = Some(why.clone());
                     self.tell(target, |replaying| replaying.trouble = Some(why));
                 }
                 Err(Unsent::Owner(why)) => {
@@ -323,7 +332,8 @@ impl Hints {
         if unsent.is_some() {
             *at = after;
         }
-        unsent.map_or(Ok(()), Err)
+        // Where nothing that is left can be sent it is not tried in a circle.
+        unsent.or(failed.filter(|_| ended == 0)).map_or(Ok(()), Err)
     }
 
     async fn page(&self, target: StoreId, after: &Bytes) -> Result<HintPage, Fault> {
@@ -362,6 +372,8 @@ impl Hints {
         }
         let place = Place::of(layout.grid(), &id, generation);
         let partition = place.partition;
+        // Before its object is in memory, until it has been sent.
+        let Ok(_turn) = self.inner.turns.acquire().await else { return Ok(None) };
         let found = self.patiently(|| replica.read_to_mend(place.clone())).await.map_err(here)?;
         let Some(record) = found else {
             return end(HintEnd::Dropped(Dropped::Gone)).await.map(|()| None);

@@ -146,23 +146,27 @@ impl Tally {
         }
     }
 
-    /// What should sometimes happen while layouts change, and never did.
+    /// What should sometimes happen while layouts change, in so many seeds, and never did. Losses are rare, for a run stops
+    /// at the copies that the promises need: twenty seeds without any are not unlikely, two hundred are.
     #[must_use]
-    pub fn never_moved(&self) -> Vec<&'static str> {
-        let counted = [
+    pub fn never_moved(&self, seeds: u64) -> Vec<&'static str> {
+        let often = [
             ("layouts", self.layouts),
             ("another n", self.replicas),
-            ("damaged records", self.damaged),
-            ("quarantines", self.quarantines),
-            ("power cuts without a flush", self.unflushed),
-            ("directories that went back", self.rolled_back),
-            ("rollback proofs", self.rollbacks),
             ("retries", self.retries),
             ("refused requests", self.refused),
             ("transfers", self.transfers),
             ("forgotten objects", self.forgotten),
         ];
-        counted.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+        let rare = [
+            ("damaged records", self.damaged),
+            ("quarantines", self.quarantines),
+            ("power cuts without a flush", self.unflushed),
+            ("directories that went back", self.rolled_back),
+            ("rollback proofs", self.rollbacks),
+        ];
+        let counted = often.into_iter().chain(rare.into_iter().filter(|_| seeds >= 200));
+        counted.filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
     }
 
     /// What should sometimes happen and never did.
