@@ -271,7 +271,7 @@ impl<'a> Story<'a> {
         let healed = explain.replicas.len() == 3 && versions.len() == 1 && explain.repaired.is_empty();
         let version = versions.first().map(|dots| dots.join(" + ")).unwrap_or_default();
         self.check(healed, &format!("alpha, beta and gamma: {version}"))?;
-        self.say("(Reads heal what they find as well. Comparison of whole replicas is not built yet.)")
+        self.say("(Reads heal what they find as well, and owners compare what they hold, once an hour.)")
     }
 
     // -- What the steps share ----------------------------------------------------------------------------------------
