@@ -203,13 +203,20 @@ impl Object {
         matches!(self.siblings(), [only] if only.payloads.len() == 1).then_some(&self.context)
     }
 
-    /// Takes out the values that have expired by every clock within `drift` of the one that says `now`, as a write does that
-    /// supersedes them; context and horizon stay. For the base of a mint alone: an object that nobody writes keeps them.
-    pub fn shed_expired(&mut self, now: Wall, drift: Duration) {
+    /// This without the values that have expired by every clock within `drift` of the one that says `now`, as a write leaves
+    /// it that supersedes them: context and horizon stay. None where none has. For the base of a mint alone: an object that
+    /// nobody writes keeps them.
+    #[must_use]
+    pub fn without_expired(&self, now: Wall, drift: Duration) -> Option<Self> {
         let gone = |payload: &Payload| {
             !payload.is_tombstone() && payload.expires_at.is_some_and(|at| Horizon(at.0).is_past(now, drift))
         };
-        self.siblings.retain(|sibling| !sibling.payloads.iter().all(gone));
+        let gone = |sibling: &Sibling| sibling.payloads.iter().all(gone);
+        self.siblings.iter().any(gone).then(|| {
+            let mut left = self.clone();
+            left.siblings.retain(|sibling| !gone(sibling));
+            left
+        })
     }
 
     /// Merges `other` into this state. I-ACK, I-CONCUR and I-CONVERGE rest on this function.

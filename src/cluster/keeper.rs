@@ -21,6 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::held::Held;
 use super::known::Known;
+use super::points::{MERGED, POINT, Point, point_key, points};
 use super::{Directory, Standing};
 use crate::env::Env;
 use crate::metrics::Metrics;
@@ -30,7 +31,7 @@ use crate::ring::live::holders;
 use crate::ring::sync::{Merged, placements, starts_afresh};
 use crate::ring::trackers::{HeardTracker, OwnTracker};
 use crate::ring::{Chain, ChainError, Layout, Tracker, Trackers};
-use crate::storage::{Keyspace, StorageError};
+use crate::storage::Keyspace;
 use crate::transport::Hello;
 use crate::transport::messages::layouts::{Layouts, LayoutsTold, TrackerOf};
 use crate::transport::messages::{Ask, Tell};
@@ -38,8 +39,6 @@ use crate::types::{Bucket, Mono, PartitionId, StoreId};
 
 const CHAIN: &[u8] = b"layout/chain";
 const TRACKER: &[u8] = b"layout/tracker";
-const MERGED: &[u8] = b"layout/merged/";
-const POINT: &[u8] = b"layout/point/";
 const PLEDGED: &[u8] = b"layout/pledged";
 
 /// How often it looks by itself.
@@ -164,7 +163,7 @@ impl LayoutKeeper {
             None => 0,
         };
         let mut merged = Merged::default();
-        for point in points(inner, MERGED)? {
+        for point in points(&**inner.replica.storage(), MERGED)? {
             merged.record(point.partition, point.source, point.layout);
         }
         let mut trackers = Trackers::default();
@@ -381,7 +380,9 @@ impl LayoutKeeper {
         } else {
             // What was merged for layouts that are complete, or into what is deleted now.
             let past = |point: &Point| point.layout <= chain.live_from() || fresh.contains(&point.partition);
-            let all = points(inner, MERGED)?.into_iter().chain(points(inner, POINT)?);
+            let all = points(&**inner.replica.storage(), MERGED)?
+                .into_iter()
+                .chain(points(&**inner.replica.storage(), POINT)?);
             all.filter(past).map(|point| point.key).collect()
         };
         inner.replica.unremember(of_old).await?;
@@ -622,41 +623,4 @@ fn has_lost_most(known: &Known, chain: &Chain, partition: PartitionId) -> bool {
         let owners: Vec<StoreId> = holders(layout, partition, None).stores().collect();
         2 * owners.iter().filter(|owner| chain.ended().contains(owner)).count() > owners.len()
     })
-}
-
-/// Something merged from a source, whole or up to a key, and the layout it was merged for.
-struct Point {
-    key: Bytes,
-    partition: PartitionId,
-    source: StoreId,
-    layout: u64,
-}
-
-fn point_key(prefix: &[u8], partition: PartitionId, source: StoreId) -> Bytes {
-    [prefix, &partition.0.to_be_bytes(), source.as_bytes()].concat().into()
-}
-
-/// The key under which a transfer that stopped half way remembers the layout it is for (8 bytes, big endian) and the last
-/// stored key that is durable here. It goes with what was merged.
-#[must_use]
-pub fn resume_key(partition: PartitionId, source: StoreId) -> Bytes {
-    point_key(POINT, partition, source)
-}
-
-/// What is remembered under a prefix. What cannot be read was not merged: it is merged again.
-fn points(inner: &Inner, prefix: &[u8]) -> Result<Vec<Point>, StorageError> {
-    use std::ops::Bound::{Excluded, Included};
-    let mut end = prefix.to_vec();
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    let point = |key: Bytes, value: &Bytes| {
-        let (partition, source) = key.get(prefix.len()..)?.split_at_checked(4)?;
-        let partition = PartitionId(u32::from_be_bytes(partition.try_into().ok()?));
-        let layout = u64::from_be_bytes(value.get(..8)?.try_into().ok()?);
-        Some(Point { partition, source: StoreId::from_slice(source)?, layout, key: key.clone() })
-    };
-    let entries = inner.replica.storage().scan(Keyspace::Meta, Included(prefix), Excluded(&end));
-    let points = entries.map(|entry| entry.map(|(key, value)| point(key, &value)));
-    points.filter_map(Result::transpose).collect()
 }

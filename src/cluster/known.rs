@@ -61,7 +61,8 @@ impl Known {
 
     /// The one layout that is live, if both sides know no other: then nothing has to be compared, which is nearly
     /// always.
-    fn agreed(&self, named: Named<'_>) -> Option<&Layout> {
+    #[must_use]
+    pub fn agreed(&self, named: Named<'_>) -> Option<&Layout> {
         let newest = self.newest();
         let alone = self.chain.live_from() == newest.version()
             && named.newest == newest.version()

@@ -15,6 +15,7 @@ mod held;
 mod joiners;
 mod keeper;
 mod known;
+mod points;
 mod said;
 mod steward;
 
@@ -24,8 +25,9 @@ pub use founding::{ClusterService, FoundingOptions};
 pub use gossiper::{About, Gossiper, Heard};
 pub use held::{Guard, Held};
 pub use joiners::{Joiner, Joiners};
-pub use keeper::{LayoutKeeper, Untaken, resume_key};
+pub use keeper::{LayoutKeeper, Untaken};
 pub use known::Known;
+pub use points::resume_key;
 pub use said::{DiskState, Head, Said};
 pub use steward::Steward;
 

@@ -64,7 +64,7 @@ impl Service for DataService {
                 Some(Ask::Fetch(_)) if named.newest < known.newest().version() => this.unfit(known.view().behind()),
                 Some(Ask::Fetch(fetch)) => this.serve_fetch(&known, fetch).await,
                 Some(Ask::ListDigests(list)) => this.serve_digests(list).await,
-                Some(Ask::CompareRoots(_) | Ask::Descend(_)) if !one_layout(&known, named) => {
+                Some(Ask::CompareRoots(_) | Ask::Descend(_)) if known.agreed(named).is_none() => {
                     this.unfit(known.view().behind())
                 }
                 Some(Ask::CompareRoots(asked)) => this.serve_compare_roots(&asked).await,
@@ -75,12 +75,6 @@ impl Service for DataService {
             }
         })
     }
-}
-
-/// Whether one layout alone is live here, and the request is about that.
-fn one_layout(known: &Known, named: Named<'_>) -> bool {
-    let newest = known.newest().version();
-    known.chain.live().len() == 1 && named.newest == newest && named.counted == [newest]
 }
 
 struct Found {

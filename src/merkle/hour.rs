@@ -4,7 +4,7 @@
 //! each node's own clock:
 //!
 //! - An hour is **left out** of comparisons from its end on ([`first_hour`]).
-//! - An object is **dropped** for its horizon no earlier than the end of its hour + `max_clock_drift` ([`drops_from`]).
+//! - An object is **dropped** for its horizon no earlier than the end of its hour + `max_clock_drift` ([`first_kept`]).
 //!
 //! Both sides compare from the *later* of their first hours: the initiator names its own, a responder that has a later
 //! one says so, and nothing is compared until the initiator has taken it. So both sum the same hours, and none that either
@@ -39,11 +39,12 @@ pub fn first_hour(now: Wall) -> u32 {
     u32::try_from(now.0 / HOUR).unwrap_or(MAIN)
 }
 
-/// From when on, by a node's own clock, an object of this horizon may be dropped for it; none: never.
+/// The first hour that is still kept by a clock that reads `now`: objects of the hours before it, which ended `linger` ago or
+/// earlier, may be dropped for their horizon. `linger`: at least `max_clock_drift`. Never [`MAIN`] and later.
 #[must_use]
-pub fn drops_from(horizon: Horizon, max_clock_drift: Duration) -> Option<Wall> {
-    let hour = hour_of(horizon);
-    (hour != MAIN).then(|| Wall((u64::from(hour) + 1) * HOUR) + max_clock_drift)
+pub fn first_kept(now: Wall, linger: Duration) -> u32 {
+    let linger = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
+    first_hour(Wall(now.0.saturating_sub(linger))).min(MAIN - 1)
 }
 
 #[cfg(test)]
@@ -55,8 +56,15 @@ mod tests {
     fn an_hour_is_what_it_was_when_data_was_first_stored() {
         let hours = [0, 3_599_999, 3_600_000, 1_795_337_563_000, u64::MAX - 1, u64::MAX].map(|ms| hour_of(Horizon(ms)));
         assert_eq!(hours, [0, 0, 1, 498_704, MAIN, MAIN]);
-        assert_eq!(drops_from(Horizon(3_600_000), Duration::from_millis(500)), Some(Wall(7_200_500)));
-        assert_eq!(drops_from(Horizon(u64::MAX - 1), Duration::ZERO), None, "nothing in the main tree is dropped");
+    }
+
+    #[test]
+    fn an_hour_is_kept_until_every_clock_has_passed_it() {
+        let drift = Duration::from_millis(500);
+        assert_eq!([0, 100, HOUR, HOUR + 499, HOUR + 500].map(|now| first_kept(Wall(now), drift)), [0, 0, 0, 0, 1]);
+        assert_eq!([7_200_499, 7_200_500].map(|now| first_kept(Wall(now), drift)), [1, 2]);
+        assert_eq!(first_kept(Wall(10 * HOUR), Duration::ZERO), 10);
+        assert_eq!(first_kept(Wall(u64::MAX), drift), MAIN - 1, "nothing in the main tree is dropped");
     }
 
     proptest! {
@@ -66,8 +74,8 @@ mod tests {
         #[test]
         fn what_may_be_dropped_is_left_out(horizon in 0..20 * HOUR, now in 0..20 * HOUR, drift in 0..5000_u64, apart in -5000..=5000_i64) {
             let other = now.saturating_add_signed(apart.clamp(-(drift as i64), drift as i64));
-            let dropped = drops_from(Horizon(horizon), Duration::from_millis(drift)).is_some_and(|from| Wall(now) >= from);
             let hour = hour_of(Horizon(horizon));
+            let dropped = hour < first_kept(Wall(now), Duration::from_millis(drift));
             prop_assert!(!dropped || (hour < first_hour(Wall(now)) && hour < first_hour(Wall(other))));
             prop_assert!(!dropped || now > horizon + drift, "never before horizon + drift");
         }

@@ -41,7 +41,7 @@ mod walk;
 mod tests;
 
 pub use answer::{Answering, answer_roots};
-pub use hour::{MAIN, drops_from, first_hour, hour_of};
+pub use hour::{MAIN, first_hour, first_kept, hour_of};
 pub use leaf::{LEAVES, leaf_element, leaf_of};
 pub use messages::{
     Answer, Mark, NODES_MAX, Print, Question, REPLY_MAX, REQUEST_MAX, ROOTS_MAX, Reply, Request, Roots, RootsReply,

@@ -34,9 +34,14 @@ impl Clocks {
         self.readings.remove(&store);
     }
 
+    /// How far from the others' a clock may be that is right.
+    fn limit(&self) -> Duration {
+        self.rule.max_clock_drift / 2
+    }
+
     /// How many clocks go as this one does, itself included.
     fn agreeing(&self) -> usize {
-        let limit = i64::try_from((self.rule.max_clock_drift / 2).as_millis()).unwrap_or(i64::MAX);
+        let limit = i64::try_from(self.limit().as_millis()).unwrap_or(i64::MAX);
         let agrees = |reading: &&Reading| reading.ahead_ms.saturating_abs().saturating_sub(reading.error_ms) <= limit;
         1 + self.readings.values().filter(agrees).count()
     }
@@ -75,7 +80,8 @@ pub(super) fn start(peers: &Peers) {
                 let members =
                     peers.inner.chain.load().as_ref().map_or(usize::MAX, |chain| chain.newest().members().len());
                 // Several may be wrong alike: that they are no majority does not say that the others are right.
-                peers.inner.replica.trust_clock(2 * clocks.agreeing() > members && drift == Drift::InTime);
+                let confirmed = 2 * clocks.agreeing() > members && drift == Drift::InTime;
+                peers.inner.replica.identity().confirm_clock(confirmed.then_some(clocks.limit()));
                 drift
             };
             let identity = peers.inner.replica.identity();

@@ -2,9 +2,9 @@
 //! the difference.
 //!
 //! Of two members the one with the smaller store id compares all partitions that both own, once an interval, soon after
-//! either came (back) up, or when it is told to; and whoever dropped hints compares those partitions. A round is `merkle`'s: roots of all partitions in one message, a walk
-//! where they differ, then objects, both ways; they end in the one write path like all others. It needs one live layout:
-//! while a change is under way transfers do the same and more.
+//! either came (back) up, or when it is told to; and whoever dropped hints compares those partitions. A round is `merkle`'s:
+//! roots of many partitions in one message, a walk where they differ, then objects, both ways; they end in the one write
+//! path like all others. It needs one live layout: while a change is under way transfers do the same and more.
 //!
 //! Bounds: one round at a time; 128 partitions at once, fewer where that takes too long; 16 objects under way; a rate in
 //! bytes a second. A round that is not answered ends, says what it did not finish, and is begun again in a minute or two.
@@ -19,13 +19,14 @@ use futures_util::StreamExt;
 use tokio::sync::Mutex as Turn;
 use tracing::{debug, info, warn};
 
+use super::marks::Marks;
 use super::mend::merge_into;
+use super::rate::Rate;
 use crate::causality::digest_of_record;
 use crate::cluster::{Known, LayoutKeeper};
 use crate::env::Env;
 use crate::merkle::{Difference, Exchange, Read as Surveyed, Root, Roots, RootsReply, Terms, Walk, Width};
 use crate::metrics::Metrics;
-use crate::pacing::TokenBucket;
 use crate::peers::Peers;
 use crate::replica::{Cause, Fault, Place, Replica, name_of};
 use crate::ring::live::holders;
@@ -46,8 +47,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Partitions compared at once; where a question about so many gets no answer in time, fewer, but at least [`LEAST`].
 const PARTITIONS: usize = 128;
 const LEAST: usize = 4;
-/// How long nothing was dropped in a partition that is marked, before it is compared.
-const RIPENS: Duration = Duration::from_secs(25);
 /// After a round that did not come to its end, at least; as much again at random.
 const RETRY: Duration = Duration::from_secs(60);
 /// How soon after either side came up, at least; as much again at random.
@@ -105,40 +104,11 @@ struct Inner {
     metrics: Arc<Metrics>,
     window: Duration,
     interval: Duration,
-    rate: Option<Mutex<TokenBucket>>,
-    burst: u64,
+    rate: Rate,
     /// One round at a time.
     turn: Turn<()>,
     due: Mutex<BTreeMap<StoreId, Due>>,
     marks: Mutex<Marks>,
-}
-
-/// Partitions of which hints were dropped.
-#[derive(Debug, Default)]
-struct Marks {
-    /// What was last told of each, and since when that is so.
-    seen: BTreeMap<PartitionId, (u64, Mono)>,
-    /// The one compared last.
-    last: Option<PartitionId>,
-}
-
-impl Marks {
-    /// Those of which nothing was dropped for a while, from the one after the last that was compared: what was written just
-    /// now is left out of comparisons, and a partition that cannot be compared stops no other.
-    fn ripe(&mut self, told: &BTreeMap<PartitionId, u64>, now: Mono) -> Vec<(PartitionId, u64)> {
-        self.seen.retain(|partition, _| told.contains_key(partition));
-        for (partition, told) in told {
-            let seen = self.seen.entry(*partition).or_insert((*told, now));
-            if seen.0 != *told {
-                *seen = (*told, now);
-            }
-        }
-        let ripe = self.seen.iter().filter(|(_, (_, since))| now.since(*since) >= RIPENS);
-        let (before, behind): (Vec<_>, Vec<_>) = ripe
-            .map(|(partition, (told, _))| (*partition, *told))
-            .partition(|(partition, _)| self.last.is_some_and(|last| *partition <= last));
-        behind.into_iter().chain(before).collect()
-    }
 }
 
 /// When another member is compared with next.
@@ -173,11 +143,10 @@ impl AntiEntropy {
         interval: Duration,
         rate: u64,
     ) -> Self {
-        let burst = rate.max(1 << 20);
-        let rate = (rate > 0).then(|| Mutex::new(TokenBucket::new(rate, burst, env.clock.now())));
+        let rate = Rate::new(env, rate, rate.max(1 << 20));
         let (turn, due, marks) = (Turn::new(()), Mutex::default(), Mutex::default());
         let env = env.clone();
-        let inner = Inner { env, replica, peers, keeper, metrics, window, interval, rate, burst, turn, due, marks };
+        let inner = Inner { env, replica, peers, keeper, metrics, window, interval, rate, turn, due, marks };
         let this = Self { inner: Arc::new(inner) };
         this.inner.env.tasks.spawn(this.clone().run());
         this
@@ -215,7 +184,7 @@ impl AntiEntropy {
             owners.all(|owner| owner == known.me || up.is_up(owner))
         };
         let Some((partition, told)) = marked.find(|(partition, _)| all_up(*partition)) else { return };
-        self.marks().last = Some(partition);
+        self.marks().compared(partition);
         let done = self.repair(Scope { partition: Some(partition), dry_run: false }).await;
         if done.unfinished == 0
             && let Err(fault) = self.inner.replica.unmark(partition, told).await
@@ -455,7 +424,7 @@ impl AntiEntropy {
             if let (Held::Object, Some(record)) = (copy.held(), copy.record) {
                 let size = record.len() as u64;
                 (bytes, fetched) = (Some(size), Some(digest_of_record(&record)));
-                self.pace(size).await;
+                self.inner.rate.pace(size).await;
                 // Before the look at the layouts: see `Held`. Not while it waits: no layout is acked meanwhile.
                 let _guard = keeper.held().take();
                 self.still(known)?;
@@ -468,7 +437,7 @@ impl AntiEntropy {
         {
             let size = record.len() as u64;
             bytes = Some(bytes.unwrap_or(0) + size);
-            self.pace(size).await;
+            self.inner.rate.pace(size).await;
             let _guard = keeper.held().take();
             self.still(known)?;
             let write = Write { target, record, epoch: 0, flush: false, repair: true };
@@ -504,19 +473,6 @@ impl AntiEntropy {
             }
         }
     }
-
-    /// Waits until the rate allows for these bytes.
-    async fn pace(&self, bytes: u64) {
-        let Some(rate) = &self.inner.rate else { return };
-        loop {
-            let now = self.inner.env.clock.now();
-            let taken = rate.lock().unwrap_or_else(PoisonError::into_inner).take(now, bytes.min(self.inner.burst));
-            match taken {
-                Ok(()) => return,
-                Err(wait) => self.inner.env.clock.sleep(wait).await,
-            }
-        }
-    }
 }
 
 fn others(known: &Known) -> impl Iterator<Item = StoreId> + '_ {
@@ -544,23 +500,4 @@ fn shared(layout: &Layout, me: StoreId, peer: StoreId) -> Shared {
         }
     }
     shared
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn marks_ripen_and_take_turns() {
-        let at = |seconds: u64| Mono(seconds * 1_000_000);
-        let told = |counts: &[(u32, u64)]| counts.iter().map(|(p, told)| (PartitionId(*p), *told)).collect();
-        let mut marks = Marks::default();
-        assert_eq!(marks.ripe(&told(&[(1, 1), (2, 1)]), at(0)), []);
-        assert_eq!(marks.ripe(&told(&[(1, 1), (2, 2)]), at(20)), [], "something was dropped in 2 since");
-        assert_eq!(marks.ripe(&told(&[(1, 1), (2, 2)]), at(30)), [(PartitionId(1), 1)]);
-        marks.last = Some(PartitionId(1));
-        let both = [(PartitionId(2), 2), (PartitionId(1), 1)];
-        assert_eq!(marks.ripe(&told(&[(1, 1), (2, 2)]), at(60)), both, "the one that was compared comes last");
-        assert_eq!(marks.ripe(&told(&[]), at(61)), []);
-    }
 }

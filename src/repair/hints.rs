@@ -26,13 +26,14 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
+use super::rate::Rate;
 use crate::causality::digest_of_record;
 use crate::cluster::{Known, LayoutKeeper};
 use crate::env::Env;
 use crate::metrics::{Dropped, Metrics};
-use crate::pacing::{AdaptiveWindow, Backoff, TokenBucket};
+use crate::pacing::{AdaptiveWindow, Backoff};
 use crate::peers::Peers;
-use crate::replica::{Bar, Fault, Hint, HintEnd, HintPage, Place, Replica, name_of};
+use crate::replica::{Fault, Hint, HintEnd, HintPage, Place, Replica, name_of};
 use crate::ring::live::holders;
 use crate::transport::messages::{Ask, Refusal, Target, Tell, Write};
 use crate::types::{Mono, ObjectId, PartitionId, StoreId, Wall};
@@ -122,8 +123,7 @@ struct Inner {
     keeper: LayoutKeeper,
     metrics: Arc<Metrics>,
     window: Duration,
-    rate: Option<Mutex<TokenBucket>>,
-    burst: u64,
+    rate: Rate,
     /// The owners that something is under way for.
     targets: Mutex<BTreeMap<StoreId, Replaying>>,
     /// Objects that are in memory because of hints, for all owners together: a window counts them, whatever their size.
@@ -160,11 +160,10 @@ impl Hints {
         options: HintOptions,
     ) -> Self {
         let HintOptions { window, rate } = options;
-        let burst = rate.clamp(1, BURST);
-        let rate = (rate > 0).then(|| Mutex::new(TokenBucket::new(rate, burst, env.clock.now())));
+        let rate = Rate::new(env, rate, rate.min(BURST));
         let targets = Mutex::default();
         let turns = Semaphore::new(TURNS);
-        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, burst, targets, turns };
+        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, targets, turns };
         let this = Self { inner: Arc::new(inner) };
         env.tasks.spawn(this.clone().run());
         this
@@ -378,7 +377,7 @@ impl Hints {
         let Some(record) = found else {
             return end(HintEnd::Dropped(Dropped::Gone)).await.map(|()| None);
         };
-        self.pace(record.len() as u64).await;
+        self.inner.rate.pace(record.len() as u64).await;
         // Before the look at the layouts: see `Held`.
         let guard = keeper.held().take();
         let Some(known) = keeper.known() else { return Err(Unsent::Owner("this node is in no cluster".into())) };
@@ -459,24 +458,10 @@ impl Hints {
         Err(Unsent::Key(because_of_layouts))
     }
 
-    /// Waits until the rate allows for so many bytes.
-    async fn pace(&self, bytes: u64) {
-        let Some(rate) = &self.inner.rate else { return };
-        let mut left = bytes;
-        while left > 0 {
-            let (now, some) = (self.inner.env.clock.now(), left.min(self.inner.burst));
-            let taken = rate.lock().unwrap_or_else(PoisonError::into_inner).take(now, some);
-            match taken {
-                Ok(()) => left -= some,
-                Err(wait) => self.inner.env.clock.sleep(wait).await,
-            }
-        }
-    }
-
     /// A node whose clock is wrong drops nothing.
     fn is_too_old(&self, hint: &Hint) -> bool {
         let Inner { env, replica, window, .. } = &*self.inner;
-        hint.since + *window < env.clock.wall() && replica.identity().barred() != Some(Bar::ClockDrift)
+        hint.since + *window < env.clock.wall() && replica.identity().clock_is_right()
     }
 
     /// Drops what is too old, whether or not the owner is up.

@@ -11,8 +11,10 @@ mod entropy;
 mod expiry;
 mod hints;
 mod leftover;
+mod marks;
 mod mend;
 mod purge;
+mod rate;
 mod transfer;
 
 pub use entropy::{AntiEntropy, Repaired, Scope};

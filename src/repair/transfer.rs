@@ -23,10 +23,10 @@ use futures_util::StreamExt;
 use tracing::{debug, info, warn};
 
 use super::mend::merge_into;
+use super::rate::Rate;
 use crate::cluster::{LayoutKeeper, resume_key};
 use crate::env::Env;
 use crate::metrics::Metrics;
-use crate::pacing::TokenBucket;
 use crate::peers::Peers;
 use crate::replica::{Cause, Fault, Replica};
 use crate::storage::Keyspace;
@@ -75,8 +75,7 @@ struct Inner {
     keeper: LayoutKeeper,
     metrics: Arc<Metrics>,
     window: Duration,
-    rate: Option<Mutex<TokenBucket>>,
-    burst: u64,
+    rate: Rate,
     progress: Mutex<Progress>,
 }
 
@@ -106,10 +105,9 @@ impl Transfers {
         window: Duration,
         rate: u64,
     ) -> Self {
-        let burst = rate.max(u64::from(PAGE));
-        let bucket = (rate > 0).then(|| Mutex::new(TokenBucket::new(rate, burst, env.clock.now())));
+        let rate = Rate::new(env, rate, rate.max(u64::from(PAGE)));
         let progress = Mutex::default();
-        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate: bucket, burst, progress };
+        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, progress };
         let this = Self { inner: Arc::new(inner) };
         env.tasks.spawn(this.clone().run());
         this
@@ -268,7 +266,7 @@ impl Transfers {
                 return Err(failed(format!("it cannot read {} of its keys", unreadable.len())));
             }
             let (objects, bytes) = (entries.len() as u64, entries.iter().map(|entry| entry.record.len() as u64).sum());
-            self.pace(bytes).await;
+            self.inner.rate.pace(bytes).await;
             self.merge_all(entries).await.map_err(failed)?;
             metrics.layout.transferred_objects.inc_by(objects);
             metrics.layout.transferred_bytes.inc_by(bytes);
@@ -281,19 +279,6 @@ impl Transfers {
             let point = (resume.clone(), point(layout, &next));
             replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
             after = next;
-        }
-    }
-
-    /// Waits until the rate allows for what came.
-    async fn pace(&self, bytes: u64) {
-        let Some(rate) = &self.inner.rate else { return };
-        loop {
-            let now = self.inner.env.clock.now();
-            let taken = rate.lock().unwrap_or_else(PoisonError::into_inner).take(now, bytes.min(self.inner.burst));
-            match taken {
-                Ok(()) => return,
-                Err(wait) => self.inner.env.clock.sleep(wait).await,
-            }
         }
     }
 

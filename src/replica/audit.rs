@@ -7,8 +7,8 @@ use std::ops::Bound::Unbounded;
 use bytes::Bytes;
 
 use super::class::{front_of, recorded};
+use super::index::index_digest;
 use super::place::{Place, leaf_key, name_of};
-use super::shard::index_digest;
 use crate::causality::{decode_object, digest_of_record};
 use crate::merkle::{hour_of, leaf_element};
 use crate::ring::Grid;

@@ -13,8 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::index::index_digest;
 use super::place::{Place, leaf_key, name_of};
-use super::shard::{Shard, index_digest};
+use super::shard::Shard;
 use super::{Fault, Replica};
 use crate::merkle::leaf_element;
 use crate::ring::Grid;

@@ -10,8 +10,9 @@ use tracing::warn;
 
 use super::class::front_of;
 use super::forget::Scanned;
+use super::index::index_digest;
 use super::place::{Place, leaf_key, name_of, range_of};
-use super::shard::{Shard, index_digest};
+use super::shard::Shard;
 use super::{Fault, Replica};
 use crate::merkle::{Entry, MAIN, Read, Survey, Terms, Tree, Wanted, first_hour};
 use crate::storage::Keyspace;

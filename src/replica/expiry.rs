@@ -8,46 +8,39 @@
 //! leaves of an hour tell where there is anything to do; they go with the last object.
 
 use std::ops::Bound::{Excluded, Included};
-use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::forget::Scanned;
+use super::index::index_digest;
 use super::place::{leaf_key, range_of};
-use super::shard::{Shard, index_digest};
+use super::shard::Shard;
 use super::{Fault, Replica};
 use crate::causality::decode_head;
+use crate::merkle::first_kept;
 use crate::storage::{Batch, Durability, Keyspace};
-use crate::types::{PartitionId, Stamp, Wall};
+use crate::types::{PartitionId, Stamp};
 
 /// Most index entries looked at in one go.
 const CHUNK: usize = 1024;
-const HOUR: u64 = 3_600_000;
-
-/// The first hour that had not wholly passed `linger` ago by the clock that says `now`.
-fn first_left(now: Wall, linger: Duration) -> u32 {
-    let drift = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
-    // The main tree's place is no hour.
-    u32::try_from(now.0.saturating_sub(drift) / HOUR).unwrap_or(u32::MAX).min(u32::MAX - 1)
-}
 
 impl Replica {
     /// Drops a chunk of what a partition holds under hours that have passed, from the first stored key after `after` on;
     /// tells how many objects, and where to go on. Nothing while this node's clock is not to be trusted. Flushed.
     pub async fn expire(&self, partition: PartitionId, after: Bytes) -> Result<(u64, Option<Bytes>), Fault> {
-        if !self.expires() {
+        if !self.inner.identity.clock_is_right() {
             return Ok((0, None));
         }
-        let left = first_left(self.now(), self.inner.linger);
-        self.run(partition, move |shard| shard.expire(partition, left, &after)).await?
+        let kept = first_kept(self.now(), self.inner.linger);
+        self.run(partition, move |shard| shard.expire(partition, kept, &after)).await?
     }
 }
 
 impl Shard {
     /// Drops a chunk; the first of a partition only where a leaf says that there is something. Gives how many objects went
     /// and where to go on.
-    fn expire(&self, partition: PartitionId, left: u32, after: &Bytes) -> Result<(u64, Option<Bytes>), Fault> {
-        if after.is_empty() && self.leaves_before(partition, left)?.is_empty() {
+    fn expire(&self, partition: PartitionId, kept: u32, after: &Bytes) -> Result<(u64, Option<Bytes>), Fault> {
+        if after.is_empty() && self.leaves_before(partition, kept)?.is_empty() {
             return Ok((0, None));
         }
         let (first, end) = range_of(partition);
@@ -56,7 +49,7 @@ impl Shard {
         let (mut keys, mut floor, mut scanned) = (Vec::new(), Stamp::default(), Scanned::default());
         for entry in self.storage.scan(Keyspace::Index, from, end).take(CHUNK) {
             let (stored, entry) = entry.map_err(Fault::from)?;
-            if index_digest(&entry).is_some_and(|(_, hour)| (1..left).contains(&hour))
+            if index_digest(&entry).is_some_and(|(_, hour)| (1..kept).contains(&hour))
                 && let Some(greatest) = self.greatest_stamp(&stored)
             {
                 floor = floor.max(greatest);
@@ -67,7 +60,7 @@ impl Shard {
         let dropped = self.drop_below(partition, &keys, floor)?;
         let next = scanned.next(CHUNK);
         if next.is_none() {
-            self.clear_leaves(partition, left)?;
+            self.clear_leaves(partition, kept)?;
         }
         Ok((dropped, next))
     }
@@ -96,11 +89,11 @@ impl Shard {
         decode_head(&record).ok()?.context.greatest_stamp()
     }
 
-    /// The leaves of a partition under hours before `left`: key and sum.
-    fn leaves_before(&self, partition: PartitionId, left: u32) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+    /// The leaves of a partition under hours before `kept`: key and sum.
+    fn leaves_before(&self, partition: PartitionId, kept: u32) -> Result<Vec<(Bytes, Bytes)>, Fault> {
         let mut leaves = Vec::new();
         for class in self.classes.in_partition(partition) {
-            let (from, to) = (leaf_key(partition, class, 1, 0), leaf_key(partition, class, left, 0));
+            let (from, to) = (leaf_key(partition, class, 1, 0), leaf_key(partition, class, kept, 0));
             for leaf in self.storage.scan(Keyspace::Merkle, Included(&from[..]), Excluded(&to[..])) {
                 leaves.push(leaf.map_err(Fault::from)?);
             }
@@ -109,9 +102,9 @@ impl Shard {
     }
 
     /// Takes away the leaves under which nothing hangs any more. One that is not zero stays, and is looked at again.
-    fn clear_leaves(&self, partition: PartitionId, left: u32) -> Result<(), Fault> {
+    fn clear_leaves(&self, partition: PartitionId, kept: u32) -> Result<(), Fault> {
         let mut batch = Batch::new();
-        for (leaf, sum) in self.leaves_before(partition, left)? {
+        for (leaf, sum) in self.leaves_before(partition, kept)? {
             if sum.iter().all(|byte| *byte == 0) {
                 batch.delete(Keyspace::Merkle, leaf);
             }
@@ -123,21 +116,5 @@ impl Shard {
             self.fail(&failed);
             Fault::ReadOnly(failed.to_string())
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_hour_is_left_until_every_clock_has_passed_it() {
-        let drift = Duration::from_millis(500);
-        assert_eq!(first_left(Wall(HOUR), drift), 0);
-        assert_eq!(first_left(Wall(HOUR + 499), drift), 0);
-        assert_eq!(first_left(Wall(HOUR + 500), drift), 1);
-        assert_eq!(first_left(Wall(10 * HOUR), Duration::ZERO), 10);
-        assert_eq!(first_left(Wall(u64::MAX), drift), u32::MAX - 1);
-        assert_eq!(first_left(Wall(100), drift), 0);
     }
 }

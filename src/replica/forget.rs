@@ -11,8 +11,9 @@ use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 
 use super::class::{front, front_of};
+use super::index::index_digest;
 use super::place::{self, name_of, range_of};
-use super::shard::{Shard, index_digest};
+use super::shard::Shard;
 use super::{Fault, Replica};
 use crate::causality::{decode_object, digest_of_record};
 use crate::merkle::{hour_of, leaf_element};

@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{info, warn};
 
+use super::trust::Trust;
 use crate::causality::{LastLife, Lease, Start, actor_of};
 use crate::env::Env;
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
@@ -133,6 +134,7 @@ pub struct Identity {
     /// When it last rose, by the monotonic clock, in microseconds.
     moved_at: AtomicU64,
     bars: AtomicU8,
+    trust: Trust,
     settled: AtomicBool,
 }
 
@@ -220,6 +222,7 @@ impl Identity {
             known_progress: AtomicU64::new(progress),
             moved_at: AtomicU64::new(0),
             bars: AtomicU8::new(Bar::Starting as u8),
+            trust: Trust::default(),
             settled: AtomicBool::new(false),
             env: env.clone(),
             storage,
@@ -279,6 +282,18 @@ impl Identity {
     #[must_use]
     pub fn may_vote(&self) -> bool {
         self.bars.load(Ordering::Acquire) & (Bar::Starting as u8 | Bar::Impostor as u8) == 0
+    }
+
+    /// The wall clock is right to `within`, by a majority of the members' clocks; none: it is not, or nobody knows.
+    pub fn confirm_clock(&self, within: Option<Duration>) {
+        self.trust.say(within, self.env.clock.now(), self.env.clock.wall());
+    }
+
+    /// Whether the wall clock is known to be right, and so may say that something's time has passed. Until it was
+    /// confirmed it is not.
+    #[must_use]
+    pub fn clock_is_right(&self) -> bool {
+        self.trust.holds(self.env.clock.now(), self.env.clock.wall())
     }
 
     /// A number that rises while this directory is written to, flushed before it is told: a peer that has heard a higher

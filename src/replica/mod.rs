@@ -16,6 +16,7 @@ mod forget;
 mod health;
 mod hints;
 mod identity;
+mod index;
 mod place;
 mod recent;
 mod room;
@@ -48,7 +49,6 @@ use crate::metrics::Metrics;
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 use crate::types::{PartitionId, Wall};
 use shard::{BATCH, Op, QUEUE, Shard};
-use trust::Trust;
 
 const MACHINE_BOOT: &[u8] = b"replica/machine-boot";
 const DURABILITY: &[u8] = b"replica/durability";
@@ -90,7 +90,6 @@ struct Inner {
     queues: Vec<mpsc::Sender<Op>>,
     buggify: Buggify,
     clock: Arc<dyn Clock>,
-    trust: Arc<Trust>,
     linger: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
     blocking: Blocking,
@@ -144,7 +143,6 @@ impl Replica {
         let health = Arc::new(Health::open(&*storage, options.reserve)?);
         after_a_power_cut(&*storage, &health, &identity, options)?;
         let recorded = class::recorded(&*storage)?;
-        let trust = Arc::new(Trust::new(options.max_clock_drift));
         let hints = Arc::new(hints::open(&*storage, options)?);
         let mut queues = Vec::new();
         let mut threads = Vec::new();
@@ -159,7 +157,6 @@ impl Replica {
                 env.clone(),
                 options,
             );
-            shard.trust = Arc::clone(&trust);
             shard.classes = class::Classes::new(recorded.clone());
             match env.blocking {
                 Blocking::Inline => env.tasks.spawn(run_inline(shard, ops)),
@@ -184,7 +181,6 @@ impl Replica {
                 queues,
                 buggify: env.buggify.clone(),
                 clock: Arc::clone(&env.clock),
-                trust,
                 linger: options.max_clock_drift.max(options.idempotency_window),
                 threads,
                 blocking: env.blocking,
@@ -234,23 +230,13 @@ impl Replica {
         let horizon = horizon_of_record(record.as_deref()?);
         match horizon {
             None | Some(Horizon::INFINITE) => record,
-            Some(horizon) => record.filter(|_| !self.expires() || !horizon.is_past(self.now(), self.inner.linger)),
+            Some(horizon) => record
+                .filter(|_| !self.inner.identity.clock_is_right() || !horizon.is_past(self.now(), self.inner.linger)),
         }
     }
 
     fn now(&self) -> Wall {
         self.inner.clock.wall()
-    }
-
-    /// Whether this node's clock is right enough to say that something's time has passed: a majority of the members' clocks
-    /// were read lately, and say so.
-    fn expires(&self) -> bool {
-        self.inner.trust.holds(self.inner.clock.now(), self.now())
-    }
-
-    /// Says whether this node's clock is known to be right. Until it is said it is not.
-    pub fn trust_clock(&self, is_right: bool) {
-        self.inner.trust.say(is_right, self.inner.clock.now(), self.now());
     }
 
     /// A node that does not know yet whether its directory went back has no more to say than an unsynced partition.

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::error;
 
@@ -23,13 +23,13 @@ use super::class::{Classes, front_of};
 use super::health::Health;
 use super::hints::{HintBook, HintOp, HintWork};
 use super::identity::{Bar, Identity, Renewal};
+use super::index::{index_digest, index_entry};
 use super::place::{self, Place};
 use super::recent::Recent;
-use super::trust::Trust;
 use super::{Fault, ReplicaOptions};
 use crate::causality::{
-    self, Fingerprint, Horizon, MergeRules, NodeClock, Object, RequestId, decode_object, digest_of_record,
-    encode_object, rollback_proof,
+    self, Fingerprint, MergeRules, NodeClock, Object, RequestId, decode_object, digest_of_record, encode_object,
+    rollback_proof,
 };
 use crate::env::Env;
 use crate::merkle::{hour_of, leaf_element};
@@ -168,8 +168,7 @@ pub(super) struct Shard {
     pub(super) partitions: u32,
     pub(super) classes: Classes,
     /// How far apart clocks may be.
-    pub(super) drift: Duration,
-    pub(super) trust: Arc<Trust>,
+    drift: Duration,
     recent: Mutex<Recent>,
     clock: NodeClock,
     era: u64,
@@ -200,7 +199,6 @@ impl Shard {
             partitions,
             classes,
             drift,
-            trust: Arc::new(Trust::new(drift)),
             recent,
             clock,
             era: u64::MAX,
@@ -482,11 +480,9 @@ impl Shard {
         }
         let entry = self.load(loaded, place)?;
         // What no reader sees any more is nobody's sibling.
-        let mut base = entry.object.clone();
-        if self.trust.holds(self.env.clock.now(), wall) {
-            base.shed_expired(wall, self.drift);
-        }
-        let minted = causality::write(&base, write.clone(), minter.actor, reading, minter.floor, rules);
+        let shed = entry.object.without_expired(wall, self.drift).filter(|_| self.identity.clock_is_right());
+        let base = shed.as_ref().unwrap_or(&entry.object);
+        let minted = causality::write(base, write.clone(), minter.actor, reading, minter.floor, rules);
         if minted.dot.stamp == Stamp(u64::MAX) {
             return Err(Fault::EndOfTime);
         }
@@ -609,26 +605,5 @@ impl Finished {
 impl Fault {
     fn from_commit(failed: &StorageError) -> Self {
         Self::ReadOnly(failed.to_string())
-    }
-}
-
-/// An index entry: version (u8) | digest (16) | siblings (u32) | horizon (u64), integers big endian.
-fn index_entry(digest: &Digest, siblings: u32, horizon: Horizon) -> Bytes {
-    let mut entry = BytesMut::with_capacity(29);
-    entry.put_u8(1);
-    entry.put_slice(&digest.0);
-    entry.put_u32(siblings);
-    entry.put_u64(horizon.0);
-    entry.freeze()
-}
-
-/// The digest and horizon hour in an index entry.
-pub(super) fn index_digest(entry: &[u8]) -> Option<(Digest, u32)> {
-    match entry {
-        [1, rest @ ..] if rest.len() == 28 => {
-            let horizon = u64::from_be_bytes(rest[20..].try_into().ok()?);
-            Some((Digest::from_slice(&rest[..16])?, hour_of(Horizon(horizon))))
-        }
-        _ => None,
     }
 }

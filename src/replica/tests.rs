@@ -410,7 +410,7 @@ async fn stored_leaves_are_what_the_data_says() {
         let place = Place::of(crate::ring::Grid::new(8).unwrap(), &id, generation);
         assert_eq!(place.stored, stored);
         let digest = crate::causality::digest_of_record(&record);
-        assert_eq!(shard::index_digest(&storage.get(Keyspace::Index, &stored).unwrap().unwrap()).unwrap().0, digest);
+        assert_eq!(index::index_digest(&storage.get(Keyspace::Index, &stored).unwrap().unwrap()).unwrap().0, digest);
         let leaf = wanted.entry(place::leaf_key(place.partition, 3, u32::MAX, place.leaf)).or_default();
         *leaf = leaf.wrapping_add(crate::merkle::leaf_element(&stored, &digest));
     }

@@ -1,7 +1,8 @@
 //! Whether this node's wall clock is known to be right: only then does it say that something's time has passed.
 //!
 //! It is said every half second, by whoever compares it with the members' clocks, and holds for a few seconds at most. A
-//! clock that is set meanwhile loses it at once: it no longer goes as the monotonic one does.
+//! clock that is set meanwhile loses it at once: it no longer goes as the monotonic one does. Then the next word does not
+//! count either, for what it goes by may have been heard before.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,31 +13,38 @@ use crate::types::{Mono, Wall};
 const HOLDS: Duration = Duration::from_secs(5);
 
 /// What was said last of the wall clock.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Trust {
-    right_at: Mutex<Option<(Mono, Wall)>>,
-    drift: Duration,
+    said: Mutex<Option<Word>>,
+}
+
+/// The clock was right when the two read so, and is as long as they do not part by more than this.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    mono: Mono,
+    wall: Wall,
+    within: Duration,
+}
+
+impl Word {
+    fn goes_for(&self, now: Mono, wall: Wall) -> bool {
+        let apart = (self.wall + now.since(self.mono)).0.abs_diff(wall.0);
+        u128::from(apart) <= self.within.as_millis()
+    }
 }
 
 impl Trust {
-    /// Nothing has been said yet. `drift`: how far apart two clocks may be.
-    pub(super) const fn new(drift: Duration) -> Self {
-        Self { right_at: Mutex::new(None), drift }
-    }
-
-    /// Says whether the clock, which reads `wall` now, is right.
-    pub(super) fn say(&self, is_right: bool, now: Mono, wall: Wall) {
-        *self.right_at.lock().unwrap_or_else(PoisonError::into_inner) = is_right.then_some((now, wall));
+    /// The clock, which reads `wall` now, is right to `within`; none: it is not, or nobody knows.
+    pub(super) fn say(&self, within: Option<Duration>, now: Mono, wall: Wall) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_set = said.is_some_and(|word| !word.goes_for(now, wall));
+        *said = within.filter(|_| !was_set).map(|within| Word { mono: now, wall, within });
     }
 
     /// Whether a clock that reads `wall` now is known to be right.
     pub(super) fn holds(&self, now: Mono, wall: Wall) -> bool {
-        let said = *self.right_at.lock().unwrap_or_else(PoisonError::into_inner);
-        said.is_some_and(|(then, read)| {
-            let passed = now.since(then);
-            let apart = (read + passed).0.abs_diff(wall.0);
-            passed <= HOLDS && u128::from(apart) <= (self.drift / 2).as_millis()
-        })
+        let said = *self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.is_some_and(|word| now.since(word.mono) <= HOLDS && word.goes_for(now, wall))
     }
 }
 
@@ -44,17 +52,32 @@ impl Trust {
 mod tests {
     use super::*;
 
+    const WITHIN: Option<Duration> = Some(Duration::from_millis(250));
+
+    fn at(ms: u64) -> Mono {
+        Mono(ms * 1000)
+    }
+
     #[test]
     fn a_word_holds_for_a_clock_that_goes_on() {
-        let trust = Trust::new(Duration::from_millis(500));
-        let at = |ms: u64| Mono(ms * 1000);
+        let trust = Trust::default();
         assert!(!trust.holds(at(0), Wall(0)), "nothing was said");
-        trust.say(true, at(1000), Wall(50_000));
+        trust.say(WITHIN, at(1000), Wall(50_000));
         assert!(trust.holds(at(1000), Wall(50_000)) && trust.holds(at(3000), Wall(52_000)));
         assert!(trust.holds(at(3000), Wall(52_250)) && trust.holds(at(3000), Wall(51_750)));
         assert!(!trust.holds(at(3000), Wall(52_251)) && !trust.holds(at(3000), Wall(51_749)), "it was set");
         assert!(!trust.holds(at(6001), Wall(55_001)), "nobody said it again");
-        trust.say(false, at(3500), Wall(52_500));
+        trust.say(None, at(3500), Wall(52_500));
         assert!(!trust.holds(at(3500), Wall(52_500)));
+    }
+
+    #[test]
+    fn a_word_said_of_a_clock_that_was_just_set_does_not_count() {
+        let trust = Trust::default();
+        trust.say(WITHIN, at(1000), Wall(50_000));
+        trust.say(WITHIN, at(1500), Wall(86_450_500));
+        assert!(!trust.holds(at(1500), Wall(86_450_500)), "by what was heard before it was set");
+        trust.say(WITHIN, at(2000), Wall(86_451_000));
+        assert!(trust.holds(at(2100), Wall(86_451_100)), "by what was heard since");
     }
 }

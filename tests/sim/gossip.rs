@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::cluster::{DiskState, Heard};
-use quorate::env::BoxFuture;
 use quorate::kv::{MemberView, NodeView as _};
 use quorate::membership::Life;
 use quorate::sim::cluster::{Cluster, Setup, Wraps};
 use quorate::sim::time::{self, SimTime};
-use quorate::transport::messages::{Recalled, Request, Tell};
-use quorate::transport::{Answer, CallError, Handler, Hello, Transport};
-use quorate::types::StoreId;
+use quorate::transport::messages::{Recalled, Tell};
+
+use crate::answers::changed;
 
 const SECOND: Duration = Duration::from_secs(1);
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=4;
@@ -109,33 +108,12 @@ fn gossip_tells_of_whom_no_connection_tells() {
 }
 
 /// Peers that remember nothing of anybody.
-struct Forgetful(Arc<dyn Transport>);
-
-impl Transport for Forgetful {
-    fn serve(&self, hello: Hello, handler: Arc<dyn Handler>) {
-        self.0.serve(hello, handler);
-    }
-
-    fn call(
-        &self,
-        address: &str,
-        expect: Option<StoreId>,
-        request: Request,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Answer, CallError>> {
-        let call = self.0.call(address, expect, request, deadline);
-        Box::pin(async move {
-            let mut answer = call.await?;
-            if let Some(Tell::Recalled(recalled)) = &mut answer.reply.tell {
-                *recalled = Recalled { kept: true, ..Recalled::default() };
-            }
-            Ok(answer)
-        })
-    }
-
-    fn shutdown(&self) -> BoxFuture<'static, ()> {
-        self.0.shutdown()
-    }
+fn forgetful() -> Wraps {
+    changed(|_, reply| {
+        if let Some(Tell::Recalled(recalled)) = &mut reply.tell {
+            *recalled = Recalled { kept: true, ..Recalled::default() };
+        }
+    })
 }
 
 /// What peers remember proves it sooner; where they do not, gossip does, and the same is done about it. After one more
@@ -144,9 +122,7 @@ impl Transport for Forgetful {
 fn a_directory_that_went_back_is_found_out_by_gossip_alone() {
     for (seed, lives) in [(1, 1), (2, 1), (3, 3), (4, 3)] {
         sim(seed, |time| async move {
-            let forgetful = |inner| Arc::new(Forgetful(inner)) as Arc<dyn Transport>;
-            let wraps = Wraps { transport: Some(Arc::new(forgetful)), ..Wraps::default() };
-            let cluster = Cluster::founded(time, Setup { wraps, ..Setup::new(seed, 3) }).await;
+            let cluster = Cluster::founded(time, Setup { wraps: forgetful(), ..Setup::new(seed, 3) }).await;
             cluster.disk(0, |disk| disk.keep_copy());
             for _life in 0..lives {
                 cluster.stop(0).await.unwrap();

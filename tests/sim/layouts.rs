@@ -3,11 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::cluster::{ProposeError, Proposed, Standing};
-use quorate::env::{BoxFuture, Entropy};
+use quorate::env::Entropy;
 use quorate::kv::{ReadOptions, WriteOptions};
 use quorate::quorum::Level;
 use quorate::ring::auto::Declined;
@@ -17,9 +16,10 @@ use quorate::sim::drive::{Options, Variety, run};
 use quorate::sim::layouts::settled;
 use quorate::sim::net::Death;
 use quorate::sim::time::{self, SimTime};
-use quorate::transport::messages::{Ask, Page, Request, Tell};
-use quorate::transport::{Answer, CallError, Handler, Hello, Transport};
+use quorate::transport::messages::{Page, Tell};
 use quorate::types::{Bucket, Key, ObjectId, StoreId};
+
+use crate::answers::changed;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -329,41 +329,14 @@ fn nodes_that_start_at_once_are_never_two_clusters() {
 }
 
 /// All sources but one seem to have nothing to give.
-struct OneSource(Arc<dyn Transport>);
-
-impl Transport for OneSource {
-    fn serve(&self, me: Hello, handler: Arc<dyn Handler>) {
-        self.0.serve(me, handler);
-    }
-
-    fn call(
-        &self,
-        address: &str,
-        expect: Option<StoreId>,
-        request: Request,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Answer, CallError>> {
-        let others = matches!(request.ask, Some(Ask::Fetch(_))) && !address.starts_with("n0:");
-        let call = self.0.call(address, expect, request, deadline);
-        Box::pin(async move {
-            let mut answer = call.await?;
-            if let Some(Tell::Page(page)) = &mut answer.reply.tell
-                && others
-            {
-                *page = Page { acked: page.acked, ..Page::default() };
-            }
-            Ok(answer)
-        })
-    }
-
-    fn shutdown(&self) -> BoxFuture<'static, ()> {
-        self.0.shutdown()
-    }
-}
-
 fn one_source() -> Wraps {
-    let wrap = |transport| Arc::new(OneSource(transport)) as Arc<dyn Transport>;
-    Wraps { transport: Some(Arc::new(wrap)), ..Wraps::default() }
+    changed(|address, reply| {
+        if let Some(Tell::Page(page)) = &mut reply.tell
+            && !address.starts_with("n0:")
+        {
+            *page = Page { acked: page.acked, ..Page::default() };
+        }
+    })
 }
 
 fn breaking(rule: &'static str) -> Wraps {

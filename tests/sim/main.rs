@@ -4,6 +4,7 @@
 #![cfg(feature = "sim")]
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod answers;
 mod buckets;
 mod detector;
 mod expiry;
