@@ -1,0 +1,227 @@
+//! What an owner keeps of the rounds of a partition.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::{Epoch, LISTED_MAX, Round, RoundId};
+use crate::causality::{Dot, Object};
+use crate::types::Digest;
+
+/// Most rounds that a book holds. One that would be more is not marked: those that are there are finished, or forgotten,
+/// first.
+pub const HELD_MAX: usize = 16;
+
+/// How far an owner is in a round.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Stage {
+    /// Held everything that is listed when it raised its epoch.
+    Marked,
+    /// Refuses what was read before; neither sends nor takes in what is listed.
+    Sealed,
+    /// Has removed it; takes it out of what arrives.
+    Dropped,
+}
+
+/// An owner's, or hint holder's, memory of one partition. What a step changed is flushed before the step is answered, in
+/// one batch with what it did to objects.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Book {
+    pub(super) epoch: Epoch,
+    pub(super) sealed: Epoch,
+    pub(super) drained: Epoch,
+    pub(super) held: BTreeMap<RoundId, Held>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Held {
+    pub(super) stage: Stage,
+    /// By stored key: the deletions.
+    pub(super) listed: BTreeMap<Bytes, Vec<Dot>>,
+    pub(super) after: Vec<RoundId>,
+}
+
+/// What an owner says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Status {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its rounds.
+    pub rounds: BTreeMap<RoundId, Stage>,
+}
+
+/// What a store that becomes an owner learns of one that is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lesson(pub(super) Book);
+
+/// A state was read under an epoch that is sealed here: it is to be read again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("read under epoch {read}, and {sealed} is sealed here: read it again, and send that")]
+pub struct TooOld {
+    /// When it was read.
+    pub read: Epoch,
+    /// The first epoch that is taken.
+    pub sealed: Epoch,
+}
+
+/// Why an owner does not mark a round. Nothing was changed.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum NotMarked {
+    /// It lives under another layout, or under several.
+    #[error("the round belongs to layout {0}, which is not the one live layout here")]
+    OtherLayout(u64),
+    /// It has marked a later round, or another one of that epoch.
+    #[error("the epoch is {0} here already: begin a round after it")]
+    Behind(Epoch),
+    /// What it holds under a key is not what the round lists.
+    #[error("what is held under a listed key is something else: list what all owners hold")]
+    Differs(Bytes),
+    /// There are too many rounds, or keys in it.
+    #[error("{0} rounds are held here, or the round lists too much: finish them first")]
+    TooMany(usize),
+}
+
+/// The round is not known here: it was forgotten, or never marked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("no such round here, or not that far: ask for its state")]
+pub struct NoSuchRound;
+
+/// A round is sealed here and not dropped: it has to be finished first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("round {:?} is sealed: it is finished, or found abandoned elsewhere, first", .0.epoch)]
+pub struct Unfinished(pub RoundId);
+
+impl Book {
+    /// Under which epoch states are read now. To be looked up *before* the object is read.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The first epoch under which a state must have been read to be taken.
+    #[must_use]
+    pub const fn sealed(&self) -> Epoch {
+        self.sealed
+    }
+
+    /// Whether nothing was ever collected here: the common case.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Judges a state that arrives, wherever it comes from: this node's own merges, too.
+    pub fn judge(&self, read: Epoch) -> Result<(), TooOld> {
+        if read < self.sealed { Err(TooOld { read, sealed: self.sealed }) } else { Ok(()) }
+    }
+
+    /// Judges a state that is to be kept as a hint.
+    pub fn judge_hint(&self, read: Epoch) -> Result<(), TooOld> {
+        let sealed = self.sealed.max(self.drained);
+        if read < sealed { Err(TooOld { read, sealed }) } else { Ok(()) }
+    }
+
+    /// An object as it is sent and taken in: without what is sealed or dropped. None where that is all the same.
+    #[must_use]
+    pub fn strip(&self, stored: &Bytes, object: &Object) -> Option<Object> {
+        let held = self.held.values().filter(|held| held.stage > Stage::Marked);
+        let gone: Vec<Dot> = held.filter_map(|held| held.listed.get(stored)).flatten().copied().collect();
+        if gone.is_empty() { None } else { object.without(&gone) }
+    }
+
+    /// Marks a round: `holds` tells of a stored key what is held there, if that is nothing but deletions (its digest, and
+    /// their dots). Marking what is marked, or further, is no error.
+    pub fn mark(
+        &mut self,
+        round: &Round,
+        live: Option<u64>,
+        mut holds: impl FnMut(&Bytes) -> Option<(Digest, Vec<Dot>)>,
+    ) -> Result<(), NotMarked> {
+        let id = round.id();
+        if self.held.contains_key(&id) {
+            return Ok(());
+        }
+        if live != Some(id.epoch.layout()) {
+            return Err(NotMarked::OtherLayout(id.epoch.layout()));
+        }
+        if id.epoch <= self.epoch {
+            return Err(NotMarked::Behind(self.epoch));
+        }
+        if self.held.len() >= HELD_MAX || round.listed().len() > LISTED_MAX {
+            return Err(NotMarked::TooMany(self.held.len()));
+        }
+        let mut listed = BTreeMap::new();
+        for entry in round.listed() {
+            let held = holds(&entry.stored).filter(|(digest, _)| *digest == entry.digest);
+            let (_, dots) = held.ok_or_else(|| NotMarked::Differs(entry.stored.clone()))?;
+            listed.insert(entry.stored.clone(), dots);
+        }
+        self.epoch = id.epoch;
+        self.held.insert(id, Held { stage: Stage::Marked, listed, after: round.after().to_vec() });
+        Ok(())
+    }
+
+    /// From here on no hint is taken that was read under an earlier epoch. That none is held is for the caller to see to.
+    pub fn drain(&mut self, epoch: Epoch) {
+        self.drained = self.drained.max(epoch);
+    }
+
+    /// Seals a round that was marked here. On any driver's word that all owners have marked it and all hints are drained.
+    pub fn seal(&mut self, id: RoundId) -> Result<(), NoSuchRound> {
+        let held = self.held.get_mut(&id).ok_or(NoSuchRound)?;
+        if held.stage == Stage::Marked {
+            held.stage = Stage::Sealed;
+            let after = std::mem::take(&mut held.after);
+            self.sealed = self.sealed.max(id.epoch);
+            self.held.retain(|other, held| held.stage != Stage::Dropped || !after.contains(other));
+        }
+        Ok(())
+    }
+
+    /// Drops a round that was sealed here: gives the deletions to be removed, in the batch that writes this book, from
+    /// whatever holds them. On any driver's word that all owners have sealed it.
+    pub fn drop_round(&mut self, id: RoundId) -> Result<&BTreeMap<Bytes, Vec<Dot>>, NoSuchRound> {
+        let held = self.held.get_mut(&id).filter(|held| held.stage > Stage::Marked).ok_or(NoSuchRound)?;
+        held.stage = Stage::Dropped;
+        Ok(&held.listed)
+    }
+
+    /// Gives up every round that was marked and not sealed, for owners are about to change: none of them is ever dropped by
+    /// anybody.
+    pub fn abandon(&mut self) {
+        self.held.retain(|_, held| held.stage > Stage::Marked);
+    }
+
+    /// Forgets a round that some owner does not hold and cannot mark any more, so that nobody has dropped it. What it
+    /// sealed stays refused.
+    pub fn forget(&mut self, id: RoundId) {
+        if self.held.get(&id).is_some_and(|held| held.stage < Stage::Dropped) {
+            self.held.remove(&id);
+        }
+    }
+
+    /// What drivers ask.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status { epoch: self.epoch, rounds: self.held.iter().map(|(id, held)| (*id, held.stage)).collect() }
+    }
+
+    /// What a store that becomes an owner has to know before it takes or mints anything; marks are abandoned first.
+    pub fn lesson(&self) -> Result<Lesson, Unfinished> {
+        match self.held.iter().find(|(_, held)| held.stage < Stage::Dropped) {
+            Some((id, _)) => Err(Unfinished(*id)),
+            None => Ok(Lesson(self.clone())),
+        }
+    }
+
+    /// Learns it. From several owners, one after the other: the latest of all.
+    pub fn learn(&mut self, Lesson(theirs): Lesson) {
+        self.epoch = self.epoch.max(theirs.epoch);
+        self.sealed = self.sealed.max(theirs.sealed);
+        self.drained = self.drained.max(theirs.drained);
+        for (id, held) in theirs.held {
+            self.held.entry(id).or_insert(held);
+        }
+    }
+}
