@@ -122,6 +122,18 @@ impl Book {
         if read < sealed { Err(TooOld { read, sealed }) } else { Ok(()) }
     }
 
+    /// Whether anything is taken out of what is held under a key.
+    #[must_use]
+    pub fn takes_out(&self, stored: &Bytes) -> bool {
+        self.held.values().any(|held| held.stage > Stage::Marked && held.listed.contains_key(stored))
+    }
+
+    /// Whether a round lists a key and has not dropped it: then nothing else drops it, either.
+    #[must_use]
+    pub fn lists(&self, stored: &Bytes) -> bool {
+        self.held.values().any(|held| held.stage < Stage::Dropped && held.listed.contains_key(stored))
+    }
+
     /// An object as it is sent and taken in: without what is sealed or dropped. None where that is all the same.
     #[must_use]
     pub fn strip(&self, stored: &Bytes, object: &Object) -> Option<Object> {

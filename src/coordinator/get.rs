@@ -9,6 +9,7 @@ use super::pending::Pending;
 use super::{Coordinator, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
 use crate::causality::{Object, decode_object, digest_of_record, encode_object};
 use crate::cluster::Known;
+use crate::collect::Epoch;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::quorum::{
@@ -30,6 +31,8 @@ pub struct Found {
     pub object: Option<Arc<Object>>,
     /// Its digest, where that is known already.
     pub digest: Option<Digest>,
+    /// The least epoch of the votes.
+    pub epoch: Epoch,
     /// Who said so.
     pub counted: Counted,
     /// How, where it was asked for.
@@ -37,8 +40,29 @@ pub struct Found {
 }
 
 enum Event {
-    Replied(StoreId, ReplicaReply),
+    Replied(StoreId, ReplicaReply, Under),
     Repaired(StoreId, bool),
+}
+
+/// What a reply was read under, and what its replica takes.
+#[derive(Clone, Copy, Debug)]
+struct Under {
+    epoch: Epoch,
+    sealed: Epoch,
+}
+
+/// Of several replies: the least epoch, the greatest sealed one. A reply that says nothing counts for nothing.
+const NOTHING_YET: Under = Under { epoch: Epoch(u64::MAX), sealed: Epoch::FIRST };
+
+impl Under {
+    fn and(self, other: Self) -> Self {
+        Self { epoch: self.epoch.min(other.epoch), sealed: self.sealed.max(other.sealed) }
+    }
+
+    /// Whether one was read before another's replica sealed a round: it may show what has been collected there.
+    fn is_across(self) -> bool {
+        self.epoch < self.sealed
+    }
 }
 
 impl Coordinator {
@@ -103,12 +127,34 @@ impl Coordinator {
         began: Mono,
         deadline: Mono,
     ) -> Result<Found, Error> {
+        let located = Arc::new(located);
+        let mut answer = self.read_once(&located, votes, options, began, deadline).await?;
+        // All are asked again: whoever has sealed had every owner's mark, so nobody answers from before it any more.
+        while answer.is_none() && !left(deadline, self.inner.env.clock.now()).is_zero() {
+            let votes = self.require_votes(&located, options.r)?;
+            answer = self.read_once(&located, votes, options, began, deadline).await?;
+        }
+        answer.ok_or_else(|| {
+            let detail = "replicas answered from before and after a round of collection, until no time was left";
+            Error::new(ErrorCode::ReadTimeout, Outcome::Unknown, detail)
+        })
+    }
+
+    /// None: one replica answered from before another sealed a round of collection, and nothing of it counts.
+    async fn read_once(
+        &self,
+        located: &Arc<Located>,
+        votes: Requirement,
+        options: &ReadOptions,
+        began: Mono,
+        deadline: Mono,
+    ) -> Result<Option<Found>, Error> {
         let up = self.inner.peers.up();
         let near = |store| located.route.is_near(store, &self.inner.region);
         let candidates = round_from(self.inner.me, &located.route.stores, |store| up.is_up(store), near);
-        let repair = options.repair.unwrap_or_else(|| default_repair(&located, &votes));
+        let repair = options.repair.unwrap_or_else(|| default_repair(located, &votes));
         // Repaired is where it is owed: in each live layout.
-        let hold = self.require(&located, options.r)?;
+        let hold = self.require(located, options.r)?;
         let core_hold = hold.clone();
         let plan = ReadPlan {
             hold,
@@ -122,23 +168,22 @@ impl Coordinator {
         let core = GetCore::new(plan, options.explain.then(|| Recorder::new(began)));
         let mut run = Run {
             coordinator: self.clone(),
-            located: Arc::new(located),
+            located: Arc::clone(located),
             hold: core_hold,
             core,
             pending: Pending::new(),
             deadline,
             explain: options.explain,
             answer: None,
+            under: NOTHING_YET,
         };
         run.until_answered(options.hedge.then_some(options.r)).await;
-        let answer = run.answer.take();
-        if !run.pending.is_empty() {
+        let answer = run.answer.take().transpose();
+        if !matches!(answer, Ok(None)) && !run.pending.is_empty() {
             // Repairs, and replies that tell whom to repair, go on without the client.
             self.inner.env.tasks.spawn(async move { run.until_settled().await });
         }
-        answer.unwrap_or_else(|| {
-            Err(Error::new(ErrorCode::Internal, Outcome::Unknown, "the read ended without an answer; this is a bug"))
-        })
+        answer
     }
 }
 
@@ -180,6 +225,8 @@ struct Run {
     deadline: Mono,
     explain: bool,
     answer: Option<Result<Found, Error>>,
+    /// Of all replies that the core was told.
+    under: Under,
 }
 
 impl Run {
@@ -205,7 +252,7 @@ impl Run {
         let now = self.now();
         let actions = self.core.start(now);
         self.perform(now, actions);
-        if self.answer.is_some() {
+        if self.answer.is_some() || self.under.is_across() {
             return;
         }
         let clock = Arc::clone(&self.coordinator.inner.env.clock);
@@ -213,7 +260,7 @@ impl Run {
         // One timer for both: the hedge's first, then the deadline's.
         let mut hedge = hedged.and_then(|level| self.hedge_after(level)).filter(|after| *after < whole);
         let mut timer = clock.sleep(hedge.unwrap_or(whole));
-        while self.answer.is_none() {
+        while self.answer.is_none() && !self.under.is_across() {
             let event = tokio::select! {
                 biased;
                 event = self.pending.next(), if !self.pending.is_empty() => {
@@ -265,7 +312,18 @@ impl Run {
 
     fn on(&mut self, now: Mono, event: Event) -> Vec<GetAction> {
         match event {
-            Event::Replied(from, reply) => self.core.on_reply(now, from, reply),
+            Event::Replied(from, reply, under) => {
+                let all = if matches!(reply, ReplicaReply::NoVote(_)) { self.under } else { self.under.and(under) };
+                if all.is_across() {
+                    // After the answer: whoever is stale is found by another read. Before: nothing of it counts.
+                    if self.answer.is_none() {
+                        self.under = all;
+                    }
+                    return Vec::new();
+                }
+                self.under = all;
+                self.core.on_reply(now, from, reply)
+            }
             Event::Repaired(from, ok) => self.core.on_repair_ack(now, from, ok),
         }
     }
@@ -275,14 +333,14 @@ impl Run {
             match action {
                 GetAction::Ask { to, have } => {
                     // A record that makes no sense is read again below, and put into quarantine.
-                    if let Some(found) = self.own_at_once(to)
+                    if let Some((found, under)) = self.own_at_once(to)
                         && let whole = found.is_ok()
                         && let reply = reply_of_read(found)
                         && !(whole && matches!(reply, ReplicaReply::NoVote(_)))
                     {
                         // How long it took is only told where somebody wants to know: a clock is not free.
                         let now = if self.explain { self.now() } else { now };
-                        let actions = self.on(now, Event::Replied(to, reply));
+                        let actions = self.on(now, Event::Replied(to, reply, under));
                         self.perform(now, actions);
                         continue;
                     }
@@ -300,7 +358,8 @@ impl Run {
                     }
                     let explain = self.explain();
                     let digest = found.object.as_ref().and_then(|object| self.core.digest_of(object));
-                    self.tell(Ok(Found { object: found.object, digest, counted: found.counted, explain }));
+                    let epoch = self.under.epoch;
+                    self.tell(Ok(Found { object: found.object, digest, epoch, counted: found.counted, explain }));
                 }
                 GetAction::Fail { why, counted } => {
                     let error = self.error(why, counted);
@@ -320,15 +379,19 @@ impl Run {
     }
 
     /// The own replica's copy, where that takes no waiting.
-    fn own_at_once(&self, to: StoreId) -> Option<Result<Option<Bytes>, Fault>> {
+    fn own_at_once(&self, to: StoreId) -> Option<(Result<Option<Bytes>, Fault>, Under)> {
         let inner = &self.coordinator.inner;
         if to != inner.me {
             return None;
         }
         if let Err(fault) = self.coordinator.judge_own_read(&self.located) {
-            return Some(Err(fault));
+            return Some((Err(fault), NOTHING_YET));
         }
-        inner.replica.read_at_once(&self.located.place)
+        let (place, replica) = (&self.located.place, &inner.replica);
+        // The one before what it tells of, the other after.
+        let epoch = replica.epoch(place.partition);
+        let found = replica.read_at_once(place)?;
+        Some((found, Under { epoch, sealed: replica.sealed(place.partition) }))
     }
 
     fn ask(&self, now: Mono, to: StoreId, have: Option<Digest>) -> BoxFuture<'static, Event> {
@@ -337,16 +400,18 @@ impl Run {
             let (replica, place) = (inner.replica.clone(), self.located.place.clone());
             let judged = self.coordinator.judge_own_read(&self.located);
             return Box::pin(async move {
+                let epoch = replica.epoch(place.partition);
                 let found = match judged {
                     Ok(()) => replica.read(place.clone()).await,
                     Err(fault) => Err(fault),
                 };
+                let under = Under { epoch, sealed: replica.sealed(place.partition) };
                 let whole = found.is_ok();
                 let reply = reply_of_read(found);
                 if whole && matches!(reply, ReplicaReply::NoVote(_)) {
                     replica.suspect(place).await;
                 }
-                Event::Replied(to, reply)
+                Event::Replied(to, reply, under)
             });
         }
         let have = have.map(|digest| Bytes::copy_from_slice(&digest.0));
@@ -355,8 +420,12 @@ impl Run {
         let call = inner.peers.call(to, Ask::Read(read), self.located.known.read_version(), budget);
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
+            let mut under = NOTHING_YET;
             let reply = match call.await {
                 Ok(reply) => {
+                    if let Some(Tell::Copy(copy)) = &reply.tell {
+                        under = Under { epoch: Epoch(copy.epoch), sealed: Epoch(copy.sealed) };
+                    }
                     if let Some(Tell::Refused(refused)) = &reply.tell
                         && about_layouts(refused.why())
                     {
@@ -366,7 +435,7 @@ impl Run {
                 }
                 Err(failed) => ReplicaReply::NoVote(no_vote_of(&failed)),
             };
-            Event::Replied(to, reply)
+            Event::Replied(to, reply, under)
         })
     }
 
@@ -381,11 +450,13 @@ impl Run {
                 class: self.located.class,
                 flush: false,
                 cause: Cause::Repair,
+                epoch: self.under.epoch,
             };
             let replica = inner.replica.clone();
             return Box::pin(async move { Event::Repaired(to, replica.merge(request).await.is_ok()) });
         }
-        let write = Write { target: self.located.target(), record, epoch: 0, flush: false, repair: true };
+        let epoch = self.under.epoch.0;
+        let write = Write { target: self.located.target(), record, epoch, flush: false, repair: true };
         let budget = if awaited { left(self.deadline, self.now()) } else { REPAIR_FOR };
         let (version, older) = (self.located.version(), self.located.older());
         let call = inner.peers.call_in(to, Ask::Write(write), version, older, budget);

@@ -24,11 +24,13 @@ use crate::pacing::Backoff;
 use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Recorder};
 use crate::replica::{Cause, Coordinated, Fault, MergeRequest, MintRequest, Minting, Place};
 use crate::ring::judge::Named;
-use crate::transport::messages::{Ask, Tell, Write};
+use crate::transport::messages::{Ask, Refusal, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId, Wall};
 
 /// How often an owner is asked again that refuses because of layouts, and knows none that is news.
 const ASKED_AGAIN: u32 = 6;
+/// How often a write is read again and sent again that an owner refuses because of a round of collection.
+const READ_AGAIN: usize = 3;
 /// How long owners that are late are still waited for after the answer.
 const LATE_FOR: Duration = Duration::from_secs(5);
 /// When a hint is tried again that a storage thread has no room for.
@@ -247,6 +249,7 @@ impl Coordinator {
             class: located.class,
             flush: false,
             cause: Cause::Repair,
+            epoch: found.epoch,
         };
         // A merge that fails leaves what was here; the mint then fails for the same reason, or goes on without it.
         let _ = self.inner.replica.merge(merge).await;
@@ -325,7 +328,7 @@ impl Task {
         let mut pending = Pending::new();
         for (sent, action) in core.start(env.clock.now()).into_iter().enumerate() {
             let PutAction::Send { to, .. } = action else { continue };
-            let sending = self.send(to, &coordinated.record);
+            let sending = self.send(to, &coordinated);
             if sent < at_once {
                 pending.push(sending);
             } else {
@@ -367,7 +370,7 @@ impl Task {
             };
             for action in actions {
                 match action {
-                    PutAction::Send { to, .. } => pending.push(self.send(to, &coordinated.record)),
+                    PutAction::Send { to, .. } => pending.push(self.send(to, &coordinated)),
                     action => {
                         late = Some(());
                         deadline = env.clock.sleep(LATE_FOR);
@@ -422,7 +425,7 @@ impl Task {
             Event::Failed { from, why } => core.on_failed(now, from, why).into_iter().collect(),
             Event::Hinted(_) => Vec::new(),
             Event::Again { from } => {
-                pending.push(self.send(from, &coordinated.record));
+                pending.push(self.send(from, coordinated));
                 Vec::new()
             }
             Event::Refused { from } if core.is_decided() => {
@@ -537,24 +540,38 @@ impl Task {
         }
     }
 
-    fn send(&self, to: StoreId, record: &Bytes) -> BoxFuture<'static, Event> {
+    fn send(&self, to: StoreId, coordinated: &Coordinated) -> BoxFuture<'static, Event> {
         let inner = &self.coordinator.inner;
         if to == inner.me {
-            return self.accept_here(record);
+            return self.accept_here(coordinated);
         }
         let write = Write {
             target: self.located.target(),
-            record: record.clone(),
-            epoch: 0,
+            record: coordinated.record.clone(),
+            epoch: coordinated.epoch.0,
             flush: self.plan.durable > 1,
             repair: false,
         };
+        let place = self.located.place.clone();
         let budget = left(self.deadline, inner.env.clock.now()) + LATE_FOR;
         let (version, older) = (self.located.version(), self.located.older());
-        let call = inner.peers.call_in(to, Ask::Write(write), version, older, budget);
+        let again = Write { record: Bytes::new(), ..write.clone() };
+        let call = inner.peers.call_in(to, Ask::Write(write), version, older.clone(), budget);
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
-            match call.await {
+            let mut reply = call.await;
+            for _ in 0..READ_AGAIN {
+                let sealed = |tell: &Tell| matches!(tell, Tell::Refused(refused) if refused.why() == Refusal::Sealed);
+                if !reply.as_ref().is_ok_and(|reply| reply.tell.as_ref().is_some_and(sealed)) {
+                    break;
+                }
+                // A round was sealed there since this was minted: what is held by now goes instead, the dot with it.
+                let epoch = coordinator.inner.replica.epoch(place.partition).0;
+                let Ok(Some(record)) = coordinator.inner.replica.read_to_mend(place.clone()).await else { break };
+                let write = Write { record, epoch, ..again.clone() };
+                reply = coordinator.inner.peers.call_in(to, Ask::Write(write), version, older.clone(), budget).await;
+            }
+            match reply {
                 Ok(reply) => match reply.tell {
                     Some(Tell::Written(written)) => {
                         Event::Acked { from: to, layouts: written.layouts, flushed: written.flushed }
@@ -572,15 +589,16 @@ impl Task {
     }
 
     /// Under other layouts than it was minted under, the own copy is asked again like any other.
-    fn accept_here(&self, record: &Bytes) -> BoxFuture<'static, Event> {
+    fn accept_here(&self, coordinated: &Coordinated) -> BoxFuture<'static, Event> {
         let inner = Arc::clone(&self.coordinator.inner);
         let merge = MergeRequest {
             place: self.located.place.clone(),
-            record: record.clone(),
+            record: coordinated.record.clone(),
             rules: self.located.rules,
             class: self.located.class,
             flush: self.plan.durable > 1,
             cause: Cause::Written,
+            epoch: coordinated.epoch,
         };
         let (partition, bucket) = (self.located.place.partition, self.located.id.bucket.clone());
         Box::pin(async move {

@@ -11,6 +11,7 @@ use crate::causality::{
     encode_vector,
 };
 use crate::cluster::Known;
+use crate::collect::Epoch;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ReadOptions, RepairMode};
 use crate::peers::Service;
@@ -154,6 +155,9 @@ impl Coordinator {
             Ok(found) => found,
             Err(refused) => return turn_away(refused),
         };
+        let partition = found.place.partition;
+        // The one before what it tells of, the other after.
+        let epoch = self.inner.replica.epoch(partition).0;
         let found = if read.to_mend && named.newest < known.newest().version() {
             return self.unfit(known.view().behind());
         } else if read.to_mend {
@@ -176,7 +180,8 @@ impl Coordinator {
             }
             Ok(Some(record)) => (Held::Object, Some(record)),
         };
-        Reply::new(Tell::Copy(Copy { held: held.into(), record, epoch: 0, sealed: 0 }))
+        let sealed = self.inner.replica.sealed(partition).0;
+        Reply::new(Tell::Copy(Copy { held: held.into(), record, epoch, sealed }))
     }
 
     async fn serve_write(&self, known: &Known, named: Named<'_>, write: Write) -> Reply {
@@ -195,6 +200,7 @@ impl Coordinator {
             class: found.class,
             flush: write.flush,
             cause: if write.repair { Cause::Repair } else { Cause::Written },
+            epoch: Epoch(write.epoch),
         };
         let merged = self.inner.replica.merge(request).await;
         let env = &self.inner.env;
@@ -212,6 +218,8 @@ impl Coordinator {
         // Of before the page is read: from there on what this node takes in goes to the newer layout's owners, too.
         let acked = known.view().own().ack;
         let most = fetch.max_bytes.min(PAGE_MOST) as usize;
+        // Before it is read.
+        let epoch = self.inner.replica.epoch(PartitionId(fetch.partition)).0;
         let page = match self.inner.replica.page(PartitionId(fetch.partition), fetch.after, most).await {
             Ok(page) => page,
             Err(fault) => return refuse(&fault),
@@ -230,7 +238,7 @@ impl Coordinator {
         Reply::new(Tell::Page(Page {
             entries: entries.collect(),
             next: page.next,
-            epoch: 0,
+            epoch,
             unreadable: page.unreadable.iter().filter_map(target).collect(),
             acked,
         }))

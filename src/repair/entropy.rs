@@ -24,6 +24,7 @@ use super::mend::merge_into;
 use super::rate::Rate;
 use crate::causality::digest_of_record;
 use crate::cluster::{Known, LayoutKeeper};
+use crate::collect::Epoch;
 use crate::env::Env;
 use crate::merkle::{Difference, Exchange, Read as Surveyed, Root, Roots, RootsReply, Terms, Walk, Width};
 use crate::metrics::Metrics;
@@ -428,9 +429,11 @@ impl AntiEntropy {
                 // Before the look at the layouts: see `Held`. Not while it waits: no layout is acked meanwhile.
                 let _guard = keeper.held().take();
                 self.still(known)?;
-                self.merge(layout, target.clone(), record).await?;
+                self.merge(layout, target.clone(), record, Epoch(copy.epoch)).await?;
             }
         }
+        // Before it is read.
+        let epoch = replica.epoch(place.partition).0;
         if difference.exchange != Exchange::Fetch
             && let Some(record) = self.patiently(|| replica.read_to_mend(place.clone())).await?
             && fetched != Some(digest_of_record(&record))
@@ -440,7 +443,7 @@ impl AntiEntropy {
             self.inner.rate.pace(size).await;
             let _guard = keeper.held().take();
             self.still(known)?;
-            let write = Write { target, record, epoch: 0, flush: false, repair: true };
+            let write = Write { target, record, epoch, flush: false, repair: true };
             let Tell::Written(_) = self.ask(known, peer, Ask::Write(write)).await? else {
                 return Err("it answers something else".into());
             };
@@ -448,9 +451,10 @@ impl AntiEntropy {
         Ok(bytes)
     }
 
-    async fn merge(&self, layout: &Layout, target: Target, record: Bytes) -> Result<(), String> {
+    async fn merge(&self, layout: &Layout, target: Target, record: Bytes, epoch: Epoch) -> Result<(), String> {
         let Inner { replica, window, .. } = &*self.inner;
-        self.patiently(|| merge_into(replica, layout, *window, target.clone(), record.clone(), Cause::Repair)).await
+        let state = || (record.clone(), epoch);
+        self.patiently(|| merge_into(replica, layout, *window, target.clone(), state(), Cause::Repair)).await
     }
 
     async fn ask(&self, known: &Known, peer: StoreId, ask: Ask) -> Result<Tell, String> {

@@ -373,6 +373,8 @@ impl Hints {
         let partition = place.partition;
         // Before its object is in memory, until it has been sent.
         let Ok(_turn) = self.inner.turns.acquire().await else { return Ok(None) };
+        // Before it is read.
+        let epoch = replica.epoch(partition).0;
         let found = self.patiently(|| replica.read_to_mend(place.clone())).await.map_err(here)?;
         let Some(record) = found else {
             return end(HintEnd::Dropped(Dropped::Gone)).await.map(|()| None);
@@ -382,7 +384,7 @@ impl Hints {
         let guard = keeper.held().take();
         let Some(known) = keeper.known() else { return Err(Unsent::Owner("this node is in no cluster".into())) };
         let target_of = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
-        let write = Write { target: target_of, record: record.clone(), epoch: 0, flush: false, repair: true };
+        let write = Write { target: target_of, record: record.clone(), epoch, flush: false, repair: true };
         let sent = env.clock.now();
         let took = if owned_by(&known, partition, &id, target).is_empty() {
             let missed = self.send_to_owners(&known, partition, &id, target, &write).await;
@@ -445,7 +447,10 @@ impl Hints {
             }
             Ok(Some(Tell::Refused(refused))) => match refused.why() {
                 Refusal::Layout | Refusal::NotOwner => refused.detail,
-                Refusal::Syncing | Refusal::Damaged | Refusal::Malformed => return Err(Unsent::Key(refused.detail)),
+                // It has sealed a round meanwhile: read again in the next turn.
+                Refusal::Syncing | Refusal::Damaged | Refusal::Malformed | Refusal::Sealed => {
+                    return Err(Unsent::Key(refused.detail));
+                }
                 _ => return Err(Unsent::Owner(refused.detail)),
             },
             Ok(_) => return Err(Unsent::Key("it answers something else".into())),

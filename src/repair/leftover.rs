@@ -162,6 +162,8 @@ impl Leftovers {
                 continue;
             }
             let place = Place::of(known.newest().grid(), &id, generation);
+            // Before it is read.
+            let epoch = self.replica.epoch(partition).0;
             let record = self.replica.storage().get(Keyspace::Objects, &place.stored);
             let record = match record {
                 Ok(Some(record)) => record,
@@ -172,7 +174,7 @@ impl Leftovers {
                 }
             };
             let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
-            let write = Write { target, record, epoch: 0, flush: true, repair: true };
+            let write = Write { target, record, epoch, flush: true, repair: true };
             let version = known.newest().version();
             let sent = owners.iter().map(|owner| self.peers.call(*owner, Ask::Write(write.clone()), version, CALL_FOR));
             let merged = join_all(sent).await.into_iter().filter(|reply| {

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::causality::{MergeRules, Object, decode_object, encode_object};
 use crate::cluster::LayoutKeeper;
+use crate::collect::Epoch;
 use crate::env::Env;
 use crate::peers::Peers;
 use crate::replica::{Cause, Fault, MergeRequest, Place, Replica, name_of};
@@ -68,8 +69,8 @@ struct Copied {
 
 /// What one other owner says of a key.
 enum Theirs {
-    Object(Object),
-    Nothing,
+    Object(Object, Epoch),
+    Nothing(Epoch),
     /// It cannot read its own copy.
     Damaged,
     /// It could not be asked.
@@ -209,7 +210,10 @@ impl Mender {
                 // What it cannot read it may have acknowledged: it has to be mended first.
                 return Err(format!("{from} cannot read {} keys of it", page.unreadable.len()));
             }
-            let merges = page.entries.into_iter().map(|entry| self.merge_patiently(entry.target, entry.record));
+            let merges = page.entries.into_iter().map(|entry| {
+                let target = entry.target;
+                self.merge_patiently(target, entry.record, Epoch(page.epoch))
+            });
             let mut merging = futures_util::stream::iter(merges).buffer_unordered(MERGES);
             while let Some(merged) = merging.next().await {
                 // A key that is quarantined here is mended by itself.
@@ -228,18 +232,18 @@ impl Mender {
     }
 
     /// Gives way to clients where the storage threads have enough to do.
-    async fn merge_patiently(&self, target: Target, record: Bytes) -> Result<(), Fault> {
+    async fn merge_patiently(&self, target: Target, record: Bytes, epoch: Epoch) -> Result<(), Fault> {
         loop {
-            match self.merge(target.clone(), record.clone(), Cause::Repair).await {
+            match self.merge(target.clone(), record.clone(), epoch, Cause::Repair).await {
                 Err(Fault::Overloaded) => self.env.clock.sleep(GIVE_WAY).await,
                 merged => return merged,
             }
         }
     }
 
-    async fn merge(&self, target: Target, record: Bytes, cause: Cause) -> Result<(), Fault> {
+    async fn merge(&self, target: Target, record: Bytes, epoch: Epoch, cause: Cause) -> Result<(), Fault> {
         let layout = self.newest().map_err(Fault::Malformed)?;
-        merge_into(&self.replica, &layout, self.window, target, record, cause).await
+        merge_into(&self.replica, &layout, self.window, target, (record, epoch), cause).await
     }
 
     async fn mend(&self, partition: PartitionId, stored: Bytes) -> Result<(), String> {
@@ -256,13 +260,15 @@ impl Mender {
         let rules = MergeRules { last_write_wins, idempotency_window: self.window };
         let mut merged = Object::new();
         let (mut found, mut damaged) = (false, false);
+        // Of a merge the least.
+        let mut least = self.replica.epoch(partition);
         for (theirs, from) in said.into_iter().zip(&others) {
             match theirs {
-                Theirs::Object(object) => {
+                Theirs::Object(object, epoch) => {
                     merged.merge(&object, &rules);
-                    found = true;
+                    (found, least) = (true, least.min(epoch));
                 }
-                Theirs::Nothing => {}
+                Theirs::Nothing(epoch) => least = least.min(epoch),
                 Theirs::Damaged => damaged = true,
                 Theirs::Unknown if !complete.contains(from) => {}
                 Theirs::Unknown => return Err(format!("{from} cannot be asked")),
@@ -274,7 +280,7 @@ impl Mender {
         if damaged && !found {
             return Err("another owner's copy is damaged as well, and nobody holds one".into());
         }
-        self.merge(target, encode_object(&merged), Cause::Mend).await.map_err(|fault| fault.to_string())?;
+        self.merge(target, encode_object(&merged), least, Cause::Mend).await.map_err(|fault| fault.to_string())?;
         self.done.keys.fetch_add(1, Ordering::Relaxed);
         info!(%partition, "a quarantined key is whole again");
         Ok(())
@@ -284,24 +290,27 @@ impl Mender {
         let read = Read { target, have: None, to_mend: true };
         let version = self.newest().map_or(0, |layout| layout.version());
         match self.peers.call(store, Ask::Read(read), version, CALL_FOR).await.map(|reply| reply.tell) {
-            Ok(Some(Tell::Copy(copy))) => match (copy.held(), copy.record.map(decode_object)) {
-                (Held::Object, Some(Ok(object))) => Theirs::Object(object),
-                (Held::Nothing, _) => Theirs::Nothing,
-                _ => Theirs::Unknown,
-            },
+            Ok(Some(Tell::Copy(copy))) => {
+                let epoch = Epoch(copy.epoch);
+                match (copy.held(), copy.record.map(decode_object)) {
+                    (Held::Object, Some(Ok(object))) => Theirs::Object(object, epoch),
+                    (Held::Nothing, _) => Theirs::Nothing(epoch),
+                    _ => Theirs::Unknown,
+                }
+            }
             Ok(Some(Tell::Refused(refused))) if refused.why() == Refusal::Damaged => Theirs::Damaged,
             _ => Theirs::Unknown,
         }
     }
 }
 
-/// Merges a state that another owner sent into the copy here.
+/// Merges a state that another owner sent, read under an epoch, into the copy here.
 pub(super) async fn merge_into(
     replica: &Replica,
     layout: &Layout,
     window: Duration,
     target: Target,
-    record: Bytes,
+    (record, epoch): (Bytes, Epoch),
     cause: Cause,
 ) -> Result<(), Fault> {
     let bad = |what: String| Fault::Malformed(what);
@@ -316,5 +325,5 @@ pub(super) async fn merge_into(
         return Ok(());
     }
     let class = layout.class_of(settings);
-    replica.merge(MergeRequest { place, record, rules, class, flush: false, cause }).await.map(|_| ())
+    replica.merge(MergeRequest { place, record, rules, class, flush: false, cause, epoch }).await.map(|_| ())
 }

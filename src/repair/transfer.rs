@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 use super::mend::merge_into;
 use super::rate::Rate;
 use crate::cluster::{LayoutKeeper, resume_key};
+use crate::collect::Epoch;
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -257,7 +258,7 @@ impl Transfers {
                 Ok(_) => return Err(failed("it answers something else".into())),
                 Err(why) => return Err(failed(why.to_string())),
             };
-            let Page { entries, next, unreadable, acked, .. } = page;
+            let Page { entries, next, unreadable, acked, epoch } = page;
             if !self.may_be_read(acked, layout) {
                 return Err(Stopped::NotYet);
             }
@@ -267,7 +268,7 @@ impl Transfers {
             }
             let (objects, bytes) = (entries.len() as u64, entries.iter().map(|entry| entry.record.len() as u64).sum());
             self.inner.rate.pace(bytes).await;
-            self.merge_all(entries).await.map_err(failed)?;
+            self.merge_all(entries, Epoch(epoch)).await.map_err(failed)?;
             metrics.layout.transferred_objects.inc_by(objects);
             metrics.layout.transferred_bytes.inc_by(bytes);
             {
@@ -282,7 +283,7 @@ impl Transfers {
         }
     }
 
-    async fn merge_all(&self, entries: Vec<PageEntry>) -> Result<(), String> {
+    async fn merge_all(&self, entries: Vec<PageEntry>, epoch: Epoch) -> Result<(), String> {
         let Inner { replica, keeper, window, env, .. } = &*self.inner;
         let Some(layout) = keeper.newest() else { return Err("this node is in no cluster".into()) };
         let merges = entries.into_iter().map(|PageEntry { target, record }| {
@@ -290,7 +291,7 @@ impl Transfers {
             async move {
                 loop {
                     let (target, record) = (target.clone(), record.clone());
-                    match merge_into(replica, &layout, *window, target, record, Cause::Repair).await {
+                    match merge_into(replica, &layout, *window, target, (record, epoch), Cause::Repair).await {
                         // Clients first.
                         Err(Fault::Overloaded) => env.clock.sleep(GIVE_WAY).await,
                         merged => return merged,

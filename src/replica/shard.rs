@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tracing::error;
 
 use super::class::{Classes, front_of};
+use super::collect::Books;
 use super::health::Health;
 use super::hints::{HintBook, HintOp, HintWork};
 use super::identity::{Bar, Identity, Renewal};
@@ -31,6 +32,7 @@ use crate::causality::{
     self, Fingerprint, MergeRules, NodeClock, Object, RequestId, decode_object, digest_of_record, encode_object,
     rollback_proof,
 };
+use crate::collect::Epoch;
 use crate::env::Env;
 use crate::merkle::{hour_of, leaf_element};
 use crate::metrics::Metrics;
@@ -76,6 +78,8 @@ pub struct Coordinated {
     pub dot: causality::Dot,
     /// Nothing was minted: the request had been done before.
     pub replayed: bool,
+    /// The partition's epoch then.
+    pub epoch: Epoch,
 }
 
 /// Why a state is merged here.
@@ -104,6 +108,8 @@ pub struct MergeRequest {
     pub flush: bool,
     /// Why.
     pub cause: Cause,
+    /// The partition's epoch under which it was read, before it was: the least, of a merge.
+    pub epoch: Epoch,
 }
 
 /// The answer to a merge: whether it was flushed.
@@ -130,8 +136,8 @@ pub(super) enum Op {
 }
 
 /// What a batch found and did to one key.
-struct Loaded {
-    object: Object,
+pub(super) struct Loaded {
+    pub(super) object: Object,
     /// The digest of what storage holds; none if it holds nothing.
     stored: Option<(Digest, u32)>,
     /// What storage is to hold, where that is something else.
@@ -167,8 +173,9 @@ pub(super) struct Shard {
     /// All partitions of the grid: what becomes unsynced on proof of a rollback.
     pub(super) partitions: u32,
     pub(super) classes: Classes,
+    pub(super) books: Arc<Books>,
     /// How far apart clocks may be.
-    drift: Duration,
+    pub(super) drift: Duration,
     recent: Mutex<Recent>,
     clock: NodeClock,
     era: u64,
@@ -198,6 +205,7 @@ impl Shard {
             durability,
             partitions,
             classes,
+            books: Arc::default(),
             drift,
             recent,
             clock,
@@ -218,7 +226,7 @@ impl Shard {
             match op {
                 Op::Read { place, answer } => {
                     // An unanswered reader has gone away; nothing is owed to it.
-                    let _ = answer.send(self.read(&place));
+                    let _ = answer.send(self.read_to_send(&place));
                 }
                 Op::Run(job) => job(self),
                 Op::Stop => {}
@@ -306,6 +314,12 @@ impl Shard {
         self.storage.get(Keyspace::Objects, &place.stored).map_err(|failed| self.quarantine(place, &failed.to_string()))
     }
 
+    /// The same as it is sent: without what is being collected.
+    pub(super) fn read_to_send(&self, place: &Place) -> Result<Option<Bytes>, Fault> {
+        let found = self.read(place)?;
+        Ok(found.and_then(|record| self.books.strip(place.partition, &place.stored, record)))
+    }
+
     /// Takes a key out of service: a new tenure of its partition before the next mint, for dots that only this copy
     /// held are forgotten (I-MINT).
     pub(super) fn quarantine(&self, place: &Place, why: &str) -> Fault {
@@ -321,7 +335,11 @@ impl Shard {
         Fault::Damaged
     }
 
-    fn load<'a>(&self, loaded: &'a mut BTreeMap<Bytes, Loaded>, place: &Place) -> Result<&'a mut Loaded, Fault> {
+    pub(super) fn load<'a>(
+        &self,
+        loaded: &'a mut BTreeMap<Bytes, Loaded>,
+        place: &Place,
+    ) -> Result<&'a mut Loaded, Fault> {
         use std::collections::btree_map::Entry;
         match loaded.entry(place.stored.clone()) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
@@ -405,6 +423,8 @@ impl Shard {
         self.check_writable()?;
         let place = &request.place;
         let incoming = decode_object(request.record.clone()).map_err(|bad| Fault::Malformed(bad.to_string()))?;
+        let (sent, incoming) = (incoming.siblings().len(), self.take_in(place, request.epoch, incoming)?);
+        let whole = sent == incoming.siblings().len();
         let mends = request.cause == Cause::Mend;
         let first = mends && !loaded.contains_key(&place.stored);
         if first {
@@ -429,7 +449,8 @@ impl Shard {
             let (partition, class, leaf) = (place.partition, request.class, place.leaf);
             entry.dirty = Some(Dirty { record: None, partition, class, leaf });
         } else if merged.changed || (mends && entry.dirty.is_none()) {
-            let record = if entry.object == incoming { request.record.clone() } else { encode_object(&entry.object) };
+            let record =
+                if whole && entry.object == incoming { request.record.clone() } else { encode_object(&entry.object) };
             self.health.room().took(record.len());
             entry.set_dirty(record, place, request.class);
         }
@@ -498,7 +519,8 @@ impl Shard {
         let digest = entry.set_dirty(record.clone(), place, *class);
         self.health.room().took(record.len());
         self.metrics.replica.minted.inc();
-        Ok(Coordinated { object: minted.object, record, digest, dot: minted.dot, replayed: false })
+        let epoch = self.epoch(place.partition);
+        Ok(Coordinated { object: minted.object, record, digest, dot: minted.dot, replayed: false, epoch })
     }
 
     fn replay(
@@ -515,7 +537,8 @@ impl Shard {
             Some(recent) => {
                 let record = encode_object(object);
                 let digest = digest_of_record(&record);
-                Ok(Some(Coordinated { object: object.clone(), record, digest, dot: recent.dot, replayed: true }))
+                let (dot, epoch) = (recent.dot, self.epoch(place.partition));
+                Ok(Some(Coordinated { object: object.clone(), record, digest, dot, replayed: true, epoch }))
             }
         }
     }
@@ -536,7 +559,7 @@ impl Shard {
     }
 
     /// Object, key index and Merkle delta of every key that changed.
-    fn batch_of(&self, loaded: BTreeMap<Bytes, Loaded>) -> Batch {
+    pub(super) fn batch_of(&self, loaded: BTreeMap<Bytes, Loaded>) -> Batch {
         let mut batch = Batch::new();
         let hung = self.hang(&loaded, &mut batch);
         let now = self.env.clock.now();
@@ -578,6 +601,22 @@ impl Shard {
 }
 
 impl Loaded {
+    /// What storage is to hold instead.
+    pub(super) fn put(&mut self, object: Object, place: &Place, class: u16) {
+        self.object = object;
+        if self.object.is_empty() {
+            let (partition, leaf) = (place.partition, place.leaf);
+            self.dirty = Some(Dirty { record: None, partition, class, leaf });
+        } else {
+            self.set_dirty(encode_object(&self.object), place, class);
+        }
+    }
+
+    /// Whether storage is to hold something else.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty.is_some()
+    }
+
     fn set_dirty(&mut self, record: Bytes, place: &Place, class: u16) -> Digest {
         let digest = digest_of_record(&record);
         self.dirty =

@@ -7,6 +7,7 @@ use crate::causality::{
     Fingerprint, LastLife, Memory, MergeRules, Object, Payload, RequestId, Start, Supersedes, Write, decode_object,
     encode_object, on_start,
 };
+use crate::collect::Epoch;
 use crate::env::Entropy;
 use crate::storage::memory::{Faults, MemoryDisk};
 use crate::types::{Bucket, Key, ObjectId, Wall};
@@ -84,7 +85,8 @@ impl Life {
     async fn merge(&self, key: &str, object: &Object, cause: Cause) -> Result<bool, Fault> {
         let rules = MergeRules::default();
         let record = encode_object(object);
-        self.replica.merge(MergeRequest { place: place(key), record, rules, class: 3, flush: false, cause }).await
+        let (place, epoch) = (place(key), Epoch::FIRST);
+        self.replica.merge(MergeRequest { place, record, rules, class: 3, flush: false, cause, epoch }).await
     }
 }
 

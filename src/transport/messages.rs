@@ -563,6 +563,8 @@ pub enum Refusal {
     NoRoom = 11,
     /// The sender's store was removed from the cluster, for good.
     Ended = 12,
+    /// What was sent was read under an epoch that is sealed here: read again, and send that.
+    Sealed = 13,
 }
 
 /// See [`Tell::Failed`]: a handed-over operation's error, as `kv::Error` says it.

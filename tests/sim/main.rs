@@ -6,6 +6,7 @@
 
 mod answers;
 mod buckets;
+mod collect;
 mod detector;
 mod expiry;
 mod forced;

@@ -1,0 +1,182 @@
+//! Rounds on a memory disk: each step is durable once it is answered, and does to objects what it says.
+
+use super::super::audit;
+use super::super::tests::{Life, disk, live, place};
+use super::super::{Cause, MergeRequest};
+use super::*;
+use crate::causality::{MergeRules, Payload, Supersedes, Write};
+use crate::collect::{Listed, Stage};
+use crate::env::Entropy;
+use crate::ring::Grid;
+
+const LAYOUT: u64 = 3;
+
+impl Life {
+    async fn delete(&self, key: &str) -> Object {
+        let mut request = self.request(key, "");
+        request.write = Write { payload: Payload::default(), supersedes: Supersedes::Seen, request: None };
+        let mut minting = self.replica.mint(request).unwrap();
+        let minted = minting.minted().await.unwrap().object;
+        minting.durable().await.unwrap();
+        minted
+    }
+
+    async fn arrives(&self, key: &str, object: &Object, epoch: Epoch) -> Result<bool, Fault> {
+        let (place, record, rules) = (place(key), encode_object(object), MergeRules::default());
+        let cause = Cause::Repair;
+        self.replica.merge(MergeRequest { place, record, rules, class: 3, flush: false, cause, epoch }).await
+    }
+
+    /// A round that lists these keys of one partition.
+    fn round(&self, keys: &[&str], number: u64, after: Vec<RoundId>) -> Round {
+        let listed = keys.iter().map(|key| {
+            let stored = place(key).stored;
+            let record = self.replica.storage().get(Keyspace::Objects, &stored).unwrap().unwrap();
+            Listed { stored, digest: digest_of_record(&record) }
+        });
+        Round::new(Epoch(LAYOUT << 32 | number), number, listed.collect(), after)
+    }
+
+    async fn marks(&self, key: &str, round: &Round) -> Result<(), NotMarked> {
+        self.replica.mark(place(key).partition, round.clone(), Some(LAYOUT)).await.unwrap()
+    }
+
+    fn stage(&self, key: &str, round: &Round) -> Option<Stage> {
+        self.replica.rounds(place(key).partition).rounds.get(&round.id()).copied()
+    }
+
+    fn is_exact(&self) {
+        let audit = audit(&**self.replica.storage(), Grid::new(8).unwrap()).unwrap();
+        assert_eq!(audit.wrong, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_round_removes_what_it_lists_and_nothing_older_comes_back() {
+    let life = live(&disk());
+    let partition = place("k").partition;
+    let before = life.put("k", "v").await;
+    assert_eq!(before.epoch, Epoch::FIRST);
+    let deleted = life.delete("k").await;
+    let round = life.round(&["k"], 1, Vec::new());
+    life.marks("k", &round).await.unwrap();
+    assert_eq!(life.replica.epoch(partition), round.id().epoch);
+    assert_eq!(life.arrives("k", &before.object, Epoch::FIRST).await, Ok(true), "it is covered");
+    life.replica.drain(partition, round.id().epoch).await.unwrap();
+    life.replica.seal(partition, round.id()).await.unwrap().unwrap();
+    assert_eq!(life.replica.sealed(partition), round.id().epoch);
+    assert_eq!(life.object("k").await, None, "it is sent no more");
+    let refused = life.arrives("k", &before.object, Epoch::FIRST).await;
+    assert!(matches!(refused, Err(Fault::TooOld(_))), "{refused:?}");
+    assert_eq!(life.replica.drop_round(partition, round.id()).await.unwrap(), Ok(1));
+    assert_eq!(life.replica.drop_round(partition, round.id()).await.unwrap(), Ok(0), "asked twice");
+    assert_eq!(life.replica.storage().get(Keyspace::Objects, &place("k").stored).unwrap(), None);
+    life.is_exact();
+    assert_eq!(life.arrives("k", &deleted, round.id().epoch).await, Ok(true));
+    assert_eq!(life.replica.storage().get(Keyspace::Objects, &place("k").stored).unwrap(), None, "it is taken out");
+    let next = life.put("k", "w").await;
+    assert!(next.dot.stamp > deleted.greatest_stamp().unwrap(), "above all that was covered");
+    assert_eq!(next.epoch, round.id().epoch);
+    assert_eq!(life.object("k").await, Some(next.object));
+    life.is_exact();
+}
+
+#[tokio::test]
+async fn every_step_survives_a_power_cut() {
+    let disk = disk();
+    let partition = place("k").partition;
+    let mut life = live(&disk);
+    life.put("k", "v").await;
+    life.delete("k").await;
+    let round = life.round(&["k"], 1, Vec::new());
+    for (step, stage) in [Stage::Marked, Stage::Sealed, Stage::Dropped].into_iter().enumerate() {
+        match stage {
+            Stage::Marked => life.marks("k", &round).await.unwrap(),
+            Stage::Sealed => life.replica.seal(partition, round.id()).await.unwrap().unwrap(),
+            Stage::Dropped => assert_eq!(life.replica.drop_round(partition, round.id()).await.unwrap(), Ok(1)),
+        }
+        disk.crash(&Entropy::seeded(step as u64));
+        life = live(&disk);
+        assert_eq!(life.stage("k", &round), Some(stage));
+        assert_eq!(life.replica.epoch(partition), round.id().epoch);
+        life.is_exact();
+    }
+    assert!(life.put("k", "w").await.object.siblings().len() == 1);
+}
+
+#[tokio::test]
+async fn what_is_no_deletion_or_not_the_one_that_is_listed_is_not_marked() {
+    let life = live(&disk());
+    life.put("k", "v").await;
+    let value = life.round(&["k"], 1, Vec::new());
+    assert_eq!(life.marks("k", &value).await, Err(NotMarked::Differs(place("k").stored)));
+    life.delete("k").await;
+    assert_eq!(life.marks("k", &value).await, Err(NotMarked::Differs(place("k").stored)));
+    let deletion = life.round(&["k"], 1, Vec::new());
+    life.put("k", "w").await;
+    assert_eq!(life.marks("k", &deletion).await, Err(NotMarked::Differs(place("k").stored)));
+    let partition = place("k").partition;
+    assert_eq!(life.replica.epoch(partition), Epoch::FIRST);
+    assert_eq!(life.replica.seal(partition, deletion.id()).await.unwrap(), Err(NoSuchRound));
+    assert_eq!(life.replica.drop_round(partition, deletion.id()).await.unwrap(), Err(NoSuchRound));
+}
+
+#[tokio::test]
+async fn a_write_after_the_mark_keeps_its_context_and_loses_the_deletion() {
+    let life = live(&disk());
+    let partition = place("k").partition;
+    life.put("k", "v").await;
+    let deleted = life.delete("k").await;
+    let round = life.round(&["k"], 1, Vec::new());
+    life.marks("k", &round).await.unwrap();
+    // Of somebody who was told "not found": beside the deletion.
+    let mut request = life.request("k", "w");
+    request.write.supersedes = Supersedes::Covered(crate::causality::VersionVector::new());
+    let mut minting = life.replica.mint(request).unwrap();
+    let beside = minting.minted().await.unwrap();
+    minting.durable().await.unwrap();
+    assert_eq!(beside.object.siblings().len(), 2);
+    life.replica.seal(partition, round.id()).await.unwrap().unwrap();
+    let sent = life.object("k").await.unwrap();
+    assert_eq!((sent.siblings().len(), sent.context()), (1, beside.object.context()));
+    life.replica.drop_round(partition, round.id()).await.unwrap().unwrap();
+    assert_eq!(life.object("k").await, Some(sent));
+    assert!(life.object("k").await.unwrap().context().covers_all(deleted.context()));
+    life.is_exact();
+}
+
+#[tokio::test]
+async fn a_new_store_learns_what_is_taken_out_and_inherits_no_mark() {
+    let (old, new) = (live(&disk()), live(&disk()));
+    let partition = place("k").partition;
+    let value = old.put("k", "v").await;
+    let deleted = old.delete("k").await;
+    let round = old.round(&["k"], 1, Vec::new());
+    old.marks("k", &round).await.unwrap();
+    assert_eq!(old.replica.lesson(partition).err(), Some(Unfinished(round.id())));
+    old.replica.seal(partition, round.id()).await.unwrap().unwrap();
+    old.replica.abandon_rounds(partition).await.unwrap();
+    assert_eq!(old.stage("k", &round), Some(Stage::Sealed), "who has sealed a round does not abandon it");
+    old.replica.drop_round(partition, round.id()).await.unwrap().unwrap();
+    let next = old.round(&[], 2, Vec::new());
+    old.marks("k", &next).await.unwrap();
+    old.replica.abandon_rounds(partition).await.unwrap();
+    new.replica.learn(partition, old.replica.lesson(partition).unwrap()).await.unwrap();
+    assert_eq!(new.replica.epoch(partition), next.id().epoch);
+    assert!(matches!(new.arrives("k", &value.object, Epoch::FIRST).await, Err(Fault::TooOld(_))));
+    assert_eq!(new.arrives("k", &deleted, round.id().epoch).await, Ok(true));
+    assert_eq!(new.object("k").await, None);
+}
+
+#[tokio::test]
+async fn a_damaged_book_stops_the_start() {
+    let disk = disk();
+    let life = live(&disk);
+    life.put("k", "v").await;
+    life.delete("k").await;
+    life.marks("k", &life.round(&["k"], 1, Vec::new())).await.unwrap();
+    let mut batch = Batch::new();
+    batch.put(Keyspace::Meta, partition_key(COLLECT, place("k").partition), vec![1, 2, 3]);
+    life.replica.storage().commit(batch, Durability::Flush).unwrap();
+    assert!(matches!(Books::open(&**life.replica.storage()), Err(StorageError::Io(_))));
+}
