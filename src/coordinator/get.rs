@@ -36,6 +36,15 @@ pub struct Found {
     pub explain: Option<Explain>,
 }
 
+/// What a read asks of the owners.
+struct Needs {
+    /// Who has to vote.
+    votes: Requirement,
+    /// Who has to hold what is returned, with blocking repair.
+    hold: Requirement,
+    repair: RepairMode,
+}
+
 enum Event {
     Replied(StoreId, ReplicaReply),
     Repaired(StoreId, bool),
@@ -50,13 +59,12 @@ impl Coordinator {
         loop {
             let located = self.locate(id)?;
             // A level that is wrong is wrong at every node: say so here.
-            let votes = self.require_votes(&located, options.r)?;
-            let up = self.inner.peers.up();
+            let needs = self.needs(&located, options)?;
             let known = Arc::clone(&located.known);
-            let found = if let Err(short) = votes.feasible(|store| up.is_up(store)) {
-                Err(self.unavailable(&located, &short, votes.members().len()))
+            let found = if let Err(short) = self.feasible(&located, &needs) {
+                Err(short)
             } else if self.is_synced_owner(&located) && !self.would_rather_not(&located) {
-                self.read_for(located, votes, options, began, deadline).await
+                self.read_for(located, needs, options, began, deadline).await
             } else {
                 // Boxed: it would make the future of every read here that much larger.
                 Box::pin(self.hand_over_read(&located, options, deadline)).await
@@ -78,8 +86,8 @@ impl Coordinator {
     ) -> Result<Found, Error> {
         loop {
             let (known, id) = (Arc::clone(&located.known), located.id.clone());
-            let votes = self.require_votes(&located, options.r)?;
-            match self.read_for(located, votes, options, began, deadline).await {
+            let needs = self.needs(&located, options)?;
+            match self.read_for(located, needs, options, began, deadline).await {
                 Err(_) if self.goes_on(&known, deadline) => located = self.locate(&id)?,
                 found => return found,
             }
@@ -95,10 +103,31 @@ impl Coordinator {
         goes_on
     }
 
+    fn needs(&self, located: &Located, options: &ReadOptions) -> Result<Needs, Error> {
+        let votes = self.require_votes(located, options.r)?;
+        let repair = options.repair.unwrap_or_else(|| default_repair(located, &votes));
+        // Repaired is where it is owed: in each live layout.
+        Ok(Needs { votes, hold: self.require(located, options.r)?, repair })
+    }
+
+    /// Refuses what can't be had now: too few are up to vote or, in the midst of a change, to hold what is returned. Else
+    /// a read would wait its whole time for the dead owners of the older layout.
+    fn feasible(&self, located: &Located, needs: &Needs) -> Result<(), Error> {
+        let up = self.inner.peers.up();
+        let Needs { votes, hold, repair } = needs;
+        let held = (located.route.live.len() > 1 && *repair == RepairMode::Sync).then_some(hold);
+        for requirement in std::iter::once(votes).chain(held) {
+            if let Err(short) = requirement.feasible(|store| up.is_up(store)) {
+                return Err(self.unavailable(located, &short, requirement.members().len()));
+            }
+        }
+        Ok(())
+    }
+
     async fn read_for(
         &self,
         located: Located,
-        votes: Requirement,
+        needs: Needs,
         options: &ReadOptions,
         began: Mono,
         deadline: Mono,
@@ -106,9 +135,7 @@ impl Coordinator {
         let up = self.inner.peers.up();
         let near = |store| located.route.is_near(store, &self.inner.region);
         let candidates = round_from(self.inner.me, &located.route.stores, |store| up.is_up(store), near);
-        let repair = options.repair.unwrap_or_else(|| default_repair(&located, &votes));
-        // Repaired is where it is owed: in each live layout.
-        let hold = self.require(&located, options.r)?;
+        let Needs { votes, hold, repair } = needs;
         let core_hold = hold.clone();
         let plan = ReadPlan {
             hold,

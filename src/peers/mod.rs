@@ -554,6 +554,11 @@ impl Handler for Peers {
                 }
                 Box::pin(async move { Reply::new(Tell::Alive(beat)) })
             }
+            // A process that waits outside, or was let go, has no word on who belongs to the cluster: a copied directory
+            // would take its answer for a member's that lets it in.
+            Some(Ask::Recall(_)) if !self.is_member() => {
+                Box::pin(async { Reply::refused(Refusal::NotOwner, "this process is no member of the cluster") })
+            }
             Some(Ask::Recall(recall)) => {
                 let (this, remember) = (self.clone(), recall.remember);
                 Box::pin(async move { this.recall(&from, remember).await })
@@ -590,6 +595,11 @@ fn member_of(chain: &Chain, store: StoreId) -> Option<&Member> {
 }
 
 impl Peers {
+    fn is_member(&self) -> bool {
+        let me = self.hello().store;
+        self.inner.chain.load().as_ref().is_some_and(|chain| member_of(chain, me).is_some())
+    }
+
     fn beat(&self) -> Heartbeat {
         Heartbeat {
             wall_ms: self.inner.env.clock.wall().0,

@@ -117,7 +117,7 @@ impl Options {
                 options.nodes = 5 + usize::try_from(entropy.below(MACHINES as u64 - 4)).unwrap_or(0);
                 let (every, machines) = (options.profile.every, MACHINES.min(options.nodes + 2));
                 options.profile = Profile { every, ..Profile::quorum(machines, 3, length) };
-                for kind in [Kind::Wipe, Kind::Copy, Kind::RollBack, Kind::DiskDamage] {
+                for kind in [Kind::Wipe, Kind::RollBack, Kind::DiskDamage] {
                     options.profile.kinds.remove(&kind);
                 }
             }
