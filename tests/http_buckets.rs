@@ -291,6 +291,8 @@ async fn what_was_emptied_is_gone_from_every_node_and_disk_and_never_comes_back(
     while cluster.objects() != [41; 3] {
         tokio::task::yield_now().await;
     }
+    let proofs: u64 = cluster.nodes.iter().map(|node| node.metrics().replica.rollback_proofs.get()).sum();
+    assert_eq!(proofs, 0, "nobody has forgotten what the context names");
     let dropped: u64 = cluster.nodes.iter().map(|node| node.metrics().replica.purged.get()).sum();
     assert_eq!(dropped, 3 * 40, "each node dropped what it had");
     assert_eq!(cluster.get(1, "b/1").await.body, b"new");

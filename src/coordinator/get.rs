@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pending::Pending;
-use super::{Coordinator, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
+use super::{Coordinator, Inner, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
 use crate::causality::{Object, decode_object, digest_of_record, encode_object};
 use crate::cluster::Known;
 use crate::env::BoxFuture;
@@ -30,6 +30,8 @@ pub struct Found {
     pub object: Option<Arc<Object>>,
     /// Its digest, where that is known already.
     pub digest: Option<Digest>,
+    /// The generation of its bucket under which it was looked for.
+    pub generation: u64,
     /// Who said so.
     pub counted: Counted,
     /// How, where it was asked for.
@@ -87,7 +89,11 @@ impl Coordinator {
         loop {
             let (known, id) = (Arc::clone(&located.known), located.id.clone());
             let needs = self.needs(&located, options)?;
-            match self.read_for(located, needs, options, began, deadline).await {
+            let found = match self.feasible(&located, &needs) {
+                Ok(()) => self.read_for(located, needs, options, began, deadline).await,
+                Err(short) => Err(short),
+            };
+            match found {
                 Err(_) if self.goes_on(&known, deadline) => located = self.locate(&id)?,
                 found => return found,
             }
@@ -118,7 +124,7 @@ impl Coordinator {
         let held = (located.route.live.len() > 1 && *repair == RepairMode::Sync).then_some(hold);
         for requirement in std::iter::once(votes).chain(held) {
             if let Err(short) = requirement.feasible(|store| up.is_up(store)) {
-                return Err(self.unavailable(located, &short, requirement.members().len()));
+                return Err(self.unavailable(located, &short));
             }
         }
         Ok(())
@@ -293,7 +299,12 @@ impl Run {
     fn on(&mut self, now: Mono, event: Event) -> Vec<GetAction> {
         match event {
             Event::Replied(from, reply) => self.core.on_reply(now, from, reply),
-            Event::Repaired(from, ok) => self.core.on_repair_ack(now, from, ok),
+            Event::Repaired(from, ok) => {
+                if !ok {
+                    self.coordinator.inner.metrics.quorum.read_repair_failures.inc();
+                }
+                self.core.on_repair_ack(now, from, ok)
+            }
         }
     }
 
@@ -327,7 +338,8 @@ impl Run {
                     }
                     let explain = self.explain();
                     let digest = found.object.as_ref().and_then(|object| self.core.digest_of(object));
-                    self.tell(Ok(Found { object: found.object, digest, counted: found.counted, explain }));
+                    let generation = self.located.generation;
+                    self.tell(Ok(Found { object: found.object, digest, generation, counted: found.counted, explain }));
                 }
                 GetAction::Fail { why, counted } => {
                     let error = self.error(why, counted);
@@ -409,8 +421,20 @@ impl Run {
                 flush: false,
                 cause: Cause::Repair,
             };
-            let replica = inner.replica.clone();
-            return Box::pin(async move { Event::Repaired(to, replica.merge(request).await.is_ok()) });
+            let (coordinator, located) = (self.coordinator.clone(), Arc::clone(&self.located));
+            let counts = self.hold.layouts_of(to);
+            return Box::pin(async move {
+                let Inner { keeper, replica, .. } = &*coordinator.inner;
+                // Before the look at the layouts: see `Held`.
+                let _guard = keeper.held().take();
+                let ok = match coordinator.judge_own_write(&located) {
+                    Some(layouts) => {
+                        replica.merge(request).await.is_ok() && counts.iter().all(|layout| layouts.contains(layout))
+                    }
+                    None => false,
+                };
+                Event::Repaired(to, ok)
+            });
         }
         let write = Write { target: self.located.target(), record, epoch: 0, flush: false, repair: true };
         let budget = if awaited { left(self.deadline, self.now()) } else { REPAIR_FOR };

@@ -154,6 +154,8 @@ impl MockKv {
         }
         let counted = counted(options.w)?;
         let context = options.context.as_ref().map(|token| open_context(&self.keys, id, token)).transpose()?;
+        // Its buckets are never emptied.
+        let context = context.map(|(_, context)| context);
         check_ttl(options.ttl, value.is_none())?;
         let request = options
             .idempotency_key

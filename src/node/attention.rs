@@ -162,7 +162,7 @@ impl Node {
         if !up.is_up(member.store) {
             let why = status.map_or_else(String::new, |status| status.why.clone());
             let text = format!("{} at {} is down: {why}", member.name, member.peer_address);
-            list.add_with("member_down", text, "quorate status");
+            list.add_with("member_down", text, "quorate members");
         }
         let ours = self.inner.peers.hello();
         let theirs = status.and_then(|status| status.hello.as_ref());

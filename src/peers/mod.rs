@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::env::{BoxFuture, Env};
 use crate::membership::{FailureDetector, PhiRules};
@@ -172,6 +172,10 @@ struct Inner {
     mood: ArcSwap<PeerMood>,
     /// Members that refuse this node.
     refusing: Mutex<BTreeSet<StoreId>>,
+    /// Members whose process was no member yet when it was asked. The first heartbeat of one says that it is, and that
+    /// it is to be asked again.
+    outside: Mutex<BTreeSet<StoreId>>,
+    come_in: Notify,
     /// The member of another cluster that called last.
     stranger: watch::Sender<Option<Stranger>>,
     metrics: Arc<Metrics>,
@@ -225,6 +229,8 @@ impl Peers {
             mood: ArcSwap::default(),
             metrics,
             refusing: Mutex::default(),
+            outside: Mutex::default(),
+            come_in: Notify::new(),
             stranger: watch::channel(None).0,
             services: ArcSwapOption::empty(),
         };
@@ -463,11 +469,15 @@ impl Peers {
                 };
                 let budget_us = u64::try_from(budget.as_micros()).unwrap_or(u64::MAX);
                 let request = Request { head: chain.newest().version(), counted, also, budget_us, ask: Some(ask) };
+                this.inner.metrics.transport.calls.inc();
                 this.inner.transport.call(&member.peer_address, Some(store), request, budget)
             };
             let sent = this.inner.env.clock.now();
             let answer = called.await;
             let now = this.inner.env.clock.now();
+            if answer.is_err() {
+                this.inner.metrics.transport.call_failures.inc();
+            }
             answer.map(|answer| {
                 this.note_latency(store, now.since(sent));
                 this.note_head(store, answer.reply.head);
@@ -544,6 +554,9 @@ impl Handler for Peers {
             Some(Ask::Heartbeat(theirs)) => {
                 let (this, progress) = (self.clone(), theirs.progress);
                 let beat = self.beat();
+                if this.inner.outside.lock().unwrap_or_else(PoisonError::into_inner).remove(&from.store) {
+                    this.inner.come_in.notify_waiters();
+                }
                 if this.inner.seen.is_news(&from, progress) {
                     // Beside the answer: a slow disk here must not make this node look dead.
                     let tasks = this.inner.env.tasks.clone();

@@ -243,7 +243,10 @@ impl Transfers {
         let resume = resume_key(partition, source);
         // Where an earlier try for this layout got to.
         let mut after = self.point(&resume).filter(|(_, of)| *of == layout).map(|(after, _)| after).unwrap_or_default();
+        let mut moved = 0;
         loop {
+            // Before anything is held: a newer layout must not wait for this node's pace.
+            self.inner.rate.pace(moved).await;
             // What is merged here is in flight: newer layouts are not acked before it has ended.
             let _guard = keeper.held().take();
             if keeper.newest().is_none_or(|newest| newest.version() != layout) {
@@ -266,7 +269,7 @@ impl Transfers {
                 return Err(failed(format!("it cannot read {} of its keys", unreadable.len())));
             }
             let (objects, bytes) = (entries.len() as u64, entries.iter().map(|entry| entry.record.len() as u64).sum());
-            self.inner.rate.pace(bytes).await;
+            moved = bytes;
             self.merge_all(entries).await.map_err(failed)?;
             metrics.layout.transferred_objects.inc_by(objects);
             metrics.layout.transferred_bytes.inc_by(bytes);

@@ -105,8 +105,9 @@ impl Options {
             Variety::Members => return options,
             Variety::Wiped => {
                 // A power cut that may have taken what was not flushed is made good from *every* other owner, and a wiped
-                // one holds nothing to make it good with.
+                // one holds nothing to make it good with. So is what was minted, sent, and then not taken by a disk that failed.
                 options.durability = Durability::Flush;
+                options.profile.kinds.remove(&Kind::DiskError);
                 options.always(Kind::Wipe);
             }
             Variety::Copied => options.always(Kind::Copy),

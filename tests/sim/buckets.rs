@@ -180,6 +180,99 @@ fn a_purge_holds_also_for_whoever_was_away() {
     }
 }
 
+fn proofs(cluster: &Cluster) -> u64 {
+    (0..cluster.len()).map(|at| cluster.node(at).unwrap().metrics().replica.rollback_proofs.get()).sum()
+}
+
+/// A context of before the purge covers nothing of what is there after it, and proves nothing about those who minted what
+/// it names: they have not forgotten it, it was emptied.
+#[test]
+fn a_context_from_before_a_purge_proves_nothing_and_covers_nothing() {
+    for seed in 1..=6 {
+        sim(seed, |time| async move {
+            let cluster = Cluster::founded(time, Setup::new(seed, 3)).await;
+            let mut contexts = Vec::new();
+            for key in 0..9 {
+                let kv = cluster.kv(key % 3).unwrap();
+                kv.put(id(&format!("k{key}")), "old".into(), WriteOptions::default()).await.unwrap();
+                contexts.push(get(&cluster, key % 3, &format!("k{key}"), Level::Quorum).await.unwrap().context);
+            }
+            cluster.node(0).unwrap().purge_bucket(bucket(), 10 * SECOND).await.unwrap();
+            complete(&cluster).await;
+            for (key, context) in contexts.into_iter().enumerate() {
+                let name = format!("k{key}");
+                if key % 2 == 0 {
+                    let kv = cluster.kv((key + 1) % 3).unwrap();
+                    kv.put(id(&name), "first".into(), WriteOptions::default()).await.unwrap();
+                }
+                let options = WriteOptions { context: Some(context), ..WriteOptions::default() };
+                // By whom it was minted, by whom it was not, and by handing over.
+                cluster.kv((key / 3) % 3).unwrap().put(id(&name), "second".into(), options).await.unwrap();
+                let read = get(&cluster, 2, &name, Level::All).await.unwrap();
+                let mut held: Vec<_> = read.siblings.iter().map(|s| s.value.as_ref().unwrap().bytes.clone()).collect();
+                held.sort();
+                assert_eq!(held, if key % 2 == 0 { vec!["first", "second"] } else { vec!["second"] }, "{name}");
+                let options = WriteOptions { context: Some(read.context), ..WriteOptions::default() };
+                cluster.kv(key % 3).unwrap().put(id(&name), "third".into(), options).await.unwrap();
+                let read = get(&cluster, 1, &name, Level::All).await.unwrap();
+                assert_eq!(value(&read).as_deref(), Some("third"), "a context of now does cover");
+            }
+            assert_eq!(proofs(&cluster), 0, "seed {seed}");
+            cluster.end();
+        });
+    }
+}
+
+/// Writes without pause while the bucket is emptied again and again: what was acknowledged before a purge was asked for
+/// never shows after it was answered, whatever was under way meanwhile, and nobody is taken for rolled back.
+#[test]
+fn writes_under_way_while_a_bucket_is_emptied_bring_nothing_back() {
+    for seed in 1..=12 {
+        sim(seed, |time| async move {
+            let cluster = Cluster::founded(time, Setup::new(seed, 3)).await;
+            // How many purges had been answered when a write began: part of its value.
+            let (over, answered) = (Cell::new(false), Cell::new(0_u64));
+            let (writes, unknown) = (Cell::new(0), Cell::new(0));
+            let client = async |client: usize| {
+                let mut step = client;
+                while !over.get() {
+                    step += 1;
+                    let text = answered.get().to_string();
+                    // Blind, so that values pile up where they can.
+                    let wrote =
+                        cluster.kv(step % 3).unwrap().put(id("hot"), text.into(), WriteOptions::default()).await;
+                    writes.set(writes.get() + 1);
+                    unknown.set(unknown.get() + u32::from(wrote.is_err_and(|error| error.outcome == Outcome::Unknown)));
+                    time.sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let purges = async {
+                for turn in 0..8 {
+                    time.sleep(Duration::from_millis(300)).await;
+                    let before = answered.get();
+                    cluster.node(turn % 3).unwrap().purge_bucket(bucket(), 30 * SECOND).await.unwrap();
+                    answered.set(before + 1);
+                    for at in 0..3 {
+                        let read = get(&cluster, at, "hot", Level::Quorum).await.unwrap();
+                        let shown = read.siblings.iter().filter_map(|sibling| sibling.value.as_ref());
+                        for value in shown {
+                            let of: u64 = std::str::from_utf8(&value.bytes).unwrap().parse().unwrap();
+                            // One that began before the purge was answered may come after it; none from before that.
+                            assert!(of + 1 >= answered.get(), "seed {seed}: {of} after {} purges", answered.get());
+                        }
+                    }
+                    complete(&cluster).await;
+                }
+                over.set(true);
+            };
+            tokio::join!(purges, client(0), client(1), client(2), client(3));
+            assert!(writes.get() > 1000, "there was load: {}", writes.get());
+            assert_eq!(proofs(&cluster), 0, "seed {seed}");
+            cluster.end();
+        });
+    }
+}
+
 /// Settings are acknowledged by a majority, survive the crash of all, and reach whoever was away by gossip; a change by
 /// a node whose clock is behind wins all the same.
 #[test]

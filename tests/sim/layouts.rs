@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quorate::cluster::{ProposeError, Proposed, Standing};
 use quorate::env::Entropy;
-use quorate::kv::layouts::{CommitRequest, LayoutAdmin as _, PlanRequest};
+use quorate::kv::layouts::{CommitRequest, LayoutAdmin as _, PlanRequest, SkipRequest};
 use quorate::kv::{ErrorCode, NodeView as _, Outcome, ReadOptions, WriteOptions};
 use quorate::quorum::Level;
 use quorate::ring::auto::Declined;
@@ -240,11 +240,16 @@ fn a_dead_member_is_named_until_it_is_skipped_and_holds_nobody_up_after_that() {
         let waits = || cluster.node(0).unwrap().layouts().known().unwrap().view().waits_for();
         let dead = store_of(&cluster, "n2");
         assert!(waits().iter().any(|(store, _)| *store == dead), "{:?}", waits());
-        // The operator's word.
+        // The operator's word, after the command that status names.
         let node = cluster.node(0).unwrap();
-        let skip = change::skip(&node.layouts().known().unwrap().chain, &[dead].into()).unwrap();
-        let skipped = node.layouts().propose(skip, 20 * SECOND).await;
-        assert!(matches!(skipped, Ok(Proposed::Won { .. })), "{skipped:?}");
+        let told = || node.status().attention.into_iter().find(|told| told.code == "change_waits");
+        assert!(cluster.until(120 * SECOND, || told().is_some()).await, "{:?}", node.status().attention);
+        let told = told().unwrap();
+        assert!(told.text.contains("n2") && told.command == "quorate layout skip n2", "{told:?}");
+        let request = SkipRequest { members: vec!["n2".into()], ..SkipRequest::default() };
+        let begun = node.skip(request).await.unwrap();
+        let done = || node.operation(&begun.id).unwrap().state == "done";
+        assert!(cluster.until(120 * SECOND, done).await, "{:?}", node.operation(&begun.id));
         goes_on(&cluster, 1, 40..50).await;
         cluster.disk(2, |disk| disk.wipe());
         cluster.start(2).await.unwrap();
@@ -311,6 +316,45 @@ fn a_copied_directory_is_not_let_in_by_one_who_was_let_go() {
         let let_in = || standing() == Standing::Serving || cluster.node(twin).unwrap().replica().identity().may_vote();
         assert!(!cluster.until(30 * SECOND, let_in).await, "{:?}", standing());
         assert!(matches!(&standing(), Standing::Waiting(why) if why.contains("copied")), "{:?}", standing());
+        cluster.end();
+    });
+}
+
+/// A directory of several layouts ago, put back: what it missed cannot be told to it any more. It stays out and says what to
+/// do, holds nobody up, and comes back with an empty one.
+#[test]
+fn a_directory_of_several_layouts_ago_stays_out_and_says_what_to_do() {
+    sim(6, |time| async move {
+        let cluster = Cluster::founded(time, Setup::new(6, 3)).await;
+        put_all(&cluster, 0, 0..20).await;
+        cluster.disk(1, |disk| disk.keep_copy());
+        for _ in 0..2 {
+            let machine = cluster.add_machine(None);
+            cluster.start(machine).await.unwrap();
+            assert_eq!(quiet(&cluster).await, BTreeSet::new());
+        }
+        put_all(&cluster, 3, 20..30).await;
+        cluster.crash(1, Death::PowerCut);
+        cluster.disk(1, |disk| disk.roll_back());
+        cluster.start(1).await.unwrap();
+        let standing = || cluster.node(1).unwrap().standing();
+        let out = |standing: &Standing| matches!(standing, Standing::Refused(why) if why.contains("with an empty one"));
+        assert!(cluster.until(30 * SECOND, || out(&standing())).await, "{:?}", standing());
+        for at in [0, 2, 3, 4] {
+            for key in 0..30 {
+                let options = ReadOptions { r: Level::Quorum, ..ReadOptions::default() };
+                let found = cluster.kv(at).unwrap().get(id(key), options).await;
+                assert!(!found.unwrap().siblings.is_empty(), "k{key} through n{at}");
+            }
+        }
+        assert!(cluster.kv(1).unwrap().get(id(0), ReadOptions::default()).await.is_err(), "it answers nobody");
+        cluster.crash(1, Death::Killed);
+        cluster.disk(1, |disk| disk.wipe());
+        cluster.start(1).await.unwrap();
+        assert!(cluster.until(60 * SECOND, || standing() == Standing::Serving).await, "{:?}", standing());
+        let out = quiet(&cluster).await;
+        assert_eq!(out, BTreeSet::new());
+        find_all(&cluster, 0..30, Level::All, &out).await;
         cluster.end();
     });
 }
