@@ -362,12 +362,8 @@ group! {
     QuorumMetrics {
         unavailable: Counter = Counter::default(), "quorum_unavailable",
             "Requests refused because too few replicas were live.";
-        timeouts: Counter = Counter::default(), "quorum_timeouts",
-            "Requests whose quorum did not answer in time.";
         hedges: Counter = Counter::default(), "hedges",
             "Reads sent to one more replica because one was slow.";
-        hedges_won: Counter = Counter::default(), "hedges_won",
-            "Hedges that answered first.";
         divergent_reads: Counter = Counter::default(), "divergent_reads",
             "Reads whose replicas did not agree.";
         read_repairs: Counter = Counter::default(), "read_repairs",
@@ -376,8 +372,6 @@ group! {
             "Replicas that a read could not mend.";
         handovers: Counter = Counter::default(), "handovers",
             "Requests handed over to an owner.";
-        sibling_reads: Counter = Counter::default(), "sibling_reads",
-            "Reads that found siblings.";
         replays: Counter = Counter::default(), "idempotent_replays",
             "Writes answered as the first time, by their Idempotency-Key.";
         unknown_writes: Counter = Counter::default(), "unknown_writes",
@@ -452,10 +446,6 @@ group! {
             "Dots met with two different values: a bug or a copied directory.";
         rollback_proofs: Counter = Counter::default(), "rollback_proofs",
             "Proofs that this node's data went back in time.";
-        incarnations: Counter = Counter::default(), "incarnation_changes",
-            "New lives begun by this process.";
-        actors: Histogram = sizes(), "object_actors",
-            "Actors in the context of objects written.";
         queue: Gauge = Gauge::default(), "storage_queue_depth",
             "Requests that wait for a storage thread.";
         read_only: Gauge = Gauge::default(), "read_only",
@@ -474,7 +464,7 @@ group! {
 }
 
 group! {
-    /// Connections to peers. Set from the transport's snapshot by [`set_counter`].
+    /// Connections to peers; but for the calls, set from what the transport has counted, by [`set_counter`].
     TransportMetrics {
         connections: Gauge = Gauge::default(), "peer_connections",
             "Connections to peers open now.";

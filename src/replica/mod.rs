@@ -335,6 +335,12 @@ impl Replica {
         .await?
     }
 
+    /// Requests that wait for a storage thread.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.inner.queues.iter().map(|queue| queue.max_capacity() - queue.capacity()).sum()
+    }
+
     /// Takes in what waits, flushes it, ends the storage threads. With `clean`, and unless a commit failed, leaves the
     /// clean mark that lets the next start keep its incarnation.
     pub async fn shutdown(&self, clean: bool) -> Result<(), StorageError> {

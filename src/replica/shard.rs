@@ -264,6 +264,7 @@ impl Shard {
         self.metrics.replica.commits.inc();
         self.metrics.replica.commit_objects.observe(waiting.len() as f64);
         let nothing_new = batch.is_empty();
+        let began = self.env.clock.now();
         if !nothing_new && let Err(failed) = self.identity.move_on() {
             self.fail(&failed);
             return (std::time::Duration::ZERO, Finished { waiting, result: Err(Fault::from_commit(&failed)) });
@@ -276,6 +277,11 @@ impl Shard {
         };
         match committed {
             Ok(committed) => {
+                let replica = &self.metrics.replica;
+                replica.commit_seconds.observe(self.env.clock.now().since(began).as_secs_f64());
+                if durability == Durability::Flush {
+                    replica.flushes.inc();
+                }
                 if !mended.is_empty() {
                     self.health.release(&mended);
                 }
@@ -565,6 +571,7 @@ impl Shard {
                 Some((record, digest)) => {
                     let siblings = u32::try_from(entry.object.siblings().len()).unwrap_or(u32::MAX);
                     batch.put(Keyspace::Index, stored.clone(), index_entry(&digest, siblings, horizon));
+                    self.metrics.replica.bytes_written.inc_by(record.len() as u64);
                     batch.put(Keyspace::Objects, stored, record);
                 }
                 None => {
