@@ -268,6 +268,23 @@ fn a_layout_is_planned_committed_and_shown() {
 }
 
 #[test]
+fn workers_of_all_members_are_shown_and_steered() {
+    let said = json(&ends(0, &["workers", "-o", "json"]));
+    let nodes = said.as_array().unwrap();
+    assert!(nodes.iter().all(|node| node["workers"].as_array().unwrap().len() >= 7), "{said}");
+    let name = nodes[0]["asked"].as_str().unwrap();
+    ends(0, &["workers", "pause", "leftovers", "--node", name]);
+    let shown = stdout(&ends(0, &["workers", "--node", name]));
+    assert!(shown.lines().any(|line| line.contains("leftovers") && line.contains("paused")), "{shown}");
+    let run = stderr(&ends(0, &["workers", "run", "leftovers", "--node", name]));
+    assert!(run.contains("quorate workers resume leftovers"), "{run}");
+    ends(0, &["workers", "resume", "leftovers", "--node", name]);
+    assert!(!stdout(&ends(0, &["workers"])).contains("paused"));
+    assert!(stderr(&ends(3, &["workers", "pause", "nobody"])).contains("anti-entropy"));
+    assert!(stderr(&ends(3, &["workers", "--node", "nobody"])).contains("is no member"));
+}
+
+#[test]
 fn hints_of_all_members_are_shown_and_waited_for() {
     assert!(stdout(&ends(0, &["hints"])).starts_with("No hints wait.\n"));
     let said = json(&ends(0, &["hints", "-o", "json"]));

@@ -9,6 +9,7 @@ use super::bucket_args::{BUCKET, BucketArgs};
 use super::config;
 use super::hints::{HINTS, HintsArgs};
 use super::layout::LayoutArgs;
+use super::workers::{WORKERS, WorkersArgs};
 use crate::kv::Lifetime;
 use crate::quorum::Level;
 
@@ -62,6 +63,9 @@ pub(super) enum Command {
     /// What owners missed while they were away, and how far it is replayed.
     #[command(after_help = HINTS)]
     Hints(HintsArgs),
+    /// What runs in the background, how far it is; pause it, resume it, run it now.
+    #[command(after_help = WORKERS)]
+    Workers(WorkersArgs),
     /// Change who is in the cluster, and who owns what: plan, look, commit.
     #[command(after_help = LAYOUT)]
     Layout(LayoutArgs),
@@ -380,7 +384,7 @@ pub(super) struct WhereArgs {
     pub(super) reach: Reach,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Clone)]
 pub(super) struct AdminArgs {
     /// A node's admin address. Default: one port above each endpoint.
     #[arg(long = "admin", value_name = "URL", env = "QUORATE_ADMIN_ENDPOINTS", value_delimiter = ',')]

@@ -20,6 +20,7 @@ mod ring;
 mod running;
 mod server;
 mod status;
+mod workers;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
             Command::Hints(args) => Box::pin(hints::hints(args)).await,
             Command::Layout(args) => Box::pin(layout::layout(args)).await,
             Command::Status(args) => Box::pin(status::status(args)).await,
+            Command::Workers(args) => Box::pin(workers::workers(args)).await,
         }
     });
     runtime.shutdown_timeout(LAST_WORDS);

@@ -35,6 +35,7 @@ mod problem;
 mod routes;
 mod serve;
 mod uri;
+mod workers;
 
 pub use admin::{AdminToken, admin_router};
 pub use routes::Routes;

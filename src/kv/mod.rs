@@ -29,6 +29,7 @@ mod present;
 pub mod progress;
 mod view;
 pub mod wire;
+mod workers;
 
 pub use crate::quorum::{Counted, Repair as RepairMode};
 pub use bucket::{ANSWERED, BucketAdmin, BucketRules, BucketView, BucketWish, Buckets, Guard, LARGEST_OBJECT, Word};
@@ -42,6 +43,7 @@ pub use view::{
     Addresses, Attention, ChangeView, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView,
     RingView, Status,
 };
+pub use workers::{Steer, WorkerAdmin, WorkerView, WorkersView, unknown_worker};
 
 /// What a client holds of an object's causal history: opaque, bound to bucket and key, authenticated. Send it with the
 /// next write to supersede exactly what it covers.

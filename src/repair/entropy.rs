@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use super::marks::Marks;
 use super::mend::merge_into;
 use super::rate::Rate;
+use super::worker::{Roster, Worker};
 use crate::causality::digest_of_record;
 use crate::cluster::{Known, LayoutKeeper};
 use crate::env::Env;
@@ -105,6 +106,7 @@ struct Inner {
     window: Duration,
     interval: Duration,
     rate: Rate,
+    worker: Worker,
     /// One round at a time.
     turn: Turn<()>,
     due: Mutex<BTreeMap<StoreId, Due>>,
@@ -142,20 +144,28 @@ impl AntiEntropy {
         window: Duration,
         interval: Duration,
         rate: u64,
+        roster: &Roster,
     ) -> Self {
+        let about = "Compares what this node holds with the other owners, and makes equal what differs.";
+        let worker = roster.register("anti-entropy", about, Some(rate));
         let rate = Rate::new(env, rate, rate.max(1 << 20));
         let (turn, due, marks) = (Turn::new(()), Mutex::default(), Mutex::default());
         let env = env.clone();
-        let inner = Inner { env, replica, peers, keeper, metrics, window, interval, rate, turn, due, marks };
+        let inner = Inner { env, replica, peers, keeper, metrics, window, interval, rate, worker, turn, due, marks };
         let this = Self { inner: Arc::new(inner) };
         this.inner.env.tasks.spawn(this.clone().run());
         this
     }
 
     async fn run(self) {
+        let worker = &self.inner.worker;
+        let mut bell = worker.bell();
         loop {
-            self.inner.env.clock.sleep(TICK).await;
+            let told = worker.rest(&mut bell, TICK).await;
             let Some(known) = self.settled() else { continue };
+            if told {
+                self.repair(Scope::default()).await;
+            }
             self.visit_marked(&known).await;
             for peer in self.due_now(&known) {
                 let done = self.round(peer, Scope::default()).await;
@@ -246,11 +256,13 @@ impl AntiEntropy {
         let _turn = self.inner.turn.lock().await;
         let mut done = Repaired::default();
         let Some(known) = self.settled() else { return Repaired { unfinished: 1, ..done } };
+        let _run = self.inner.worker.begin();
         for (classes, mut partitions) in shared(known.newest(), known.me, peer) {
             partitions.retain(|partition| scope.partition.is_none_or(|only| only == *partition));
             let mut unfinished: BTreeSet<PartitionId> = partitions.iter().copied().collect();
             if let Err(why) = self.compare(&known, peer, classes, scope, &mut unfinished, &mut done).await {
                 debug!(%peer, why, "a comparison ended early");
+                self.inner.worker.failed(format!("with {peer}: {why}"));
             }
             done.unfinished += unfinished.len() as u64;
         }
@@ -280,6 +292,8 @@ impl AntiEntropy {
         let partitions: Vec<PartitionId> = unfinished.iter().copied().collect();
         let mut at_once = PARTITIONS;
         for some in partitions.chunks(PARTITIONS) {
+            self.inner.worker.progress((partitions.len() - unfinished.len()) as u64, partitions.len() as u64);
+            self.inner.worker.allowed().await;
             let (same, differ) = self.compare_roots(known, peer, &mut terms, some).await?;
             done.compared += (same.len() + differ.len()) as u64;
             done.differed += differ.len() as u64;
@@ -346,6 +360,7 @@ impl AntiEntropy {
     ) -> Result<(), String> {
         let Inner { replica, .. } = &*self.inner;
         loop {
+            self.inner.worker.allowed().await;
             self.still(known)?;
             let wanted = walk.wanted(replica.first_hour());
             if wanted.is_empty() {

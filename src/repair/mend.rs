@@ -20,6 +20,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use tracing::{info, warn};
 
+use super::worker::{Roster, Worker};
 use crate::causality::{MergeRules, Object, decode_object, encode_object};
 use crate::cluster::LayoutKeeper;
 use crate::env::Env;
@@ -54,6 +55,7 @@ struct Mender {
     peers: Peers,
     keeper: LayoutKeeper,
     window: Duration,
+    worker: Worker,
     done: Arc<Mending>,
     copied: Mutex<Copied>,
 }
@@ -77,23 +79,37 @@ enum Theirs {
 }
 
 /// Begins to mend, in a task of the node.
-pub fn start(env: &Env, replica: Replica, peers: Peers, keeper: LayoutKeeper, window: Duration) -> Arc<Mending> {
+pub fn start(
+    env: &Env,
+    replica: Replica,
+    peers: Peers,
+    keeper: LayoutKeeper,
+    window: Duration,
+    roster: &Roster,
+) -> Arc<Mending> {
     let done = Arc::new(Mending::default());
     let incarnation = replica.identity().incarnation();
     let copied = Mutex::new(Copied { incarnation, live: Vec::new(), whole: BTreeSet::new() });
-    let mender = Mender { env: env.clone(), replica, peers, keeper, window, done: Arc::clone(&done), copied };
-    env.tasks.spawn(mender.run());
+    let about = "Merges what could not be read, and partitions whose state is in doubt, from every other owner.";
+    let (env, worker) = (env.clone(), roster.register("mending", about, None));
+    let tasks = env.tasks.clone();
+    let mender = Mender { env, replica, peers, keeper, window, worker, done: Arc::clone(&done), copied };
+    tasks.spawn(mender.run());
     done
 }
 
 impl Mender {
     async fn run(self) {
-        let mut changes = self.replica.health().watch();
+        let (mut changes, mut bell) = (self.replica.health().watch(), self.worker.bell());
         let mut again = AGAIN_AT_LEAST;
         loop {
+            self.worker.allowed().await;
             changes.mark_unchanged();
             let before = (self.done.keys.load(Ordering::Relaxed), self.done.partitions.load(Ordering::Relaxed));
-            self.round().await;
+            {
+                let _run = (!self.replica.health().is_well()).then(|| self.worker.begin());
+                self.round().await;
+            }
             let after = (self.done.keys.load(Ordering::Relaxed), self.done.partitions.load(Ordering::Relaxed));
             if self.replica.health().is_well() {
                 again = AGAIN_AT_LEAST;
@@ -103,20 +119,32 @@ impl Mender {
                 }
             } else {
                 again = if before == after { (again * 2).min(AGAIN_AT_MOST) } else { AGAIN_AT_LEAST };
-                self.env.clock.sleep(again).await;
+                self.worker.rest(&mut bell, again).await;
             }
         }
     }
 
     async fn round(&self) {
-        for partition in self.replica.health().unsynced() {
+        let (unsynced, quarantined) = (self.replica.health().unsynced(), self.replica.health().quarantined());
+        let total = (unsynced.len() + quarantined.len()) as u64;
+        let mut tried = 0;
+        let mut next = async || {
+            self.worker.progress(tried, total);
+            tried += 1;
+            self.worker.allowed().await;
+        };
+        for partition in unsynced {
+            next().await;
             if let Err(why) = self.sync(partition).await {
                 warn!(%partition, why, "a partition cannot be synced yet");
+                self.worker.failed(format!("partition {partition}: {why}"));
             }
         }
         for (partition, stored) in self.replica.health().quarantined() {
+            next().await;
             if let Err(why) = self.mend(partition, stored).await {
                 warn!(%partition, why, "a quarantined key cannot be mended yet");
+                self.worker.failed(format!("a key of partition {partition}: {why}"));
             }
         }
     }

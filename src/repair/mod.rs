@@ -4,8 +4,8 @@
 //! [`Transfers`], which merge what a new layout gives this node; [`clear_leftovers`], which deletes what it has taken
 //! away, once that is safe; [purging](start_purging), which drops what was in buckets before they were emptied; and
 //! [expiry](start_expiry), which drops what has outlived its horizon; [`Hints`], which send owners what they missed; and
-//! [`AntiEntropy`], which compares Merkle trees with the other owners and makes equal what differs. Scrub and collection
-//! join them here.
+//! [`AntiEntropy`], which compares Merkle trees with the other owners and makes equal what differs. Each is a [`Worker`],
+//! listed and steered by name. Scrub and collection join them here.
 
 mod entropy;
 mod expiry;
@@ -16,6 +16,7 @@ mod mend;
 mod purge;
 mod rate;
 mod transfer;
+mod worker;
 
 pub use entropy::{AntiEntropy, Repaired, Scope};
 pub use expiry::start as start_expiry;
@@ -24,3 +25,4 @@ pub use leftover::start as clear_leftovers;
 pub use mend::{Mending, start};
 pub use purge::start as start_purging;
 pub use transfer::{Progress, Transfers};
+pub use worker::{Log, Roster, Worker};

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::kv::{Lifetime, NodeView as _, ReadOptions, RepairMode, WriteOptions};
+use quorate::kv::{Lifetime, NodeView as _, ReadOptions, RepairMode, Steer, WorkerAdmin as _, WriteOptions};
 use quorate::metrics::RepairMetrics;
 use quorate::quorum::Level;
 use quorate::repair::{Repaired, Scope};
@@ -98,6 +98,23 @@ fn a_node_that_missed_writes_becomes_equal_without_a_reader() {
             cluster.end();
         });
     }
+}
+
+#[test]
+fn a_paused_worker_compares_nothing_until_it_is_resumed() {
+    sim(7, |time| async move {
+        let cluster = drifted(time, Setup::new(7, 3)).await;
+        let tell = |steer| (0..3).for_each(|at| drop(cluster.node(at).unwrap().steer("anti-entropy", steer).unwrap()));
+        tell(Steer::Pause);
+        // What is under way stops at its next safe point.
+        time.sleep(20 * SECOND).await;
+        let rounds = sum(&cluster, |repair| repair.compared.get());
+        assert!(!cluster.until(3 * MINUTE, || are_equal(&cluster)).await, "nobody compares");
+        assert_eq!(sum(&cluster, |repair| repair.compared.get()), rounds);
+        tell(Steer::Resume);
+        assert!(cluster.until(2 * MINUTE, || are_equal(&cluster)).await, "replicas still differ");
+        cluster.end();
+    });
 }
 
 #[test]
