@@ -201,6 +201,7 @@ fn a_repair_that_is_asked_for_is_followed_to_its_end_and_keeps_to_its_bucket() {
         time.sleep(MINUTE).await;
         // A copy loses what it had, and does not know it.
         let lost = cluster.node(2).unwrap();
+        lost.replica().new_tenures((0..16).map(PartitionId).collect()).await.unwrap();
         for partition in (0..16).map(PartitionId) {
             lost.replica().forget(partition, std::sync::Arc::new(|_: &Bucket| true)).await.unwrap();
         }
