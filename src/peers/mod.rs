@@ -56,6 +56,8 @@ pub struct PeerMood {
     pub deletes_only: bool,
     /// It does not hold everything it owns: partitions of it are in doubt.
     pub in_doubt: bool,
+    /// Some of its background workers were told to pause.
+    pub pauses: bool,
 }
 
 impl PeerMood {
@@ -66,6 +68,7 @@ impl PeerMood {
             | u32::from(self.seedless) << 3
             | u32::from(self.deletes_only) << 4
             | u32::from(self.in_doubt) << 5
+            | u32::from(self.pauses) << 6
     }
 
     fn from_bits(bits: u32) -> Self {
@@ -76,6 +79,7 @@ impl PeerMood {
             seedless: bits & 8 != 0,
             deletes_only: bits & 16 != 0,
             in_doubt: bits & 32 != 0,
+            pauses: bits & 64 != 0,
         }
     }
 }

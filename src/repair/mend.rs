@@ -8,6 +8,8 @@
 //! A source that was copied is not copied again in this incarnation: what is acknowledged later reaches this node by the
 //! write path.
 //!
+//! What nobody holds is given up where an operator says so ([`Mending::accept_loss`]): the key reads as never written.
+//!
 //! Bounds: one worker; one page of 1 MiB and 64 merges under way per source; tries again every 250 ms to 5 s.
 
 use std::collections::BTreeSet;
@@ -20,6 +22,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use tracing::{info, warn};
 
+use super::worker::{Roster, Worker};
 use crate::causality::{MergeRules, Object, decode_object, encode_object};
 use crate::cluster::LayoutKeeper;
 use crate::env::Env;
@@ -46,6 +49,26 @@ pub struct Mending {
     pub keys: AtomicU64,
     /// Partitions completely synced.
     pub partitions: AtomicU64,
+    /// Keys given up: nobody holds what was in them.
+    pub given_up: AtomicU64,
+    /// Partitions in which keys may be given up.
+    accepted: Mutex<BTreeSet<PartitionId>>,
+}
+
+impl Mending {
+    /// Whether keys of a partition that nobody holds may be given up.
+    pub fn accept_loss(&self, partition: PartitionId, accept: bool) {
+        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        if accept {
+            accepted.insert(partition);
+        } else {
+            accepted.remove(&partition);
+        }
+    }
+
+    fn accepts_loss(&self, partition: PartitionId) -> bool {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).contains(&partition)
+    }
 }
 
 struct Mender {
@@ -54,6 +77,7 @@ struct Mender {
     peers: Peers,
     keeper: LayoutKeeper,
     window: Duration,
+    worker: Worker,
     done: Arc<Mending>,
     copied: Mutex<Copied>,
 }
@@ -77,23 +101,37 @@ enum Theirs {
 }
 
 /// Begins to mend, in a task of the node.
-pub fn start(env: &Env, replica: Replica, peers: Peers, keeper: LayoutKeeper, window: Duration) -> Arc<Mending> {
+pub fn start(
+    env: &Env,
+    replica: Replica,
+    peers: Peers,
+    keeper: LayoutKeeper,
+    window: Duration,
+    roster: &Roster,
+) -> Arc<Mending> {
     let done = Arc::new(Mending::default());
     let incarnation = replica.identity().incarnation();
     let copied = Mutex::new(Copied { incarnation, live: Vec::new(), whole: BTreeSet::new() });
-    let mender = Mender { env: env.clone(), replica, peers, keeper, window, done: Arc::clone(&done), copied };
-    env.tasks.spawn(mender.run());
+    let about = "Merges what could not be read, and partitions whose state is in doubt, from every other owner.";
+    let (env, worker) = (env.clone(), roster.register("mending", about, None));
+    let tasks = env.tasks.clone();
+    let mender = Mender { env, replica, peers, keeper, window, worker, done: Arc::clone(&done), copied };
+    tasks.spawn(mender.run());
     done
 }
 
 impl Mender {
     async fn run(self) {
-        let mut changes = self.replica.health().watch();
+        let (mut changes, mut bell) = (self.replica.health().watch(), self.worker.bell());
         let mut again = AGAIN_AT_LEAST;
         loop {
+            self.worker.allowed().await;
             changes.mark_unchanged();
             let before = (self.done.keys.load(Ordering::Relaxed), self.done.partitions.load(Ordering::Relaxed));
-            self.round().await;
+            {
+                let _run = (!self.replica.health().is_well()).then(|| self.worker.begin());
+                self.round().await;
+            }
             let after = (self.done.keys.load(Ordering::Relaxed), self.done.partitions.load(Ordering::Relaxed));
             if self.replica.health().is_well() {
                 again = AGAIN_AT_LEAST;
@@ -103,20 +141,32 @@ impl Mender {
                 }
             } else {
                 again = if before == after { (again * 2).min(AGAIN_AT_MOST) } else { AGAIN_AT_LEAST };
-                self.env.clock.sleep(again).await;
+                self.worker.rest(&mut bell, again).await;
             }
         }
     }
 
     async fn round(&self) {
-        for partition in self.replica.health().unsynced() {
+        let (unsynced, quarantined) = (self.replica.health().unsynced(), self.replica.health().quarantined());
+        let total = (unsynced.len() + quarantined.len()) as u64;
+        let mut tried = 0;
+        let mut next = async || {
+            self.worker.progress(tried, total);
+            tried += 1;
+            self.worker.allowed().await;
+        };
+        for partition in unsynced {
+            next().await;
             if let Err(why) = self.sync(partition).await {
                 warn!(%partition, why, "a partition cannot be synced yet");
+                self.worker.failed(format!("partition {partition}: {why}"));
             }
         }
         for (partition, stored) in self.replica.health().quarantined() {
+            next().await;
             if let Err(why) = self.mend(partition, stored).await {
                 warn!(%partition, why, "a quarantined key cannot be mended yet");
+                self.worker.failed(format!("a key of partition {partition}: {why}"));
             }
         }
     }
@@ -246,8 +296,10 @@ impl Mender {
         let Some((id, generation)) = name_of(&stored) else { return Err("it is no object".into()) };
         let (live, others) = (self.live(), self.others(partition));
         let complete = self.complete(partition, &id.bucket);
-        if complete.is_empty() {
-            return Err("there is no other owner that is complete: what it held can only be given up".into());
+        let accepts = self.done.accepts_loss(partition);
+        let given_up = format!("`quorate repair --partition {partition} --accept-data-loss` gives it up");
+        if complete.is_empty() && !accepts {
+            return Err(format!("there is no other owner that is complete; {given_up}"));
         }
         let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
         let said = join_all(others.iter().map(|store| self.ask(*store, target.clone()))).await;
@@ -271,12 +323,18 @@ impl Mender {
         if self.live() != live {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
-        if damaged && !found {
-            return Err("another owner's copy is damaged as well, and nobody holds one".into());
+        if damaged && !found && !accepts {
+            return Err(format!("another owner's copy is damaged as well, and nobody holds one; {given_up}"));
         }
+        let lost = (damaged || complete.is_empty()) && !found;
         self.merge(target, encode_object(&merged), Cause::Mend).await.map_err(|fault| fault.to_string())?;
         self.done.keys.fetch_add(1, Ordering::Relaxed);
-        info!(%partition, "a quarantined key is whole again");
+        if lost {
+            self.done.given_up.fetch_add(1, Ordering::Relaxed);
+            warn!(%partition, "a key that nobody holds is GIVEN UP, as it was told");
+        } else {
+            info!(%partition, "a quarantined key is whole again");
+        }
         Ok(())
     }
 
