@@ -285,6 +285,18 @@ fn workers_of_all_members_are_shown_and_steered() {
 }
 
 #[test]
+fn members_are_told_to_compare_and_what_they_found_is_summed_up() {
+    let dry = stdout(&ends(0, &["repair", "--dry-run"]));
+    assert!(dry.contains("nothing was changed (dry run)") && dry.lines().count() >= 4, "{dry}");
+    let said = json(&ends(0, &["repair", "--bucket", "repairs", "-o", "json"]));
+    assert!(said.as_array().unwrap().iter().all(|one| one["state"] == "done" && one["repair"]["keys"] == 0), "{said}");
+    ends(0, &["repair", "--partition", "3"]);
+    assert!(stderr(&ends(2, &["repair", "--partition", "99999"])).contains("got 99999"));
+    assert!(stderr(&ends(2, &["repair", "--bucket", "a/b"])).contains("bucket"));
+    ends(2, &["repair", "--accept-data-loss"]);
+}
+
+#[test]
 fn hints_of_all_members_are_shown_and_waited_for() {
     assert!(stdout(&ends(0, &["hints"])).starts_with("No hints wait.\n"));
     let said = json(&ends(0, &["hints", "-o", "json"]));

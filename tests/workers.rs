@@ -18,7 +18,7 @@ use quorate::client::{Client, ClientConfig};
 use quorate::env::Env;
 use quorate::http::{Api, RequestLimits, ServeLimits, TcpSocket, admin_router, serve};
 use quorate::kv::layouts::{CommitRequest, PlanRequest};
-use quorate::kv::{Attention, ErrorCode, LayoutAdmin as _, NodeView as _, Steer, WorkerAdmin as _};
+use quorate::kv::{Attention, ErrorCode, LayoutAdmin as _, NodeView as _, RepairRequest, Steer, WorkerAdmin as _};
 use quorate::node::Node;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -90,6 +90,42 @@ async fn workers_are_listed_paused_resumed_and_run() {
     assert_eq!(post("/admin/workers").await.problem(), "method_not_allowed");
     assert_eq!(post("/admin/workers/hints").await.problem(), "no_such_route");
     assert_eq!(post("/admin/workers/hints/run?now=1").await.problem(), "bad_parameter");
+    stop.cancel();
+    embedded::stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_is_begun_over_http_and_followed() {
+    let (nodes, stop) = (embedded::cluster(3).await, CancellationToken::new());
+    let admin = admin_of(&nodes[1], &stop).await;
+    let client = client_of(admin);
+    let begun = client.begin_repair(&RepairRequest { dry_run: true, ..RepairRequest::default() }).await.unwrap();
+    assert!(begun.node == "n2" && begun.id.starts_with("repair-"), "{begun:?}");
+    let operation = loop {
+        let operation = client.operation(&begun.id).await.unwrap();
+        if operation.state != "running" {
+            break operation;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let repair = operation.repair.clone().unwrap();
+    assert_eq!((operation.state.as_str(), operation.total), ("done", 2 * u64::from(embedded::PARTITIONS)));
+    assert_eq!((repair.compared, repair.keys, repair.dry_run), (operation.total, 0, true), "{repair:?}");
+    let post = async |body: &str| edge::send(admin, "POST", "/admin/repairs", &[], body.as_bytes()).await;
+    assert_eq!(post(r#"{"partition":3}"#).await.status, 202);
+    for (body, says) in [
+        (r#"{"partition":64}"#, "0 to 63, got 64"),
+        (r#"{"bucket":""}"#, "bucket"),
+        (r#"{"partitions":3}"#, "unknown field"),
+        (r#"{"accept_data_loss":true}"#, "one partition"),
+    ] {
+        let refused = post(body).await;
+        assert_eq!((refused.status, refused.problem().as_str()), (400, "bad_parameter"), "{body}");
+        assert!(refused.json()["detail"].as_str().unwrap().contains(says), "{body}: {:?}", refused.json());
+    }
+    let get = async |path: &str| edge::send(admin, "GET", path, &[], b"").await;
+    assert_eq!(get("/admin/repairs").await.problem(), "method_not_allowed");
+    assert_eq!(get("/admin/operations/repair-1").await.problem(), "not_known");
     stop.cancel();
     embedded::stop(nodes).await;
 }

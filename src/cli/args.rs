@@ -9,6 +9,7 @@ use super::bucket_args::{BUCKET, BucketArgs};
 use super::config;
 use super::hints::{HINTS, HintsArgs};
 use super::layout::LayoutArgs;
+use super::repair::{REPAIR, RepairArgs};
 use super::workers::{WORKERS, WorkersArgs};
 use crate::kv::Lifetime;
 use crate::quorum::Level;
@@ -63,6 +64,9 @@ pub(super) enum Command {
     /// What owners missed while they were away, and how far it is replayed.
     #[command(after_help = HINTS)]
     Hints(HintsArgs),
+    /// Compare what the members hold, now, and make equal what differs.
+    #[command(after_help = REPAIR)]
+    Repair(RepairArgs),
     /// What runs in the background, how far it is; pause it, resume it, run it now.
     #[command(after_help = WORKERS)]
     Workers(WorkersArgs),

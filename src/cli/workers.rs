@@ -82,6 +82,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// Whether nobody was named: then all members are asked.
+    pub(super) fn names_none(&self) -> bool {
+        self.nodes.is_empty() && self.admin.admin.is_empty()
+    }
+
     /// A client for every node that is to be asked.
     pub(super) async fn clients(&self) -> Result<Vec<(String, Client)>, Failure> {
         let all = nodes(&self.admin).await?;

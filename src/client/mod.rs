@@ -24,8 +24,8 @@ use crate::kv::layouts::{
     AbortRequest, Begun, CommitRequest, ForceRequest, LayoutView, OperationView, PlanRequest, PlanView, SkipRequest,
 };
 use crate::kv::{
-    Error, ErrorCode, HintsView, HintsWaited, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, RingView, Status,
-    Steer, Value, WorkerView, WorkersView, WriteAnswer, WriteOptions,
+    Error, ErrorCode, HintsView, HintsWaited, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, RepairBegun,
+    RepairRequest, RingView, Status, Steer, Value, WorkerView, WorkersView, WriteAnswer, WriteOptions,
 };
 use crate::types::{ObjectId, Wall};
 
@@ -221,6 +221,12 @@ impl Client {
         let name = utf8_percent_encode(name, &WORKER);
         let request = self.admin_request(Method::POST, &format!("/admin/workers/{name}/{}", steer.as_str()))?;
         self.document(&self.0.admin, request).await
+    }
+
+    /// Has the first node whose admin endpoint answers compare what it holds with the other owners, and make equal what
+    /// differs; [`Client::operation`] follows it there.
+    pub async fn begin_repair(&self, request: &RepairRequest) -> Result<RepairBegun, Error> {
+        self.admin_post("/admin/repairs", request, false).await
     }
 
     async fn admin<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {

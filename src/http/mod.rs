@@ -32,6 +32,7 @@ mod layouts;
 mod owners;
 mod params;
 mod problem;
+mod repairs;
 mod routes;
 mod serve;
 mod uri;

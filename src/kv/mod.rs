@@ -27,6 +27,7 @@ pub mod mock;
 pub mod plans;
 mod present;
 pub mod progress;
+mod repairs;
 mod view;
 pub mod wire;
 mod workers;
@@ -39,6 +40,7 @@ pub use hints::{HintAdmin, HintTarget, HintsLeft, HintsView, HintsWaited};
 pub use layouts::LayoutAdmin;
 pub use lifetime::{LONGEST_TTL, Lifetime, LifetimeError};
 pub use present::{check_ttl, etag_of, expired, open_context, payload_of, request_of, views};
+pub use repairs::{REPAIR_ID, RepairAdmin, RepairBegun, RepairRequest, RepairView, unknown_repair};
 pub use view::{
     Addresses, Attention, ChangeView, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView,
     RingView, Status,

@@ -23,6 +23,7 @@ mod config;
 mod hints;
 mod kv;
 mod layout;
+mod repairs;
 mod view;
 mod workers;
 
@@ -44,7 +45,7 @@ use crate::coordinator::{Coordinator, DataService, Limits};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::{PeerMood, Peers, Services};
-use crate::repair::{self, AntiEntropy, HintOptions, Hints, Repaired, Roster, Scope, Transfers};
+use crate::repair::{self, AntiEntropy, HintOptions, Hints, Mending, Repaired, Roster, Scope, Transfers};
 use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
 use crate::ring::founding::{Directory, Terms, seedless};
 use crate::ring::{BucketSettings, Grid, Layout, Member};
@@ -102,6 +103,7 @@ struct Inner {
     draining: AtomicBool,
     joiners: Joiners,
     desk: Mutex<layout::Desk>,
+    repairs: repairs::Repairs,
 }
 
 /// What works in the background for a member.
@@ -109,6 +111,7 @@ struct Workers {
     transfers: Transfers,
     entropy: AntiEntropy,
     hints: Hints,
+    mending: Arc<Mending>,
     steward: Steward,
 }
 
@@ -202,6 +205,7 @@ impl Node {
             draining,
             joiners,
             desk,
+            repairs: Mutex::default(),
         };
         let this = Self { inner: Arc::new(inner) };
         let tasks = this.inner.env.tasks.clone();
@@ -248,7 +252,7 @@ impl Node {
         let rate = config.node.transfer_rate as u64;
         let data = || (replica.clone(), peers.clone(), keeper.clone());
         let (copy, links, keeps) = data();
-        repair::start(env, copy, links, keeps, window, roster);
+        let mending = repair::start(env, copy, links, keeps, window, roster);
         let (copy, links, keeps) = data();
         let transfers = Transfers::start(env, copy, links, keeps, Arc::clone(metrics), window, rate, roster);
         let (copy, links, keeps) = data();
@@ -268,7 +272,7 @@ impl Node {
         let joiners = founding.joiners().clone();
         let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
         // Once: a node begins once.
-        let _ = inner.workers.set(Workers { transfers, entropy, hints, steward });
+        let _ = inner.workers.set(Workers { transfers, entropy, hints, mending, steward });
         self.tell_mood();
         inner.keeper.stand(Standing::Serving);
         info!(name = inner.config.node.name, "serving");

@@ -8,6 +8,8 @@
 //! A source that was copied is not copied again in this incarnation: what is acknowledged later reaches this node by the
 //! write path.
 //!
+//! What nobody holds is given up where an operator says so ([`Mending::accept_loss`]): the key reads as never written.
+//!
 //! Bounds: one worker; one page of 1 MiB and 64 merges under way per source; tries again every 250 ms to 5 s.
 
 use std::collections::BTreeSet;
@@ -47,6 +49,26 @@ pub struct Mending {
     pub keys: AtomicU64,
     /// Partitions completely synced.
     pub partitions: AtomicU64,
+    /// Keys given up: nobody holds what was in them.
+    pub given_up: AtomicU64,
+    /// Partitions in which keys may be given up.
+    accepted: Mutex<BTreeSet<PartitionId>>,
+}
+
+impl Mending {
+    /// Whether keys of a partition that nobody holds may be given up.
+    pub fn accept_loss(&self, partition: PartitionId, accept: bool) {
+        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        if accept {
+            accepted.insert(partition);
+        } else {
+            accepted.remove(&partition);
+        }
+    }
+
+    fn accepts_loss(&self, partition: PartitionId) -> bool {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).contains(&partition)
+    }
 }
 
 struct Mender {
@@ -274,8 +296,10 @@ impl Mender {
         let Some((id, generation)) = name_of(&stored) else { return Err("it is no object".into()) };
         let (live, others) = (self.live(), self.others(partition));
         let complete = self.complete(partition, &id.bucket);
-        if complete.is_empty() {
-            return Err("there is no other owner that is complete: what it held can only be given up".into());
+        let accepts = self.done.accepts_loss(partition);
+        let given_up = format!("`quorate repair --partition {partition} --accept-data-loss` gives it up");
+        if complete.is_empty() && !accepts {
+            return Err(format!("there is no other owner that is complete; {given_up}"));
         }
         let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
         let said = join_all(others.iter().map(|store| self.ask(*store, target.clone()))).await;
@@ -299,12 +323,18 @@ impl Mender {
         if self.live() != live {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
-        if damaged && !found {
-            return Err("another owner's copy is damaged as well, and nobody holds one".into());
+        if damaged && !found && !accepts {
+            return Err(format!("another owner's copy is damaged as well, and nobody holds one; {given_up}"));
         }
+        let lost = (damaged || complete.is_empty()) && !found;
         self.merge(target, encode_object(&merged), Cause::Mend).await.map_err(|fault| fault.to_string())?;
         self.done.keys.fetch_add(1, Ordering::Relaxed);
-        info!(%partition, "a quarantined key is whole again");
+        if lost {
+            self.done.given_up.fetch_add(1, Ordering::Relaxed);
+            warn!(%partition, "a key that nobody holds is GIVEN UP, as it was told");
+        } else {
+            info!(%partition, "a quarantined key is whole again");
+        }
         Ok(())
     }
 
