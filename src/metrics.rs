@@ -99,6 +99,8 @@ pub struct Metrics {
     pub repair: RepairMetrics,
     /// Hints for owners that missed something.
     pub hints: HintMetrics,
+    /// What is stored here, read again and recomputed.
+    pub scrub: ScrubMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -153,7 +155,8 @@ impl Metrics {
         let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
         let gossip = GossipMetrics::new(at);
         let (layout, repair, hints) = (LayoutMetrics::new(at), RepairMetrics::new(at), HintMetrics::new(at));
-        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout, repair, hints }
+        let scrub = ScrubMetrics::new(at);
+        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout, repair, hints, scrub }
     }
 
     /// Adds what a room keeps by itself; it is asked whenever the text is made. Before the node is shared.
@@ -408,6 +411,26 @@ group! {
             "Keys that differed and could not be made equal that time.";
         bytes: Counter = Counter::default(), "repair_exchanged_bytes",
             "Bytes of records exchanged to make replicas equal.";
+    }
+}
+
+group! {
+    /// What is stored here, read again and recomputed.
+    ScrubMetrics {
+        passes: Counter = Counter::default(), "scrub_passes",
+            "Times that everything stored here was read.";
+        keys: Counter = Counter::default(), "scrubbed_keys",
+            "Keys read and recomputed.";
+        bytes: Counter = Counter::default(), "scrubbed_bytes",
+            "Bytes of records read for that.";
+        damaged: Counter = Counter::default(), "scrub_damaged_keys",
+            "Keys found damaged, and quarantined until they are merged from the other owners.";
+        index: Counter = Counter::default(), "scrub_index_entries",
+            "Index entries that could not be read, or were missing, and were written again.";
+        leaves: Counter = Counter::default(), "scrub_leaves",
+            "Merkle leaves that could not be read, or were not the sum of their objects, and were recomputed.";
+        gaps: Counter = Counter::default(), "scrub_gaps",
+            "Partitions in which something could not even be named, merged as a whole from their other owners.";
     }
 }
 

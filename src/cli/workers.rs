@@ -9,7 +9,7 @@ use super::args::{AdminArgs, Format};
 use super::hints::{Said, nodes};
 use super::output::{Exit, Failure, Paint, json, note, print, state_cell, table};
 use crate::client::Client;
-use crate::kv::{Steer, WorkerView, WorkersView};
+use crate::kv::{ScrubView, Steer, WorkerView, WorkersView};
 
 pub(super) const WORKERS: &str = "\
 Every member is asked, at one port above its client port; with --node or --admin, those that are named. What is told to a
@@ -18,7 +18,7 @@ again; `quorate status` says so meanwhile. RATE is the most bytes a second that 
 
 Examples:
   quorate workers
-  quorate workers -o wide                      what each of them does
+  quorate workers -o wide                      what each of them does, and what the last scrub found
   quorate workers --node n3
   quorate workers pause anti-entropy           on all members
   quorate workers pause transfers --node n3    on one of them";
@@ -171,10 +171,34 @@ fn screen(said: &[Said<WorkersView>], wide: bool, paint: Paint) -> String {
         header.push("LAST ERROR");
         text += &table(&header, rows, paint);
     }
+    for view in said.iter().filter_map(|said| said.said.as_ref()) {
+        if let Some(scrub) = view.scrub.as_ref().filter(|scrub| wide || scrub.found + scrub.gaps > 0) {
+            text += &format!("\n{} scrub: {}\n", view.node, scrub_line(scrub, paint));
+        }
+    }
     for (node, why) in said.iter().filter_map(|said| Some((&said.node, said.unreached.as_ref()?))) {
         text += &format!("{} {node} could not be asked: {why}\n", paint.red("note:"));
     }
     text
+}
+
+/// What a scrub came to.
+fn scrub_line(scrub: &ScrubView, paint: Paint) -> String {
+    let ScrubView { began, ended, keys, bytes, found, mended, waiting, index_entries, leaves, gaps } = scrub;
+    let until = ended.as_ref().map_or("and goes on".to_owned(), |ended| format!("to {ended}"));
+    let bytes = HumanBytes(*bytes);
+    let mut line = format!("{began} {until}: {keys} keys, {bytes} read; ");
+    if found + index_entries + leaves + gaps == 0 {
+        return line + "all well";
+    }
+    line += &paint.red(&format!("{found} keys damaged"));
+    line += &format!(
+        ", {mended} of them mended, {waiting} waiting; {index_entries} index entries, {leaves} Merkle leaves rewritten"
+    );
+    if *gaps > 0 {
+        line += &format!("; {gaps} partitions with unreadable places, merged from the other owners");
+    }
+    line
 }
 
 async fn steer(args: SteerArgs, steer: Steer) -> Result<(), Failure> {
@@ -247,8 +271,9 @@ mod tests {
             ..worker("anti-entropy", "running", Some(16 << 20))
         };
         let workers = vec![worker("transfers", "paused", Some(0)), busy, worker("expiry", "idle", None)];
+        let view = WorkersView { node: "n1".into(), workers, scrub: Some(ScrubView::default()) };
         let said = [
-            Said { node: "n1".into(), said: Some(WorkersView { node: "n1".into(), workers }), unreached: None },
+            Said { node: "n1".into(), said: Some(view), unreached: None },
             Said { node: "n3".into(), said: None, unreached: Some("refused".into()) },
         ];
         let lines = [
@@ -259,7 +284,11 @@ mod tests {
             "note: n3 could not be asked: refused",
         ];
         assert_eq!(screen(&said, false, Paint::never()), lines.join("\n") + "\n");
-        assert!(screen(&said, true, Paint::never()).contains("WHAT IT DOES"));
+        let wide = screen(&said, true, Paint::never());
+        assert!(wide.contains("WHAT IT DOES") && wide.contains("n1 scrub: ") && wide.contains("all well"), "{wide}");
+        let scrub = ScrubView { found: 3, mended: 2, waiting: 1, ..ScrubView::default() };
+        let line = scrub_line(&scrub, Paint::never());
+        assert!(line.contains("3 keys damaged, 2 of them mended, 1 waiting"), "{line}");
         assert!(screen(&[], false, Paint::never()).starts_with("No workers"));
     }
 

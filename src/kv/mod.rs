@@ -45,7 +45,7 @@ pub use view::{
     Addresses, Attention, ChangeView, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView,
     RingView, Status,
 };
-pub use workers::{Steer, WorkerAdmin, WorkerView, WorkersView, unknown_worker};
+pub use workers::{ScrubView, Steer, WorkerAdmin, WorkerView, WorkersView, unknown_worker};
 
 /// What a client holds of an object's causal history: opaque, bound to bucket and key, authenticated. Send it with the
 /// next write to supersede exactly what it covers.

@@ -75,6 +75,34 @@ pub struct WorkersView {
     pub node: String,
     /// Its workers; none before it serves.
     pub workers: Vec<WorkerView>,
+    /// What the last scrub came to, or the one under way; none before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<ScrubView>,
+}
+
+/// What a reading of everything that is stored came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ScrubView {
+    /// When it began (RFC 3339).
+    pub began: String,
+    /// When it ended (RFC 3339); none: it is under way.
+    pub ended: Option<String>,
+    /// Keys read.
+    pub keys: u64,
+    /// Bytes of records read.
+    pub bytes: u64,
+    /// Keys found damaged.
+    pub found: u64,
+    /// Of those, keys that have been merged from the other owners since.
+    pub mended: u64,
+    /// Of those, keys that wait for it.
+    pub waiting: u64,
+    /// Index entries that could not be read, or were missing, and were written again.
+    pub index_entries: u64,
+    /// Merkle leaves that could not be read, or were not the sum of their objects, and were recomputed.
+    pub leaves: u64,
+    /// Partitions in which something could not even be named; they are merged as a whole from their other owners.
+    pub gaps: u64,
 }
 
 /// One worker.
@@ -114,7 +142,7 @@ mod tests {
         let wrong = "stop".parse::<Steer>().unwrap_err();
         assert!(wrong.code == ErrorCode::NotKnown && wrong.detail.contains("pause, resume or run"), "{wrong:?}");
         let worker = |name: &str| WorkerView { name: name.into(), ..WorkerView::default() };
-        let known = WorkersView { node: "n1".into(), workers: vec![worker("hints"), worker("expiry")] };
+        let known = WorkersView { node: "n1".into(), workers: vec![worker("hints"), worker("expiry")], scrub: None };
         let wrong = unknown_worker("hint", &known);
         assert!(wrong.detail.contains("hints, expiry"), "{wrong:?}");
         assert!(unknown_worker("hints", &WorkersView::default()).detail.contains("yet"));

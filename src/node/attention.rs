@@ -155,6 +155,14 @@ impl Node {
             let text = format!("{quarantined} keys could not be read and are being fetched from the other owners");
             list.add("quarantined", text);
         }
+        if let Some(scrub) = self.scrub_view().filter(|scrub| scrub.gaps > 0) {
+            let text = format!(
+                "in {} partitions the last scrub met what could not even be named: merged from the other owners, but the \
+                 disk is damaged; give this node an empty one, and it is its own replacement",
+                scrub.gaps
+            );
+            list.add_with("disk_damaged", text, "quorate workers -o json");
+        }
         for worker in self.inner.roster.all().into_iter().filter(Worker::is_paused) {
             let name = worker.name();
             let waits = self.inner.keeper.known().filter(|known| name == "transfers" && !known.view().is_complete());

@@ -45,7 +45,9 @@ use crate::coordinator::{Coordinator, DataService, Limits};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::{PeerMood, Peers, Services};
-use crate::repair::{self, AntiEntropy, HintOptions, Hints, Mending, Repaired, Roster, Scope, Transfers};
+use crate::repair::{
+    self, AntiEntropy, HintOptions, Hints, Mending, Repaired, Roster, Scope, Scrub, ScrubOptions, Transfers,
+};
 use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
 use crate::ring::founding::{Directory, Terms, seedless};
 use crate::ring::{BucketSettings, Grid, Layout, Member};
@@ -112,6 +114,8 @@ struct Workers {
     entropy: AntiEntropy,
     hints: Hints,
     mending: Arc<Mending>,
+    /// None where its report could not be read.
+    scrub: Option<Scrub>,
     steward: Steward,
 }
 
@@ -269,10 +273,15 @@ impl Node {
         let (copy, links, keeps) = data();
         let options = HintOptions { window: config.node.hint_window, rate: config.node.hint_rate as u64 };
         let hints = Hints::start(env, copy, links, keeps, Arc::clone(metrics), options, roster);
+        let (copy, _, keeps) = data();
+        let options = ScrubOptions { interval: config.node.scrub_interval, rate: config.node.scrub_rate as u64 };
+        let scrub = Scrub::start(env, copy, keeps, Arc::clone(metrics), options, roster)
+            .inspect_err(|failed| error!(%failed, "what is stored here is not scrubbed: the disk cannot be read"))
+            .ok();
         let joiners = founding.joiners().clone();
         let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
         // Once: a node begins once.
-        let _ = inner.workers.set(Workers { transfers, entropy, hints, mending, steward });
+        let _ = inner.workers.set(Workers { transfers, entropy, hints, mending, scrub, steward });
         self.tell_mood();
         inner.keeper.stand(Standing::Serving);
         info!(name = inner.config.node.name, "serving");
@@ -390,6 +399,12 @@ impl Node {
     #[must_use]
     pub fn hints(&self) -> Option<&Hints> {
         self.inner.workers.get().map(|workers| &workers.hints)
+    }
+
+    /// What reading everything stored here came to, the last time or so far; none before this node is a member.
+    #[must_use]
+    pub fn scrub_report(&self) -> Option<repair::Report> {
+        self.inner.workers.get().and_then(|workers| workers.scrub.as_ref()).map(Scrub::report)
     }
 
     /// Who proposes what needs no operator; none before this node is a member.

@@ -3,13 +3,13 @@
 use tracing::info;
 
 use super::Node;
-use crate::kv::{Error, Steer, WorkerAdmin, WorkerView, WorkersView, date, unknown_worker};
-use crate::repair::{Log, Worker};
+use crate::kv::{Error, ScrubView, Steer, WorkerAdmin, WorkerView, WorkersView, date, unknown_worker};
+use crate::repair::{Log, Report, Worker};
 
 impl WorkerAdmin for Node {
     fn workers_view(&self) -> WorkersView {
         let workers = self.inner.roster.all().iter().map(view).collect();
-        WorkersView { node: self.inner.config.node.name.clone(), workers }
+        WorkersView { node: self.inner.config.node.name.clone(), workers, scrub: self.scrub_view() }
     }
 
     fn steer(&self, name: &str, steer: Steer) -> Result<WorkerView, Error> {
@@ -22,6 +22,26 @@ impl WorkerAdmin for Node {
         }
         self.tell_mood();
         Ok(view(&worker))
+    }
+}
+
+impl Node {
+    /// What the last scrub came to, or the one under way; none before the first.
+    pub(super) fn scrub_view(&self) -> Option<ScrubView> {
+        let report = self.inner.workers.get()?.scrub.as_ref()?.report();
+        let Report { began, ended, keys, bytes, found, waiting, index, leaves, gaps, .. } = report;
+        Some(ScrubView {
+            began: date::rfc3339(began?),
+            ended: ended.map(date::rfc3339),
+            keys,
+            bytes,
+            found,
+            mended: found.saturating_sub(waiting),
+            waiting,
+            index_entries: index,
+            leaves,
+            gaps,
+        })
     }
 }
 

@@ -20,6 +20,7 @@ mod index;
 mod place;
 mod recent;
 mod room;
+mod scrub;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use hints::{Hint, HintBook, HintEnd, HintPage, Waiting};
 pub use identity::{Bar, Identity, Opened, Renewal};
 pub use place::{Place, name_of, range_of};
 pub use room::{Reserve, Room};
+pub use scrub::{Leaves, Scrubbed};
 pub use shard::{Cause, Coordinated, MergeRequest, MintRequest};
 
 use crate::causality::{Horizon, horizon_of_record};

@@ -11,7 +11,7 @@
 //!
 //! Bounds: the queue (`QUEUE`; full: refused before the mint) and the operations of a batch (`BATCH`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -136,6 +136,8 @@ struct Loaded {
     stored: Option<(Digest, u32)>,
     /// What storage is to hold, where that is something else.
     dirty: Option<Dirty>,
+    /// It may hang under leaves, and what hangs there cannot be read any more.
+    unknown: bool,
 }
 
 struct Dirty {
@@ -327,12 +329,12 @@ impl Shard {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
                 let found = match self.read(place)? {
-                    None => Loaded { object: Object::new(), stored: None, dirty: None },
+                    None => Loaded { object: Object::new(), stored: None, dirty: None, unknown: false },
                     Some(record) => {
                         let digest = digest_of_record(&record);
                         let object = decode_object(record).map_err(|bad| self.quarantine(place, &bad.to_string()))?;
                         let hour = hour_of(object.horizon());
-                        Loaded { object, stored: Some((digest, hour)), dirty: None }
+                        Loaded { object, stored: Some((digest, hour)), dirty: None, unknown: false }
                     }
                 };
                 Ok(entry.insert(found))
@@ -341,18 +343,25 @@ impl Shard {
     }
 
     /// What a quarantined key is mended on: what can be read there after all (a disk that failed once may not the second
-    /// time, and this copy may be the only one of what it acknowledged), else nothing.
+    /// time, and this copy may be the only one of what it acknowledged), unless its index entry knows it otherwise; else
+    /// nothing.
     fn load_to_mend(&self, place: &Place) -> Loaded {
-        if let Ok(Some(record)) = self.storage.get(Keyspace::Objects, &place.stored) {
+        let entry = self.storage.get(Keyspace::Index, &place.stored);
+        let says = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| index_digest(entry));
+        let record = self.storage.get(Keyspace::Objects, &place.stored);
+        let lost = !matches!(record, Ok(None));
+        if let Ok(Some(record)) = record {
             let digest = digest_of_record(&record);
             if let Ok(object) = decode_object(record) {
                 let stored = Some((digest, hour_of(object.horizon())));
-                return Loaded { object, stored, dirty: None };
+                if says.is_none() || says == stored {
+                    return Loaded { object, stored, dirty: None, unknown: false };
+                }
             }
         }
-        // Its contribution to the Merkle leaf is the index entry's, if that can be read.
-        let entry = self.storage.get(Keyspace::Index, &place.stored).ok().flatten();
-        Loaded { object: Object::new(), stored: entry.and_then(|entry| index_digest(&entry)), dirty: None }
+        // Its contribution to the Merkle leaf is the index entry's; where that cannot be read, the leaf is recomputed.
+        let unknown = says.is_none() && !matches!((entry, lost), (Ok(None), false));
+        Loaded { object: Object::new(), stored: says, dirty: None, unknown }
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -539,6 +548,15 @@ impl Shard {
     fn batch_of(&self, loaded: BTreeMap<Bytes, Loaded>) -> Batch {
         let mut batch = Batch::new();
         let hung = self.hang(&loaded, &mut batch);
+        let mut unknown: BTreeMap<PartitionId, BTreeSet<Bytes>> = BTreeMap::new();
+        for (stored, entry) in loaded.iter().filter(|(_, entry)| entry.unknown) {
+            if let Some(Dirty { partition, .. }) = entry.dirty {
+                unknown.entry(partition).or_default().insert(stored.clone());
+            }
+        }
+        for (partition, keys) in unknown {
+            self.unhang(partition, &keys, &mut batch);
+        }
         let now = self.env.clock.now();
         for (stored, entry) in loaded {
             let Some(Dirty { record, partition, leaf, .. }) = entry.dirty else { continue };

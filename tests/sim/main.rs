@@ -19,4 +19,5 @@ mod options;
 mod plants;
 mod repair;
 mod scenarios;
+mod scrub;
 mod seeds;
