@@ -167,7 +167,6 @@ fn node_configurations_use_documented_settings() {
     assert_eq!(names.len(), 3);
 }
 
-#[cfg(feature = "cli")]
 /// A metric that nothing sets shows a nought for ever, and whoever looks at it takes it for the truth.
 #[test]
 fn every_metric_is_set_somewhere() {
@@ -202,6 +201,7 @@ fn every_metric_is_set_somewhere() {
     assert!(dead.is_empty(), "{dead:?}");
 }
 
+#[cfg(feature = "cli")]
 #[test]
 fn configuration_files_are_toml() {
     for name in names_in("config").into_iter().filter(|name| name.ends_with(".toml")) {
