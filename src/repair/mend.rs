@@ -5,8 +5,9 @@
 //! (I-ACK, I-OVERLAP). An owner that cannot read its own copy has nothing to give and has been asked; but where another
 //! copy is damaged and nobody holds one, nothing is released: that takes an operator.
 //!
-//! A source that was copied is not copied again in this incarnation: what is acknowledged later reaches this node by the
-//! write path.
+//! A source that was copied is not copied again until the partition is synced: what is acknowledged later reaches this
+//! node by the write path. What makes the partition unsynced once more (a second gap on the disk) comes after that, and
+//! every source is copied again.
 //!
 //! What nobody holds is given up where an operator says so ([`Mending::accept_loss`]): the key reads as never written.
 //!
@@ -82,7 +83,8 @@ struct Mender {
     copied: Mutex<Copied>,
 }
 
-/// What was copied in this incarnation, under these live layouts: under others it may be others that have to be.
+/// What was copied, of partitions that are not synced yet, in this incarnation and under these live layouts: under others
+/// it may be others that have to be.
 #[derive(Debug)]
 struct Copied {
     incarnation: Incarnation,
@@ -229,6 +231,8 @@ impl Mender {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
         self.replica.mark_synced(partition).await.map_err(|fault| fault.to_string())?;
+        // Whatever befalls it from here on is not in what was copied.
+        self.copied().whole.retain(|(at, _)| *at != partition);
         self.done.partitions.fetch_add(1, Ordering::Relaxed);
         if !others.is_empty() {
             info!(%partition, sources = others.len(), "a partition is synced");

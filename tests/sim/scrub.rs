@@ -10,7 +10,7 @@ use quorate::repair::Report;
 use quorate::sim::cluster::{Cluster, Setup, Wraps};
 use quorate::sim::time::{self, SimTime};
 use quorate::storage::Keyspace;
-use quorate::types::{Bucket, Key, ObjectId};
+use quorate::types::{Bucket, Key, ObjectId, PartitionId};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -121,6 +121,26 @@ fn index_entries_and_leaves_are_written_again_and_what_has_no_name_is_merged_fro
             cluster.end();
         });
     }
+}
+
+/// What was merged from all when something had no name is no help when it happens again.
+#[test]
+fn a_second_gap_in_one_life_is_merged_from_every_owner_too() {
+    sim(8, |time| async move {
+        let cluster = filled(time, Setup::new(8, 3)).await;
+        let keys = stored(&cluster, 2);
+        let first = PartitionId(u32::from_be_bytes(*keys[50].first_chunk().unwrap()));
+        for round in 1..=2 {
+            assert!(cluster.damage_entry(2, Keyspace::Index, &keys[50]));
+            assert!(cluster.damage_entry(2, Keyspace::Objects, &keys[50]));
+            let report = scrubbed(&cluster, 2).await;
+            assert_eq!(report.gaps, 1, "round {round}: {report:?}");
+            assert!(cluster.until(MINUTE, || is_whole(&cluster, 2)).await, "round {round}: {:?}", cluster.ills());
+            assert!(cluster.node(2).unwrap().replica().health().is_synced(first));
+            are_equal_and_right(&cluster);
+        }
+        cluster.end();
+    });
 }
 
 #[test]
