@@ -2,7 +2,8 @@
 //! still hold it.
 //!
 //! What the storage threads find they quarantine (`replica::scrub`), and the mender fetches it from every other owner; the
-//! index and Merkle leaves are recomputed on the way. This worker goes from partition to partition, at its own rate, once
+//! index and Merkle leaves are recomputed on the way, the index from the records: where they disagree, the record is
+//! believed, and anti-entropy compares the partition. This worker goes from partition to partition, at its own rate, once
 //! an interval, remembers on disk how far it is, and reports. All partitions that anything is stored of, owned or not.
 //!
 //! Not found by it: what a cache of the operating system, or RocksDB's, still holds unspoilt (the next pass, or the one
@@ -65,8 +66,11 @@ pub struct Report {
     pub found: u64,
     /// Of those, keys that still wait to be merged from the other owners.
     pub waiting: u64,
-    /// Index entries written again.
+    /// Index entries that could not be read, or were missing, and were written again.
     pub index: u64,
+    /// Index entries that said something else than their records, and were written again.
+    #[serde(default)]
+    pub disagreed: u64,
     /// Merkle leaves recomputed.
     pub leaves: u64,
     /// Partitions in which something could not even be named.
@@ -217,7 +221,7 @@ impl Scrub {
         self.remember().await?;
         metrics.scrub.passes.inc();
         let report = self.report();
-        match report.found + report.index + report.leaves + report.gaps {
+        match report.found + report.index + report.disagreed + report.leaves + report.gaps {
             0 => info!(keys = report.keys, bytes = report.bytes, "all that is stored here was read, and is well"),
             _ => warn!(?report, "all that is stored here was read, and something was damaged"),
         }
@@ -247,8 +251,18 @@ impl Scrub {
         let (mut sums, mut unknown, mut after, mut gap) = (Leaves::new(), BTreeSet::new(), Bytes::new(), false);
         loop {
             worker.allowed().await;
-            let Scrubbed { keys, bytes, damaged, index_mended, gap: here, leaves, unknown: some, next } =
-                self.patiently(|| replica.scrub(partition, after.clone())).await?;
+            let Scrubbed {
+                keys,
+                bytes,
+                damaged,
+                index_mended,
+                disagreed,
+                leaves_mended,
+                gap: here,
+                leaves,
+                unknown: some,
+                next,
+            } = self.patiently(|| replica.scrub(partition, after.clone())).await?;
             for (leaf, sum) in leaves {
                 let of = sums.entry(leaf).or_default();
                 *of = of.wrapping_add(sum);
@@ -258,12 +272,16 @@ impl Scrub {
             metrics.scrub.bytes.inc_by(bytes);
             metrics.scrub.damaged.inc_by(damaged.len() as u64);
             metrics.scrub.index.inc_by(index_mended);
+            metrics.scrub.disagreed.inc_by(disagreed);
+            metrics.scrub.leaves.inc_by(leaves_mended);
             {
                 let mut report = self.lock();
                 report.keys += keys;
                 report.bytes += bytes;
                 report.found += damaged.len() as u64;
                 report.index += index_mended;
+                report.disagreed += disagreed;
+                report.leaves += leaves_mended;
                 if here && !gap {
                     report.gaps += 1;
                     metrics.scrub.gaps.inc();

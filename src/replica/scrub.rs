@@ -1,8 +1,15 @@
 //! What a scrub reads here: everything, a chunk at a time, past all caches of ours, and whether it agrees.
 //!
-//! A record must be readable, decode, and be what its index entry says; else its key is quarantined, and mended from the
-//! other owners like any other (a new tenure included). An index entry that cannot be read, or is missing, is written
-//! again from its record. Leaves are summed up chunk by chunk: those that did not change meanwhile must be the sum of
+//! A record must be readable and decode; else its key is quarantined, and mended from the other owners like any other (a
+//! new tenure included). An index entry that cannot be read, or is missing, is written again from its record.
+//!
+//! So is one that says something else than a record that decodes: **the record is believed.** A hole in the log that
+//! recovery skips can take index and leaf of the last commits together, while their records had reached a table: to believe
+//! the index would delete an acknowledged write. It may as well have been the record that stayed behind: so the leaf is
+//! recomputed, what is minted next is under a new tenure (dots may be forgotten), and the partition is marked for comparison
+//! with its other owners, all in the same job.
+//!
+//! Leaves are summed up chunk by chunk: those that did not change meanwhile must be the sum of
 //! their objects, and one that is not is recomputed by the thread that owns it, in one go: the only rebuild there is.
 //!
 //! The index names every key, so one damaged record hides none. Behind what cannot be read of the index, the objects name
@@ -42,8 +49,12 @@ pub struct Scrubbed {
     pub bytes: u64,
     /// Keys that were put into quarantine.
     pub damaged: Vec<Bytes>,
-    /// Index entries written again from their records.
+    /// Index entries that could not be read, or were missing, and were written again from their records.
     pub index_mended: u64,
+    /// Index entries that said something else than their records, and were written again from them.
+    pub disagreed: u64,
+    /// Leaves recomputed, because they hang under such an index entry.
+    pub leaves_mended: u64,
     /// Whether something lies here of which not even the key can be read.
     pub gap: bool,
     /// What the objects of the chunk add to their leaves.
@@ -129,7 +140,7 @@ impl Shard {
                 .mark_unsynced(&*self.storage, &[partition], Batch::new())
                 .map_err(|failed| self.failed(&failed))?;
         }
-        let (mut batch, mut alone) = (Batch::new(), 0);
+        let (mut batch, mut alone, mut doubtful) = (Batch::new(), 0, BTreeSet::new());
         for (stored, entry) in listed.entries {
             let Some((id, generation)) = name_of(&stored) else { continue };
             let place = Place { stored, ..Place::of(self.grid(), &id, generation) };
@@ -148,9 +159,14 @@ impl Shard {
             };
             match self.judge(&place, entry, record) {
                 Ok((digest, hour, rewritten)) => {
-                    if let Some(entry) = rewritten {
-                        batch.put(Keyspace::Index, place.stored.clone(), entry);
-                        done.index_mended += 1;
+                    if let Some(rewritten) = rewritten {
+                        batch.put(Keyspace::Index, place.stored.clone(), rewritten);
+                        if let Entry::Says(_, its) = entry {
+                            done.disagreed += 1;
+                            doubtful.extend([leaf_at(its), leaf_at(hour)]);
+                        } else {
+                            done.index_mended += 1;
+                        }
                     }
                     add(&mut done.leaves, leaf_at(hour), leaf_element(&place.stored, &digest));
                 }
@@ -172,9 +188,18 @@ impl Shard {
                 break;
             }
         }
+        if done.disagreed > 0 {
+            let entries = done.disagreed;
+            error!(%partition, entries, "index entries were not their records': the records are believed, and compared with the other owners'");
+            self.mark_for_comparison(partition, &mut batch);
+            self.identity.new_tenure(partition).map_err(|failed| self.failed(&failed))?;
+        }
         if !batch.is_empty() {
-            warn!(%partition, entries = done.index_mended, "index entries are written again from their records");
+            warn!(%partition, entries = done.index_mended + done.disagreed, "index entries are written again from their records");
             self.storage.commit(batch, Durability::Flush).map_err(|failed| self.failed(&failed))?;
+        }
+        if !doubtful.is_empty() {
+            done.leaves_mended = self.recompute(partition, &doubtful)?;
         }
         done.bytes += alone as u64;
         Ok(done)
@@ -229,14 +254,11 @@ impl Shard {
         let digest = digest_of_record(&record);
         let object = decode_object(record).map_err(|bad| Some(format!("it cannot be decoded: {bad}")))?;
         let hour = hour_of(object.horizon());
-        match entry {
-            Entry::Says(says, its) if (says, its) == (digest, hour) => Ok((digest, hour, None)),
-            Entry::Says(..) => Err(Some("it is not what its index entry says".to_owned())),
-            Entry::Unreadable | Entry::Missing => {
-                let siblings = u32::try_from(object.siblings().len()).unwrap_or(u32::MAX);
-                Ok((digest, hour, Some(index_entry(&digest, siblings, object.horizon()))))
-            }
+        if entry == Entry::Says(digest, hour) {
+            return Ok((digest, hour, None));
         }
+        let siblings = u32::try_from(object.siblings().len()).unwrap_or(u32::MAX);
+        Ok((digest, hour, Some(index_entry(&digest, siblings, object.horizon()))))
     }
 
     /// A stretch of a partition's index, from the first stored key after `after` on.

@@ -349,8 +349,7 @@ impl Shard {
     }
 
     /// What a quarantined key is mended on: what can be read there after all (a disk that failed once may not the second
-    /// time, and this copy may be the only one of what it acknowledged), unless its index entry knows it otherwise; else
-    /// nothing.
+    /// time, and this copy may be the only one of what it acknowledged), whatever its index entry says; else nothing.
     fn load_to_mend(&self, place: &Place) -> Loaded {
         let entry = self.storage.get(Keyspace::Index, &place.stored);
         let says = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| index_digest(entry));
@@ -359,10 +358,10 @@ impl Shard {
         if let Ok(Some(record)) = record {
             let digest = digest_of_record(&record);
             if let Ok(object) = decode_object(record) {
-                let stored = Some((digest, hour_of(object.horizon())));
-                if says.is_none() || says == stored {
-                    return Loaded { object, stored, dirty: None, unknown: false };
-                }
+                let its = (digest, hour_of(object.horizon()));
+                // Where they disagree nobody knows which of them hangs under the leaf: it is recomputed.
+                let unknown = says.is_some_and(|says| says != its);
+                return Loaded { object, stored: (!unknown).then_some(its), dirty: None, unknown };
             }
         }
         // Its contribution to the Merkle leaf is the index entry's; where that cannot be read, the leaf is recomputed.
