@@ -10,7 +10,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::Format;
 use super::hints::Said;
-use super::output::{Exit, Failure, Paint, json, note, print, state_cell, table};
+use super::output::{Exit, Failure, Paint, confirm, json, note, print, state_cell, table};
 use super::workers::Asked;
 use crate::client::Client;
 use crate::env::{Clock, Env};
@@ -20,13 +20,15 @@ use crate::kv::{Error, RepairRequest, RepairView};
 pub(super) const REPAIR: &str = "\
 Every member compares what it holds with the other owners and makes equal what differs; each pair of members is compared
 once. Keys that were written in the last seconds are left out. What is compared by itself, and how often: node.repair.
---accept-data-loss gives up keys of one partition that cannot be read and that no other owner holds.
+--accept-data-loss gives up keys of one partition that cannot be read and that no other owner holds; it asks first, unless
+--yes is said.
 
 Examples:
   quorate repair --dry-run                     what differs; nothing is changed
   quorate repair
   quorate repair --bucket orders
-  quorate repair --partition 17 --node n2";
+  quorate repair --partition 17 --node n2
+  quorate repair --partition 17 --accept-data-loss --yes";
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -47,12 +49,19 @@ pub(super) struct RepairArgs {
     /// Give up what cannot be read in this partition, and what no other owner holds.
     #[arg(long, requires = "partition", conflicts_with_all = ["dry_run", "bucket"])]
     accept_data_loss: bool,
+    /// Do not ask.
+    #[arg(long, requires = "accept_data_loss")]
+    yes: bool,
     #[command(flatten)]
     asked: Asked,
 }
 
 pub(super) async fn repair(args: RepairArgs) -> Result<(), Failure> {
-    let RepairArgs { bucket, partition, dry_run, accept_data_loss, asked } = args;
+    let RepairArgs { bucket, partition, dry_run, accept_data_loss, yes, asked } = args;
+    if accept_data_loss {
+        let of = partition.map_or_else(String::new, |partition| format!(" of partition {partition}"));
+        confirm(&format!("Keys{of} that nobody can read will read as never written, for good. Go on?"), yes)?;
+    }
     let clients = asked.clients().await?;
     // Where some are named, they compare with everybody.
     let once = asked.names_none();

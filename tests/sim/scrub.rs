@@ -158,6 +158,15 @@ fn what_nobody_can_read_is_given_up_where_an_operator_says_so_and_not_before() {
         assert!(!cluster.until(2 * MINUTE, || (0..3).any(|at| is_whole(&cluster, at))).await, "it was acknowledged");
         let partition = u32::from_be_bytes(*key.first_chunk().unwrap());
         let request = RepairRequest { partition: Some(partition), accept_data_loss: true, ..RepairRequest::default() };
+        // Nothing is given up where mending is paused; it says so, and what to do.
+        let node = cluster.node(0).unwrap();
+        node.steer("mending", Steer::Pause).unwrap();
+        let begun = node.begin_repair(request.clone()).unwrap();
+        let over = || node.repair_operation(&begun.id).unwrap().state == "incomplete";
+        assert!(cluster.until(2 * MINUTE, over).await);
+        let why = node.repair_operation(&begun.id).unwrap().error.unwrap();
+        assert!(why.starts_with("1 keys of partition") && why.contains("workers resume mending"), "{why}");
+        node.steer("mending", Steer::Resume).unwrap();
         let mut given_up = 0;
         for at in 0..3 {
             let node = cluster.node(at).unwrap();
