@@ -9,8 +9,9 @@
 //! recomputed, what is minted next is under a new tenure (dots may be forgotten), and the partition is marked for comparison
 //! with its other owners, all in the same job.
 //!
-//! Leaves are summed up chunk by chunk: those that did not change meanwhile must be the sum of
-//! their objects, and one that is not is recomputed by the thread that owns it, in one go: the only rebuild there is.
+//! Leaves are summed up chunk by chunk. Each that is something else in the end (written meanwhile, most of them) is suspect:
+//! the thread that owns it recomputes it from the index, in one go, and only that decides. It is the only rebuild there is.
+//! One that could be read and was wrong means that something went that nobody knows of: a new tenure, and a mark, here too.
 //!
 //! The index names every key, so one damaged record hides none. Behind what cannot be read of the index, the objects name
 //! the next key, or the quarantine does. Where neither can be read nobody here knows what was there: then the partition has
@@ -99,6 +100,15 @@ struct Sums {
     cut: bool,
 }
 
+/// What makes leaves right.
+struct Recomputed {
+    batch: Batch,
+    /// Leaves that were not the sum of their objects.
+    wrong: u64,
+    /// Of those, leaves that could be read.
+    readable: u64,
+}
+
 impl Replica {
     /// Reads a chunk of a partition, from the first stored key after `after` on, and quarantines what is damaged.
     pub async fn scrub(&self, partition: PartitionId, after: Bytes) -> Result<Scrubbed, Fault> {
@@ -111,7 +121,8 @@ impl Replica {
     }
 
     /// Recomputes leaves of a partition from its index; tells how many were not the sum of their objects. Those under which
-    /// something unknown hangs are left alone.
+    /// something unknown hangs are left alone. Where one was wrong that could be read, the partition gets a new tenure and is
+    /// marked for comparison with its other owners.
     pub async fn recompute(&self, partition: PartitionId, leaves: BTreeSet<Bytes>) -> Result<u64, Fault> {
         self.run(partition, move |shard| shard.recompute(partition, &leaves)).await?
     }
@@ -191,15 +202,19 @@ impl Shard {
         if done.disagreed > 0 {
             let entries = done.disagreed;
             error!(%partition, entries, "index entries were not their records': the records are believed, and compared with the other owners'");
-            self.mark_for_comparison(partition, &mut batch);
-            self.identity.new_tenure(partition).map_err(|failed| self.failed(&failed))?;
+            self.doubt(partition, &mut batch)?;
         }
         if !batch.is_empty() {
             warn!(%partition, entries = done.index_mended + done.disagreed, "index entries are written again from their records");
             self.storage.commit(batch, Durability::Flush).map_err(|failed| self.failed(&failed))?;
         }
         if !doubtful.is_empty() {
-            done.leaves_mended = self.recompute(partition, &doubtful)?;
+            // By the index as it is now; doubted already.
+            let Recomputed { batch, wrong, .. } = self.recomputed(partition, &doubtful);
+            if wrong > 0 {
+                self.storage.commit(batch, Durability::Flush).map_err(|failed| self.failed(&failed))?;
+            }
+            done.leaves_mended = wrong;
         }
         done.bytes += alone as u64;
         Ok(done)
@@ -356,8 +371,23 @@ impl Shard {
     }
 
     fn recompute(&self, partition: PartitionId, leaves: &BTreeSet<Bytes>) -> Result<u64, Fault> {
+        self.check_writable()?;
+        let Recomputed { mut batch, wrong, readable } = self.recomputed(partition, leaves);
+        if readable > 0 {
+            error!(%partition, wrong = readable, "Merkle leaves were not the sums of their objects: recomputed; find out why");
+            self.doubt(partition, &mut batch)?;
+        }
+        if wrong > 0 {
+            warn!(%partition, wrong, "Merkle leaves are written again");
+            self.storage.commit(batch, Durability::Flush).map_err(|failed| self.failed(&failed))?;
+        }
+        Ok(wrong)
+    }
+
+    /// What is to be written so that leaves are the sums of what the index names.
+    fn recomputed(&self, partition: PartitionId, leaves: &BTreeSet<Bytes>) -> Recomputed {
         let Sums { leaves: sums, unknown, .. } = self.sums(partition, &BTreeSet::new());
-        let (mut batch, mut wrong) = (Batch::new(), 0);
+        let mut done = Recomputed { batch: Batch::new(), wrong: 0, readable: 0 };
         for leaf in leaves.iter().filter(|leaf| leaf.last().is_none_or(|number| !unknown.contains(number))) {
             let sum = sums.get(leaf).copied().unwrap_or_default();
             let stored = self
@@ -365,15 +395,20 @@ impl Shard {
                 .get(Keyspace::Merkle, leaf)
                 .map(|stored| stored.map_or(0, |stored| stored.as_ref().try_into().map_or(0, u128::from_le_bytes)));
             if stored != Ok(sum) {
-                batch.put(Keyspace::Merkle, leaf.clone(), sum.to_le_bytes().to_vec());
-                wrong += 1;
+                done.batch.put(Keyspace::Merkle, leaf.clone(), sum.to_le_bytes().to_vec());
+                done.wrong += 1;
+                done.readable += u64::from(stored.is_ok());
             }
         }
-        if !batch.is_empty() {
-            error!(%partition, wrong, "Merkle leaves were not the sums of their objects: recomputed; find out why");
-            self.storage.commit(batch, Durability::Flush).map_err(|failed| self.failed(&failed))?;
-        }
-        Ok(wrong)
+        done
+    }
+
+    /// What is stored of a partition may not be all that was: a new tenure before the next mint, for dots may be forgotten
+    /// (I-MINT), and a mark, so that its owners are compared.
+    fn doubt(&self, partition: PartitionId, batch: &mut Batch) -> Result<(), Fault> {
+        self.identity.new_tenure(partition).map_err(|failed| self.failed(&failed))?;
+        self.mark_for_comparison(partition, batch);
+        Ok(())
     }
 
     /// Puts to `batch` the leaves under which these keys of a partition hang, without them: what they hung under cannot be
