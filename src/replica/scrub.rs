@@ -152,6 +152,7 @@ impl Shard {
                 .map_err(|failed| self.failed(&failed))?;
         }
         let (mut batch, mut alone, mut doubtful) = (Batch::new(), 0, BTreeSet::new());
+        let mut isolated = false;
         for (stored, entry) in listed.entries {
             let Some((id, generation)) = name_of(&stored) else { continue };
             let place = Place { stored, ..Place::of(self.grid(), &id, generation) };
@@ -189,7 +190,7 @@ impl Shard {
                         Entry::Unreadable | Entry::Missing => drop(done.unknown.insert(place.leaf)),
                     }
                     if let Some(why) = why.filter(|_| !self.env.buggify.breaks("a scrub reports what it cannot read")) {
-                        self.quarantine(&place, &why);
+                        isolated |= self.isolate(&place, &why);
                         done.damaged.push(place.stored.clone());
                     }
                 }
@@ -198,6 +199,10 @@ impl Shard {
                 done.next = Some(place.stored);
                 break;
             }
+        }
+        // Nothing is minted in this partition before this job ends: one tenure does for all that was found.
+        if isolated && done.disagreed == 0 {
+            self.forgets_dots(partition);
         }
         if done.disagreed > 0 {
             let entries = done.disagreed;

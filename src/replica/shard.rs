@@ -317,16 +317,29 @@ impl Shard {
     /// Takes a key out of service: a new tenure of its partition before the next mint, for dots that only this copy
     /// held are forgotten (I-MINT).
     pub(super) fn quarantine(&self, place: &Place, why: &str) -> Fault {
-        if self.health.quarantine(place.partition, place.stored.clone()) {
-            self.metrics.replica.quarantines.inc();
-            error!(partition = %place.partition, why, "a stored object cannot be read: quarantined until fetched from the other owners");
-            if !self.env.buggify.breaks("a quarantine begins a tenure")
-                && let Err(failed) = self.identity.new_tenure(place.partition)
-            {
-                self.fail(&failed);
-            }
+        if self.isolate(place, why) {
+            self.forgets_dots(place.partition);
         }
         Fault::Damaged
+    }
+
+    /// Takes a key out of service; tells whether it was in it. Before the next mint [`Shard::forgets_dots`] is to follow.
+    pub(super) fn isolate(&self, place: &Place, why: &str) -> bool {
+        let new = self.health.quarantine(place.partition, place.stored.clone());
+        if new {
+            self.metrics.replica.quarantines.inc();
+            error!(partition = %place.partition, why, "a stored object cannot be read: quarantined until fetched from the other owners");
+        }
+        new
+    }
+
+    /// A new tenure of a partition in which keys were quarantined.
+    pub(super) fn forgets_dots(&self, partition: PartitionId) {
+        if !self.env.buggify.breaks("a quarantine begins a tenure")
+            && let Err(failed) = self.identity.new_tenure(partition)
+        {
+            self.fail(&failed);
+        }
     }
 
     fn load<'a>(&self, loaded: &'a mut BTreeMap<Bytes, Loaded>, place: &Place) -> Result<&'a mut Loaded, Fault> {
