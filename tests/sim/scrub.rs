@@ -19,10 +19,15 @@ fn sim<F: Future<Output = ()>>(seed: u64, body: impl FnOnce(SimTime) -> F) {
     time::run(seed, body).unwrap();
 }
 
-/// Two hundred keys on three nodes, none of which compares or expires anything by itself.
+/// Two hundred keys on three nodes, none of which compares, reads or expires anything by itself.
 async fn filled(time: SimTime, setup: Setup) -> Cluster {
     let cluster = Cluster::new(time, setup);
-    (0..3).for_each(|at| cluster.tell(at, |config| config.node.repair_interval = 24 * 60 * MINUTE));
+    (0..3).for_each(|at| {
+        cluster.tell(at, |config| {
+            config.node.repair_interval = 24 * 60 * MINUTE;
+            config.node.scrub_interval = 7 * 24 * 60 * MINUTE;
+        });
+    });
     cluster.start_all().await;
     assert!(cluster.until_well(MINUTE).await, "{:?}", cluster.ills());
     for key in 0..200 {
@@ -208,6 +213,25 @@ fn a_scrub_begins_by_itself_and_goes_on_where_a_stopped_node_was() {
         let after = cluster.node(0).unwrap().scrub_report().unwrap();
         assert_eq!((after.began, after.found), (before.began, before.found), "it is remembered");
         are_equal_and_right(&cluster);
+        cluster.end();
+    });
+}
+
+#[test]
+fn nodes_that_are_started_again_and_again_come_to_their_first_scrub_within_an_interval() {
+    sim(9, |time| async move {
+        let cluster = filled(time, Setup::new(9, 3)).await;
+        (0..3).for_each(|at| cluster.tell(at, |config| config.node.scrub_interval = 30 * MINUTE));
+        for _ in 0..11 {
+            for at in 0..3 {
+                cluster.stop(at).await.unwrap();
+                cluster.start(at).await.unwrap();
+                assert!(cluster.until_well(MINUTE).await, "{:?}", cluster.ills());
+            }
+            time.sleep(3 * MINUTE).await;
+        }
+        let ended = |at: usize| cluster.node(at).unwrap().scrub_report().is_some_and(|report| report.ended.is_some());
+        assert!((0..3).all(ended), "half an hour has passed");
         cluster.end();
     });
 }
