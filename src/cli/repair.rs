@@ -1,5 +1,6 @@
 //! `repair`: members compare what they hold, now, and make equal what differs.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -75,6 +76,7 @@ pub(super) async fn repair(args: RepairArgs) -> Result<(), Failure> {
     let clock = Env::real().clock;
     let bar = bar();
     let mut watched: Vec<Watched<'_>> = Vec::new();
+    let mut told = BTreeSet::new();
     for ((node, client), begun) in clients.iter().zip(begun) {
         let began = clock.now();
         watched.push(match begun {
@@ -90,7 +92,14 @@ pub(super) async fn repair(args: RepairArgs) -> Result<(), Failure> {
         bar.set_length(operations().map(|operation| operation.total).sum());
         bar.set_position(operations().map(|operation| operation.done).sum());
         let keys: u64 = operations().filter_map(|one| one.repair.as_ref()).map(|repair| repair.keys).sum();
-        let waits = operations().filter(|one| one.state == "running").find_map(|one| one.error.clone());
+        if bar.is_hidden() {
+            // Nobody sees the bar: what is waited for is said once.
+            let waiting = watched.iter().filter_map(Watched::waits_for);
+            for (node, why) in waiting.filter(|(node, _)| told.insert((*node).to_owned())) {
+                note(&format!("{node}: {why}"));
+            }
+        }
+        let waits = watched.iter().find_map(Watched::waits_for).map(|(_, why)| why.to_owned());
         bar.set_message(waits.unwrap_or_else(|| format!("{keys} keys differ")));
         if watched.iter().all(Watched::is_over) {
             break;
@@ -130,6 +139,12 @@ struct Watched<'a> {
 impl Watched<'_> {
     fn is_over(&self) -> bool {
         self.last.as_ref().map_or(true, |operation| !matches!(operation.state.as_str(), "" | "running"))
+    }
+
+    /// Why it does not go on, though it is under way: which node, and what for.
+    fn waits_for(&self) -> Option<(&str, &str)> {
+        let operation = self.last.as_ref().ok().filter(|operation| operation.state == "running")?;
+        operation.error.as_deref().map(|why| (self.node.as_str(), why))
     }
 
     async fn look(&mut self, clock: &dyn Clock) {

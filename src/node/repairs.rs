@@ -54,6 +54,13 @@ impl RepairAdmin for Node {
         let workers = self.inner.workers.get();
         let workers = workers.ok_or_else(|| Error::refused(ErrorCode::NotServing, "this node does not serve yet"))?;
         let scope = self.scope_of(&request)?;
+        if self.compares_no_more() {
+            let detail = format!(
+                "anti-entropy is paused on {}: resume it with `quorate workers resume anti-entropy`",
+                self.inner.config.node.name
+            );
+            return Err(Error::refused(ErrorCode::Paused, detail));
+        }
         let total = workers.entropy.pairs(&scope).ok_or_else(|| {
             let detail = "layouts change: until that has ended transfers bring what differs, and nothing is compared";
             Error::refused(ErrorCode::LayoutRefused, detail)
@@ -171,6 +178,11 @@ impl Node {
         (mending.given_up.load(Ordering::Relaxed) - before, why)
     }
 
+    /// Whether anti-entropy is paused here.
+    fn compares_no_more(&self) -> bool {
+        self.inner.roster.named("anti-entropy").is_some_and(|worker| worker.is_paused())
+    }
+
     fn repair_view(&self, operation: &Operation) -> OperationView {
         let state = operation.state();
         let Repaired { compared, differed, keys, repaired, failed, bytes, unfinished } = state.done;
@@ -180,7 +192,7 @@ impl Node {
             Some(None) => "done",
             Some(Some(_)) => "incomplete",
         };
-        let paused = self.inner.roster.named("anti-entropy").is_some_and(|worker| worker.is_paused());
+        let paused = self.compares_no_more();
         let error = match &state.ended {
             Some(why) => why.clone(),
             None => paused.then(|| "anti-entropy is paused on this node: it goes on once that is resumed".to_owned()),
