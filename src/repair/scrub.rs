@@ -4,8 +4,8 @@
 //! What the storage threads find they quarantine (`replica::scrub`), and the mender fetches it from every other owner; the
 //! index and Merkle leaves are recomputed on the way, the index from the records: where they disagree, the record is
 //! believed, and anti-entropy compares the partition. This worker goes from partition to partition, at its own rate, once
-//! an interval, remembers on disk how far it is, and reports. Since when the first pass is waited for is said once, on disk, so that a node
-//! that is started again and again comes to it all the same. All partitions that anything is stored of, owned or not.
+//! an interval, remembers on disk how far it is, and reports. All partitions that anything is stored of, owned or not. Since
+//! when the first pass is waited for is said once, on disk, so that a node that is started again and again comes to it.
 //!
 //! Not found by it: what a cache of the operating system, or RocksDB's, still holds unspoilt (the next pass, or the one
 //! after), and what is as well-formed as before and has an index entry to match.
