@@ -99,6 +99,8 @@ pub struct Metrics {
     pub repair: RepairMetrics,
     /// Hints for owners that missed something.
     pub hints: HintMetrics,
+    /// What is stored here, read again and recomputed.
+    pub scrub: ScrubMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -153,7 +155,8 @@ impl Metrics {
         let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
         let gossip = GossipMetrics::new(at);
         let (layout, repair, hints) = (LayoutMetrics::new(at), RepairMetrics::new(at), HintMetrics::new(at));
-        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout, repair, hints }
+        let scrub = ScrubMetrics::new(at);
+        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout, repair, hints, scrub }
     }
 
     /// Adds what a room keeps by itself; it is asked whenever the text is made. Before the node is shared.
@@ -362,12 +365,8 @@ group! {
     QuorumMetrics {
         unavailable: Counter = Counter::default(), "quorum_unavailable",
             "Requests refused because too few replicas were live.";
-        timeouts: Counter = Counter::default(), "quorum_timeouts",
-            "Requests whose quorum did not answer in time.";
         hedges: Counter = Counter::default(), "hedges",
             "Reads sent to one more replica because one was slow.";
-        hedges_won: Counter = Counter::default(), "hedges_won",
-            "Hedges that answered first.";
         divergent_reads: Counter = Counter::default(), "divergent_reads",
             "Reads whose replicas did not agree.";
         read_repairs: Counter = Counter::default(), "read_repairs",
@@ -376,8 +375,6 @@ group! {
             "Replicas that a read could not mend.";
         handovers: Counter = Counter::default(), "handovers",
             "Requests handed over to an owner.";
-        sibling_reads: Counter = Counter::default(), "sibling_reads",
-            "Reads that found siblings.";
         replays: Counter = Counter::default(), "idempotent_replays",
             "Writes answered as the first time, by their Idempotency-Key.";
         unknown_writes: Counter = Counter::default(), "unknown_writes",
@@ -408,6 +405,28 @@ group! {
             "Keys that differed and could not be made equal that time.";
         bytes: Counter = Counter::default(), "repair_exchanged_bytes",
             "Bytes of records exchanged to make replicas equal.";
+    }
+}
+
+group! {
+    /// What is stored here, read again and recomputed.
+    ScrubMetrics {
+        passes: Counter = Counter::default(), "scrub_passes",
+            "Times that everything stored here was read.";
+        keys: Counter = Counter::default(), "scrubbed_keys",
+            "Keys read and recomputed.";
+        bytes: Counter = Counter::default(), "scrubbed_bytes",
+            "Bytes of records read for that.";
+        damaged: Counter = Counter::default(), "scrub_damaged_keys",
+            "Keys found damaged, and quarantined until they are merged from the other owners.";
+        index: Counter = Counter::default(), "scrub_index_entries",
+            "Index entries that could not be read, or were missing, and were written again.";
+        disagreed: Counter = Counter::default(), "scrub_disagreeing_index_entries",
+            "Index entries that said something else than their records, and were written again from them.";
+        leaves: Counter = Counter::default(), "scrub_leaves",
+            "Merkle leaves that could not be read, or were not the sum of their objects, and were recomputed.";
+        gaps: Counter = Counter::default(), "scrub_gaps",
+            "Partitions in which something could not even be named, merged as a whole from their other owners.";
     }
 }
 
@@ -452,10 +471,6 @@ group! {
             "Dots met with two different values: a bug or a copied directory.";
         rollback_proofs: Counter = Counter::default(), "rollback_proofs",
             "Proofs that this node's data went back in time.";
-        incarnations: Counter = Counter::default(), "incarnation_changes",
-            "New lives begun by this process.";
-        actors: Histogram = sizes(), "object_actors",
-            "Actors in the context of objects written.";
         queue: Gauge = Gauge::default(), "storage_queue_depth",
             "Requests that wait for a storage thread.";
         read_only: Gauge = Gauge::default(), "read_only",
@@ -474,7 +489,7 @@ group! {
 }
 
 group! {
-    /// Connections to peers. Set from the transport's snapshot by [`set_counter`].
+    /// Connections to peers; but for the calls, set from what the transport has counted, by [`set_counter`].
     TransportMetrics {
         connections: Gauge = Gauge::default(), "peer_connections",
             "Connections to peers open now.";

@@ -268,6 +268,38 @@ fn a_layout_is_planned_committed_and_shown() {
 }
 
 #[test]
+fn workers_of_all_members_are_shown_and_steered() {
+    let said = json(&ends(0, &["workers", "-o", "json"]));
+    let nodes = said.as_array().unwrap();
+    assert!(nodes.iter().all(|node| node["workers"].as_array().unwrap().len() >= 7), "{said}");
+    let name = nodes[0]["asked"].as_str().unwrap();
+    ends(0, &["workers", "pause", "leftovers", "--node", name]);
+    let shown = stdout(&ends(0, &["workers", "--node", name]));
+    assert!(shown.lines().any(|line| line.contains("leftovers") && line.contains("paused")), "{shown}");
+    let run = stderr(&ends(0, &["workers", "run", "leftovers", "--node", name]));
+    assert!(run.contains("quorate workers resume leftovers"), "{run}");
+    ends(0, &["workers", "resume", "leftovers", "--node", name]);
+    assert!(!stdout(&ends(0, &["workers"])).contains("paused"));
+    assert!(stderr(&ends(3, &["workers", "pause", "nobody"])).contains("anti-entropy"));
+    assert!(stderr(&ends(3, &["workers", "--node", "nobody"])).contains("is no member"));
+}
+
+#[test]
+fn members_are_told_to_compare_and_what_they_found_is_summed_up() {
+    let dry = stdout(&ends(0, &["repair", "--dry-run"]));
+    assert!(dry.contains("nothing was changed (dry run)") && dry.lines().count() >= 4, "{dry}");
+    let said = json(&ends(0, &["repair", "--bucket", "repairs", "-o", "json"]));
+    assert!(said.as_array().unwrap().iter().all(|one| one["state"] == "done" && one["repair"]["keys"] == 0), "{said}");
+    ends(0, &["repair", "--partition", "3"]);
+    assert!(stderr(&ends(2, &["repair", "--partition", "99999"])).contains("got 99999"));
+    assert!(stderr(&ends(2, &["repair", "--bucket", "a/b"])).contains("bucket"));
+    ends(2, &["repair", "--accept-data-loss"]);
+    let unasked = stderr(&ends(2, &["repair", "--partition", "3", "--accept-data-loss"]));
+    assert!(unasked.contains("read as never written") && unasked.contains("--yes"), "{unasked}");
+    ends(0, &["repair", "--partition", "3", "--accept-data-loss", "--yes"]);
+}
+
+#[test]
 fn hints_of_all_members_are_shown_and_waited_for() {
     assert!(stdout(&ends(0, &["hints"])).starts_with("No hints wait.\n"));
     let said = json(&ends(0, &["hints", "-o", "json"]));

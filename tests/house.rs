@@ -167,6 +167,40 @@ fn node_configurations_use_documented_settings() {
     assert_eq!(names.len(), 3);
 }
 
+/// A metric that nothing sets shows a nought for ever, and whoever looks at it takes it for the truth.
+#[test]
+fn every_metric_is_set_somewhere() {
+    let source = read("src/metrics.rs");
+    let fields: Vec<&str> = source
+        .lines()
+        .filter_map(|line| line.strip_prefix("        ")?.split_once(": "))
+        .filter(|(_, rest)| ["Counter = ", "Gauge = ", "Histogram = "].iter().any(|kind| rest.starts_with(kind)))
+        .map(|(field, _)| field)
+        .collect();
+    assert!(fields.len() > 60, "{fields:?}");
+    let mut code = String::new();
+    let mut rooms = vec![root().join("src")];
+    while let Some(room) = rooms.pop() {
+        for entry in fs::read_dir(room).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                rooms.push(path);
+            } else if !path.ends_with("metrics.rs") {
+                code.extend(fs::read_to_string(path).unwrap().split_whitespace());
+            }
+        }
+    }
+    let set = |field: &str| {
+        // Set, or handed to what sets it.
+        let how = ["inc(", "inc_by(", "dec(", "set(", "observe("].map(|how| format!(".{field}.{how}"));
+        how.iter().any(|set| code.contains(set))
+            || [',', ')'].iter().any(|end| code.contains(&format!("metrics.{field}{end}")))
+            || [',', ')'].iter().any(|end| code.contains(&format!("replica.{field}{end}")))
+    };
+    let dead: Vec<_> = fields.iter().filter(|field| !set(field)).collect();
+    assert!(dead.is_empty(), "{dead:?}");
+}
+
 #[cfg(feature = "cli")]
 #[test]
 fn configuration_files_are_toml() {

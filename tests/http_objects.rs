@@ -302,7 +302,7 @@ async fn every_error_is_a_problem_with_its_outcome() {
         ErrorCode::ContextTooLarge | ErrorCode::TooManySiblings | ErrorCode::IdempotencyInFlight => 409,
         ErrorCode::ContextRequired | ErrorCode::PreconditionRequired => 428,
         ErrorCode::PreconditionFailed => 412,
-        ErrorCode::LayoutConflict | ErrorCode::LayoutRefused => 409,
+        ErrorCode::LayoutConflict | ErrorCode::LayoutRefused | ErrorCode::Paused => 409,
         ErrorCode::NotKnown => 404,
         ErrorCode::ValueTooLarge | ErrorCode::ObjectTooLarge => 413,
         ErrorCode::IdempotencyReused => 422,
@@ -362,9 +362,16 @@ async fn the_admin_listener_guards_all_but_health() {
     assert_eq!(server.admin("/livez", &[]).await.status, 200);
     let ready = server.admin("/readyz", &[]).await;
     assert_eq!((ready.status, ready.problem().as_str()), (503, "not_serving"));
-    for path in
-        ["/metrics", "/admin/status", "/admin/members", "/admin/ring", "/admin/layout", "/admin/hints", "/nowhere"]
-    {
+    for path in [
+        "/metrics",
+        "/admin/status",
+        "/admin/members",
+        "/admin/ring",
+        "/admin/layout",
+        "/admin/hints",
+        "/admin/workers",
+        "/nowhere",
+    ] {
         for headers in [&[][..], &[("Authorization", "Bearer wrong")], &[("Authorization", "Basic secret")]] {
             let refused = server.admin(path, headers).await;
             assert_eq!((refused.status, refused.problem().as_str()), (401, "unauthorized"), "{path}");
@@ -376,10 +383,13 @@ async fn the_admin_listener_guards_all_but_health() {
     assert_eq!(server.admin("/admin/ring", &token).await.json()["version"], 1);
     assert_eq!(server.admin("/admin/status", &token).await.status, 200);
     assert_eq!(server.admin("/admin/layout/plans", &token).await.problem(), "method_not_allowed");
-    assert_eq!(server.admin("/admin/workers", &token).await.problem(), "not_yet");
+    assert_eq!(server.admin("/admin/tombstones", &token).await.problem(), "not_yet");
     assert_eq!(server.admin("/admin/hints", &token).await.json()["keys"], 0);
     assert_eq!(server.admin("/admin/hints?r=1", &token).await.problem(), "bad_parameter");
     assert_eq!(server.admin("/admin/hints/wait", &token).await.problem(), "method_not_allowed");
+    assert_eq!(server.admin("/admin/workers", &token).await.json()["workers"], serde_json::json!([]));
+    assert_eq!(server.admin("/admin/workers?r=1", &token).await.problem(), "bad_parameter");
+    assert_eq!(server.admin("/admin/workers/hints/pause", &token).await.problem(), "method_not_allowed");
     assert_eq!(server.admin("/nowhere", &token).await.problem(), "no_such_route");
 }
 

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use quorate::cluster::Standing;
-use quorate::kv::{Kv, ReadOptions, WriteOptions};
+use quorate::kv::{ErrorCode, Kv, ReadOptions, WriteOptions};
 use quorate::node::{Builder, Config, Node};
 use quorate::types::{Bucket, Key, ObjectId};
 
@@ -61,7 +61,13 @@ async fn ten_nodes_twenty_times_leave_nothing_behind() {
         while nodes[round % 10].put(id.clone(), "v".into(), WriteOptions::default()).await.is_err() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(nodes[0].get(id, ReadOptions::default()).await.unwrap().siblings.len(), 1);
+        let found = loop {
+            match nodes[0].get(id.clone(), ReadOptions::default()).await {
+                Err(error) if error.code == ErrorCode::QuorumUnavailable => tokio::task::yield_now().await,
+                found => break found.unwrap(),
+            }
+        };
+        assert_eq!(found.siblings.len(), 1);
         let addresses: Vec<String> = nodes.iter().map(|node| node.config().node.peer_address.clone()).collect();
         for node in &nodes {
             node.shutdown_within(Duration::from_secs(5)).await.unwrap();

@@ -5,10 +5,15 @@
 //! as new as; taken for a context it would name what its holder was never shown (I-CONCUR), so the kind is
 //! authenticated, too.
 //!
-//! Token: base64url without padding of version (1 byte), kind (1), MAC (16), then actor and stamp (8 each, big endian)
-//! of each entry. The MAC is 16 of the 32 bytes of keyed BLAKE3 over version, bucket, 0, the key's length (4), key,
-//! entries: the first half for a context, the second for a floor, so that the two tokens of an answer take one hash.
-//! Without the length the end of a key could be passed off as the first entry of a vector.
+//! Token: base64url without padding of version (1 byte), kind (1), MAC (16), in version 2 the bucket's generation (8,
+//! big endian), then actor and stamp (8 each, big endian) of each entry. The MAC is 16 of the 32 bytes of keyed BLAKE3
+//! over version, bucket, 0, the key's length (4), key, and all that follows the MAC: the first half for a context, the
+//! second for a floor, so that the two tokens of an answer take one hash. Without the length the end of a key could be
+//! passed off as the first entry of a vector.
+//!
+//! Version 1 is of generation 0. A bucket that was emptied has another generation, in which nothing is known of what was
+//! shown before: taken for a context of it, an old token would name what its owners minted and never saw there, which
+//! proves to them that they have forgotten it.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,7 +28,10 @@ pub const MAX_CONTEXT_LEN: usize = 32 * 1024;
 /// Longest token in a batch's body.
 pub const MAX_BATCH_CONTEXT_LEN: usize = 256 * 1024;
 
-const VERSION: u8 = 1;
+/// Of generation 0.
+const FIRST: u8 = 1;
+/// With a generation.
+const OF_GENERATION: u8 = 2;
 const MAC_LEN: usize = 16;
 const HEAD_LEN: usize = 2 + MAC_LEN;
 const KEY_CONTEXT: &str = "quorate 2026-11 context token";
@@ -101,17 +109,16 @@ impl TokenKeys {
         Self(secrets.iter().map(|secret| blake3::derive_key(KEY_CONTEXT, secret)).collect())
     }
 
-    /// The token of `vector` for `id`. The empty vector has one, too: a 404's context.
+    /// The token of `vector` for `id`, in a bucket that was never emptied. The empty vector has one, too: a 404's context.
     #[must_use]
     pub fn sign(&self, kind: TokenKind, id: &ObjectId, vector: &VersionVector) -> String {
-        let mut draft = Draft::new(&self.0, id, vector);
-        draft.token(kind)
+        Draft::new(&self.0, id, 0, vector).token(kind)
     }
 
-    /// Both tokens of `vector` for `id`: the context and the floor.
+    /// Both tokens of `vector` for `id` under a generation of its bucket: the context and the floor.
     #[must_use]
-    pub fn sign_both(&self, id: &ObjectId, vector: &VersionVector) -> (String, String) {
-        let mut draft = Draft::new(&self.0, id, vector);
+    pub fn sign_both(&self, id: &ObjectId, generation: u64, vector: &VersionVector) -> (String, String) {
+        let mut draft = Draft::new(&self.0, id, generation, vector);
         (draft.token(TokenKind::Context), draft.token(TokenKind::Floor))
     }
 
@@ -123,25 +130,38 @@ impl TokenKeys {
         token: &str,
         max_len: usize,
     ) -> Result<VersionVector, ContextError> {
+        self.open(kind, id, token, max_len).map(|(_, vector)| vector)
+    }
+
+    /// As [`TokenKeys::verify`], and the generation of the bucket under which it was given out.
+    pub fn open(
+        &self,
+        kind: TokenKind,
+        id: &ObjectId,
+        token: &str,
+        max_len: usize,
+    ) -> Result<(u64, VersionVector), ContextError> {
         if token.len() > max_len {
             return Err(ContextError::TooLarge { len: token.len(), max: max_len });
         }
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| ContextError::Damaged)?;
-        let (head, entries) = bytes.split_first_chunk::<HEAD_LEN>().ok_or(ContextError::Damaged)?;
+        let (head, body) = bytes.split_first_chunk::<HEAD_LEN>().ok_or(ContextError::Damaged)?;
         let [version, spoken, theirs @ ..] = *head;
         let claimed = [kind, kind.other()].into_iter().find(|k| k.byte() == spoken).ok_or(ContextError::Damaged)?;
-        if version != VERSION {
-            return Err(ContextError::Damaged);
-        }
+        let (generation, entries) = match (version, body.split_first_chunk()) {
+            (FIRST, _) => (0, body),
+            (OF_GENERATION, Some((generation, entries))) => (u64::from_be_bytes(*generation), entries),
+            _ => return Err(ContextError::Damaged),
+        };
         let vector = decode_entries(entries).map_err(|_| ContextError::Damaged)?;
         // Every key is tried whichever matches: time tells nothing about which.
         let genuine =
-            self.0.iter().fold(false, |found, key| found | same(mac(&hash(key, id, entries), claimed), &theirs));
+            self.0.iter().fold(false, |found, key| found | same(mac(&hash(key, version, id, body), claimed), &theirs));
         match (genuine, claimed) {
             (false, _) => Err(ContextError::Foreign),
             (true, TokenKind::Floor) if kind == TokenKind::Context => Err(ContextError::FloorAsContext),
             (true, TokenKind::Context) if kind == TokenKind::Floor => Err(ContextError::ContextAsFloor),
-            (true, _) => Ok(vector),
+            (true, _) => Ok((generation, vector)),
         }
     }
 }
@@ -153,13 +173,17 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(keys: &[[u8; 32]], id: &ObjectId, vector: &VersionVector) -> Self {
-        let mut token = Vec::with_capacity(HEAD_LEN + 16 * vector.len());
-        token.push(VERSION);
+    fn new(keys: &[[u8; 32]], id: &ObjectId, generation: u64, vector: &VersionVector) -> Self {
+        let mut token = Vec::with_capacity(HEAD_LEN + 8 + 16 * vector.len());
+        let version = if generation == 0 { FIRST } else { OF_GENERATION };
+        token.push(version);
         token.resize(HEAD_LEN, 0);
+        if generation > 0 {
+            token.extend(generation.to_be_bytes());
+        }
         encode_entries(vector, &mut token);
-        let hash =
-            keys.first().map_or_else(|| blake3::Hash::from_bytes([0; 32]), |key| hash(key, id, &token[HEAD_LEN..]));
+        let of = |key| hash(key, version, id, &token[HEAD_LEN..]);
+        let hash = keys.first().map_or_else(|| blake3::Hash::from_bytes([0; 32]), of);
         Self { token, hash }
     }
 
@@ -170,13 +194,13 @@ impl Draft {
     }
 }
 
-fn hash(key: &[u8; 32], id: &ObjectId, entries: &[u8]) -> blake3::Hash {
+fn hash(key: &[u8; 32], version: u8, id: &ObjectId, body: &[u8]) -> blake3::Hash {
     let object_key = id.key.as_bytes();
     // A key has at most 1,024 bytes.
     let key_len = u32::try_from(object_key.len()).unwrap_or(u32::MAX);
     let mut hasher = blake3::Hasher::new_keyed(key);
-    hasher.update(&[VERSION]).update(id.bucket.as_str().as_bytes()).update(&[0]);
-    hasher.update(&key_len.to_be_bytes()).update(object_key).update(entries);
+    hasher.update(&[version]).update(id.bucket.as_str().as_bytes()).update(&[0]);
+    hasher.update(&key_len.to_be_bytes()).update(object_key).update(body);
     hasher.finalize()
 }
 

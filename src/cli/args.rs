@@ -9,6 +9,8 @@ use super::bucket_args::{BUCKET, BucketArgs};
 use super::config;
 use super::hints::{HINTS, HintsArgs};
 use super::layout::LayoutArgs;
+use super::repair::{REPAIR, RepairArgs};
+use super::workers::{WORKERS, WorkersArgs};
 use crate::kv::Lifetime;
 use crate::quorum::Level;
 
@@ -62,6 +64,12 @@ pub(super) enum Command {
     /// What owners missed while they were away, and how far it is replayed.
     #[command(after_help = HINTS)]
     Hints(HintsArgs),
+    /// Compare what the members hold, now, and make equal what differs.
+    #[command(after_help = REPAIR)]
+    Repair(RepairArgs),
+    /// What runs in the background, how far it is; pause it, resume it, run it now.
+    #[command(after_help = WORKERS)]
+    Workers(WorkersArgs),
     /// Change who is in the cluster, and who owns what: plan, look, commit.
     #[command(after_help = LAYOUT)]
     Layout(LayoutArgs),
@@ -380,7 +388,7 @@ pub(super) struct WhereArgs {
     pub(super) reach: Reach,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Clone)]
 pub(super) struct AdminArgs {
     /// A node's admin address. Default: one port above each endpoint.
     #[arg(long = "admin", value_name = "URL", env = "QUORATE_ADMIN_ENDPOINTS", value_delimiter = ',')]

@@ -83,13 +83,13 @@ struct WaitArgs {
 
 /// What one node says, or why it says nothing.
 #[derive(Serialize)]
-struct Said<T> {
+pub(super) struct Said<T> {
     #[serde(rename = "asked")]
-    node: String,
+    pub(super) node: String,
     #[serde(flatten)]
-    said: Option<T>,
+    pub(super) said: Option<T>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    unreached: Option<String>,
+    pub(super) unreached: Option<String>,
 }
 
 pub(super) async fn hints(args: HintsArgs) -> Result<(), Failure> {
@@ -100,7 +100,7 @@ pub(super) async fn hints(args: HintsArgs) -> Result<(), Failure> {
 }
 
 /// A client for every node that is to be asked: those that were named, else all members.
-async fn nodes(args: &AdminArgs) -> Result<Vec<(String, Client)>, Failure> {
+pub(super) async fn nodes(args: &AdminArgs) -> Result<Vec<(String, Client)>, Failure> {
     let admins: Vec<(String, String)> = if args.admin.is_empty() {
         let members = admin_client(args)?.members().await.map_err(|error| Failure::of_read(&error))?.members;
         let admin = |client: &str| admin_of(&format!("http://{client}"));

@@ -116,10 +116,13 @@ fn next(code: ErrorCode) -> &'static str {
         ErrorCode::IdempotencyInFlight | ErrorCode::IdempotencyReused => "`quorate get BUCKET KEY` shows what is there",
         ErrorCode::LayoutConflict => "`quorate layout show` tells what is in force; then plan again",
         ErrorCode::LayoutRefused => "`quorate layout show` tells how things are, `quorate status` what to do about it",
+        ErrorCode::Paused => "`quorate workers` shows what is paused; resume it, then the same again",
         ErrorCode::Undecided => {
             "`quorate layout show` tells whether it is by now; if not, the same again (a plan is decided once)"
         }
-        ErrorCode::NotKnown => "`quorate layout show` tells what there is; a plan is known to the node that made it",
+        ErrorCode::NotKnown => {
+            "`quorate layout show` and `quorate workers` tell what there is; a plan is known to the node that made it"
+        }
         ErrorCode::PreconditionFailed | ErrorCode::PreconditionRequired => {
             "`quorate bucket show BUCKET` shows how it is now; then the same again"
         }
@@ -240,7 +243,7 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<Cell>>, paint: Paint) -> Stri
 /// A state, green where it is as it should be.
 pub(super) fn state_cell(state: &str) -> Cell {
     match state {
-        "up" | "ok" => Cell::new(state).fg(Color::Green),
+        "up" | "ok" | "idle" | "running" => Cell::new(state).fg(Color::Green),
         "down" | "not_serving" => Cell::new(state).fg(Color::Red),
         other => Cell::new(other).fg(Color::Yellow),
     }

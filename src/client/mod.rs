@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,8 +24,8 @@ use crate::kv::layouts::{
     AbortRequest, Begun, CommitRequest, ForceRequest, LayoutView, OperationView, PlanRequest, PlanView, SkipRequest,
 };
 use crate::kv::{
-    Error, ErrorCode, HintsView, HintsWaited, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, RingView, Status,
-    Value, WriteAnswer, WriteOptions,
+    Error, ErrorCode, HintsView, HintsWaited, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, RepairBegun,
+    RepairRequest, RingView, Status, Steer, Value, WorkerView, WorkersView, WriteAnswer, WriteOptions,
 };
 use crate::types::{ObjectId, Wall};
 
@@ -39,6 +40,9 @@ use retry::{Failure, Retry, Verdict};
 const GRACE: Duration = Duration::from_millis(250);
 /// The longest time a node takes on.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a worker's name may not carry into a path as it is.
+const WORKER: AsciiSet = NON_ALPHANUMERIC.remove(b'-');
 
 /// Where the nodes are, and how to try.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -205,6 +209,24 @@ impl Client {
             request.param("until", until.to_string());
         }
         read(&self.execute(&self.0.admin, request, MAX_TIMEOUT, true, false).await?)
+    }
+
+    /// What runs in the background of the first node whose admin endpoint answers.
+    pub async fn workers(&self) -> Result<WorkersView, Error> {
+        self.admin("/admin/workers").await
+    }
+
+    /// Tells a worker of that node what to do.
+    pub async fn steer(&self, name: &str, steer: Steer) -> Result<WorkerView, Error> {
+        let name = utf8_percent_encode(name, &WORKER);
+        let request = self.admin_request(Method::POST, &format!("/admin/workers/{name}/{}", steer.as_str()))?;
+        self.document(&self.0.admin, request).await
+    }
+
+    /// Has the first node whose admin endpoint answers compare what it holds with the other owners, and make equal what
+    /// differs; [`Client::operation`] follows it there.
+    pub async fn begin_repair(&self, request: &RepairRequest) -> Result<RepairBegun, Error> {
+        self.admin_post("/admin/repairs", request, false).await
     }
 
     async fn admin<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {

@@ -389,9 +389,11 @@ impl LayoutKeeper {
         if !fresh.is_empty() {
             inner.replica.new_tenures(fresh.iter().copied().collect()).await?;
             let (was, will) = (Arc::new(known.clone()), Arc::new(chain.clone()));
-            for partition in fresh.iter().filter(|partition| !has_lost_most(known, &chain, **partition)) {
+            for partition in &fresh {
                 let (was, will, partition) = (Arc::clone(&was), Arc::clone(&will), *partition);
-                let which = move |bucket: &Bucket| is_given(&was, &will, partition, Some(bucket));
+                let which = move |bucket: &Bucket| {
+                    is_given(&was, &will, partition, Some(bucket)) && !has_lost_most(&was, &will, partition, bucket)
+                };
                 inner.replica.forget(partition, Arc::new(which)).await?;
             }
         }
@@ -412,11 +414,25 @@ impl LayoutKeeper {
         Ok(())
     }
 
+    /// Stays out, with a directory that is older than all layouts that count: what it missed is not copied to it layout by
+    /// layout, but as to anybody who comes back with an empty directory.
+    fn outdated(&self, newest: u64, live_from: u64) {
+        self.stay_out(format!(
+            "its data directory is an old one: it ends with layout {newest}, and the others have dropped all before \
+             {live_from}. Stop it, move the directory away and start it with an empty one: it comes back under its name \
+             and is given its data by the others"
+        ));
+    }
+
     fn removed(&self, version: u64) {
         let why = format!(
             "it was removed from the cluster, by layout {version} or before: stop it; to come back, it starts with an \
              empty directory, as a new node"
         );
+        self.stay_out(why);
+    }
+
+    fn stay_out(&self, why: String) {
         if !matches!(self.standing(), Standing::Refused(_)) {
             warn!(why, "this node does not serve");
         }
@@ -438,9 +454,14 @@ impl LayoutKeeper {
                 if matches!(bad, ChainError::Fork { .. }) {
                     error!(%bad, "nothing is taken over: find out whose layouts are wrong before anything else");
                 }
-                // The others wait for every member; so who finds that they have gone on is none any more.
-                if other.ended().contains(&self.inner.me) && other.newest().cluster() == known.newest().cluster() {
+                // The others wait for every member; so who finds that they have gone on is none any more, or holds a
+                // directory of long ago.
+                let ours = other.newest().cluster() == known.newest().cluster();
+                let gap = matches!(bad, ChainError::Gap { .. }) && other.live_from() > known.newest().version();
+                if ours && other.ended().contains(&self.inner.me) {
                     self.removed(other.newest().version());
+                } else if ours && gap {
+                    self.outdated(known.newest().version(), other.live_from());
                 }
                 Err(bad.into())
             }
@@ -615,12 +636,12 @@ fn is_given(known: &Known, chain: &Chain, partition: PartitionId, bucket: Option
     starts_afresh(chain, known.newest().version(), known.me, partition, bucket) && !known.chain.live().iter().any(owned)
 }
 
-/// Whether most of those who owned a partition, in some layout that was live, are out of the cluster for good. Somebody has
-/// accepted then that what only they held is lost: what a former owner still has may be all that is left, and is merged
-/// into, not deleted.
-fn has_lost_most(known: &Known, chain: &Chain, partition: PartitionId) -> bool {
+/// Whether most of those who owned a bucket's objects in a partition, in some layout that was live, are out of the cluster
+/// for good. Somebody has accepted then that what only they held is lost: what a former owner still has may be all that is
+/// left, and is merged into, not deleted.
+fn has_lost_most(known: &Known, chain: &Chain, partition: PartitionId, bucket: &Bucket) -> bool {
     known.chain.live().iter().any(|layout| {
-        let owners: Vec<StoreId> = holders(layout, partition, None).stores().collect();
+        let owners: Vec<StoreId> = holders(layout, partition, Some(bucket)).stores().collect();
         2 * owners.iter().filter(|owner| chain.ended().contains(owner)).count() > owners.len()
     })
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A partition's epoch: the version of the layout under which it was raised (32 bits), then a number. Greater ones are
 /// later, and those of a later layout are greater than any of an earlier one: what a lost owner had raised need not be
-/// known (decision 0024).
+/// known (decision 0021).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(pub u64);
 

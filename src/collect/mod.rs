@@ -14,7 +14,7 @@
 //! is in the books.
 //!
 //! The rules, each of which `tests/models/collection/` misses when it is taken out:
-//! - An epoch belongs to one round, and begins with the version of the one live layout (decision 0024). An owner marks only
+//! - An epoch belongs to one round, and begins with the version of the one live layout (decision 0021). An owner marks only
 //!   upwards, and only what it holds. A mark of another round does not count.
 //! - Rounds do not replace one another: an owner seals and drops every round it marked. A driver finishes those that all
 //!   owners marked before it begins one.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pending::Pending;
-use super::{Coordinator, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
+use super::{Coordinator, Inner, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
 use crate::causality::{Object, decode_object, digest_of_record, encode_object};
 use crate::cluster::Known;
 use crate::collect::Epoch;
@@ -33,10 +33,21 @@ pub struct Found {
     pub digest: Option<Digest>,
     /// The least epoch of the votes.
     pub epoch: Epoch,
+    /// The generation of its bucket under which it was looked for.
+    pub generation: u64,
     /// Who said so.
     pub counted: Counted,
     /// How, where it was asked for.
     pub explain: Option<Explain>,
+}
+
+/// What a read asks of the owners.
+struct Needs {
+    /// Who has to vote.
+    votes: Requirement,
+    /// Who has to hold what is returned, with blocking repair.
+    hold: Requirement,
+    repair: RepairMode,
 }
 
 enum Event {
@@ -74,13 +85,12 @@ impl Coordinator {
         loop {
             let located = self.locate(id)?;
             // A level that is wrong is wrong at every node: say so here.
-            let votes = self.require_votes(&located, options.r)?;
-            let up = self.inner.peers.up();
+            let needs = self.needs(&located, options)?;
             let known = Arc::clone(&located.known);
-            let found = if let Err(short) = votes.feasible(|store| up.is_up(store)) {
-                Err(self.unavailable(&located, &short, votes.members().len()))
+            let found = if let Err(short) = self.feasible(&located, &needs) {
+                Err(short)
             } else if self.is_synced_owner(&located) && !self.would_rather_not(&located) {
-                self.read_for(located, votes, options, began, deadline).await
+                self.read_for(located, needs, options, began, deadline).await
             } else {
                 // Boxed: it would make the future of every read here that much larger.
                 Box::pin(self.hand_over_read(&located, options, deadline)).await
@@ -102,8 +112,12 @@ impl Coordinator {
     ) -> Result<Found, Error> {
         loop {
             let (known, id) = (Arc::clone(&located.known), located.id.clone());
-            let votes = self.require_votes(&located, options.r)?;
-            match self.read_for(located, votes, options, began, deadline).await {
+            let needs = self.needs(&located, options)?;
+            let found = match self.feasible(&located, &needs) {
+                Ok(()) => self.read_for(located, needs, options, began, deadline).await,
+                Err(short) => Err(short),
+            };
+            match found {
                 Err(_) if self.goes_on(&known, deadline) => located = self.locate(&id)?,
                 found => return found,
             }
@@ -119,20 +133,41 @@ impl Coordinator {
         goes_on
     }
 
+    fn needs(&self, located: &Located, options: &ReadOptions) -> Result<Needs, Error> {
+        let votes = self.require_votes(located, options.r)?;
+        let repair = options.repair.unwrap_or_else(|| default_repair(located, &votes));
+        // Repaired is where it is owed: in each live layout.
+        Ok(Needs { votes, hold: self.require(located, options.r)?, repair })
+    }
+
+    /// Refuses what can't be had now: too few are up to vote or, in the midst of a change, to hold what is returned. Else
+    /// a read would wait its whole time for the dead owners of the older layout.
+    fn feasible(&self, located: &Located, needs: &Needs) -> Result<(), Error> {
+        let up = self.inner.peers.up();
+        let Needs { votes, hold, repair } = needs;
+        let held = (located.route.live.len() > 1 && *repair == RepairMode::Sync).then_some(hold);
+        for requirement in std::iter::once(votes).chain(held) {
+            if let Err(short) = requirement.feasible(|store| up.is_up(store)) {
+                return Err(self.unavailable(located, &short));
+            }
+        }
+        Ok(())
+    }
+
     async fn read_for(
         &self,
         located: Located,
-        votes: Requirement,
+        needs: Needs,
         options: &ReadOptions,
         began: Mono,
         deadline: Mono,
     ) -> Result<Found, Error> {
         let located = Arc::new(located);
-        let mut answer = self.read_once(&located, votes, options, began, deadline).await?;
+        let mut answer = self.read_once(&located, needs, options, began, deadline).await?;
         // All are asked again: whoever has sealed had every owner's mark, so nobody answers from before it any more.
         while answer.is_none() && !left(deadline, self.inner.env.clock.now()).is_zero() {
-            let votes = self.require_votes(&located, options.r)?;
-            answer = self.read_once(&located, votes, options, began, deadline).await?;
+            let needs = self.needs(&located, options)?;
+            answer = self.read_once(&located, needs, options, began, deadline).await?;
         }
         answer.ok_or_else(|| {
             let detail = "replicas answered from before and after a round of collection, until no time was left";
@@ -144,7 +179,7 @@ impl Coordinator {
     async fn read_once(
         &self,
         located: &Arc<Located>,
-        votes: Requirement,
+        needs: Needs,
         options: &ReadOptions,
         began: Mono,
         deadline: Mono,
@@ -152,9 +187,7 @@ impl Coordinator {
         let up = self.inner.peers.up();
         let near = |store| located.route.is_near(store, &self.inner.region);
         let candidates = round_from(self.inner.me, &located.route.stores, |store| up.is_up(store), near);
-        let repair = options.repair.unwrap_or_else(|| default_repair(located, &votes));
-        // Repaired is where it is owed: in each live layout.
-        let hold = self.require(located, options.r)?;
+        let Needs { votes, hold, repair } = needs;
         let core_hold = hold.clone();
         let plan = ReadPlan {
             hold,
@@ -324,7 +357,12 @@ impl Run {
                 self.under = all;
                 self.core.on_reply(now, from, reply)
             }
-            Event::Repaired(from, ok) => self.core.on_repair_ack(now, from, ok),
+            Event::Repaired(from, ok) => {
+                if !ok {
+                    self.coordinator.inner.metrics.quorum.read_repair_failures.inc();
+                }
+                self.core.on_repair_ack(now, from, ok)
+            }
         }
     }
 
@@ -358,8 +396,9 @@ impl Run {
                     }
                     let explain = self.explain();
                     let digest = found.object.as_ref().and_then(|object| self.core.digest_of(object));
-                    let epoch = self.under.epoch;
-                    self.tell(Ok(Found { object: found.object, digest, epoch, counted: found.counted, explain }));
+                    let (epoch, generation) = (self.under.epoch, self.located.generation);
+                    let found = Found { object: found.object, digest, epoch, generation, counted: found.counted, explain };
+                    self.tell(Ok(found));
                 }
                 GetAction::Fail { why, counted } => {
                     let error = self.error(why, counted);
@@ -452,8 +491,20 @@ impl Run {
                 cause: Cause::Repair,
                 epoch: self.under.epoch,
             };
-            let replica = inner.replica.clone();
-            return Box::pin(async move { Event::Repaired(to, replica.merge(request).await.is_ok()) });
+            let (coordinator, located) = (self.coordinator.clone(), Arc::clone(&self.located));
+            let counts = self.hold.layouts_of(to);
+            return Box::pin(async move {
+                let Inner { keeper, replica, .. } = &*coordinator.inner;
+                // Before the look at the layouts: see `Held`.
+                let _guard = keeper.held().take();
+                let ok = match coordinator.judge_own_write(&located) {
+                    Some(layouts) => {
+                        replica.merge(request).await.is_ok() && counts.iter().all(|layout| layouts.contains(layout))
+                    }
+                    None => false,
+                };
+                Event::Repaired(to, ok)
+            });
         }
         let epoch = self.under.epoch.0;
         let write = Write { target: self.located.target(), record, epoch, flush: false, repair: true };

@@ -68,7 +68,7 @@ impl Coordinator {
             };
             match self.inner.peers.call(host, Ask::HandedRead(handed), located.version(), budget).await {
                 Ok(reply) => match reply.tell {
-                    Some(Tell::ReadDone(done)) => return found_of(done),
+                    Some(Tell::ReadDone(done)) => return found_of(done, located.generation),
                     Some(Tell::Failed(failed)) => last = error_of(&failed.error),
                     Some(Tell::Refused(refused)) => last = self.turned_away(located, host, &refused).await,
                     _ => last = internal(Outcome::Unknown),
@@ -102,7 +102,7 @@ impl Coordinator {
             let ask = Ask::HandedWrite(handed_of(located, plan));
             match self.inner.peers.call(host, ask, located.version(), budget).await {
                 Ok(reply) => match reply.tell {
-                    Some(Tell::WriteDone(done)) => return wrote_of(&done, plan.return_body),
+                    Some(Tell::WriteDone(done)) => return wrote_of(&done, located.generation, plan.return_body),
                     Some(Tell::Failed(failed)) => {
                         let error = error_of(&failed.error);
                         if error.outcome != Outcome::NotApplied || !elsewhere(error.code) {
@@ -205,7 +205,7 @@ fn explain_of(json: &Bytes) -> Option<Explain> {
     serde_json::from_slice(json).ok()
 }
 
-fn found_of(done: messages::ReadDone) -> Result<Found, Error> {
+fn found_of(done: messages::ReadDone, generation: u64) -> Result<Found, Error> {
     let digest = done.record.as_deref().map(digest_of_record);
     let object = match done.record.map(decode_object) {
         None => None,
@@ -214,16 +214,17 @@ fn found_of(done: messages::ReadDone) -> Result<Found, Error> {
     };
     // It is not told under which epoch it was read: it is shown, and written nowhere.
     let (epoch, counted) = (Epoch::FIRST, counted_of(&done.counted));
-    Ok(Found { object, digest, epoch, counted, explain: explain_of(&done.explain) })
+    Ok(Found { object, digest, epoch, generation, counted, explain: explain_of(&done.explain) })
 }
 
-fn wrote_of(done: &messages::WriteDone, return_body: bool) -> Result<Wrote, Error> {
+fn wrote_of(done: &messages::WriteDone, generation: u64, return_body: bool) -> Result<Wrote, Error> {
     // It was acknowledged: what cannot be understood of the answer does not change that.
     let object = done.record.clone().map(decode_object).transpose().map_err(|_| internal(Outcome::Applied))?;
     let context = decode_vector(&done.context).map_err(|_| internal(Outcome::Applied))?;
     let digest = Digest::from_slice(&done.digest).ok_or_else(|| internal(Outcome::Applied))?;
     Ok(Wrote {
         context,
+        generation,
         object: object.filter(|_| return_body),
         digest,
         siblings: done.siblings,

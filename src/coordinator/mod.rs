@@ -295,17 +295,30 @@ impl Coordinator {
         Ok(())
     }
 
-    fn unavailable(&self, located: &Located, short: &Unavailable, n: usize) -> Error {
+    /// The layouts in which this node's own store may take a write now, by what it knows by now; none: it is no owner.
+    fn judge_own_write(&self, located: &Located) -> Option<Vec<u64>> {
+        let known = self.inner.keeper.known()?;
+        let counted = known.live();
+        let named = Named { sender: self.inner.me, newest: known.newest().version(), counted: &counted };
+        known.judge_write(named, located.place.partition, &located.id.bucket).ok()
+    }
+
+    fn unavailable(&self, located: &Located, short: &Unavailable) -> Error {
         self.inner.metrics.quorum.unavailable.inc();
         let up = self.inner.peers.up();
         let states = located.stores().map(|store| (store, if up.is_up(store) { "up" } else { "down" }));
-        let detail =
-            format!("{} of {} replicas are up and {} are needed; nothing was sent", short.live, n, short.required);
+        let (newest, short_in) = (located.version(), short.layout());
+        let older = match short_in {
+            older if older < newest => format!(" in layout {older}, which counts until {newest} is complete"),
+            _ => String::new(),
+        };
+        let Unavailable { live, required, n, .. } = short;
+        let detail = format!("{live} of {n} replicas are up{older} and {required} are needed; nothing was sent");
         let mut error = self.later(Error::refused(ErrorCode::QuorumUnavailable, detail));
-        error.required = u32::try_from(short.required).ok();
+        error.required = u32::try_from(*required).ok();
         error.answered = Some(0);
-        error.n = u32::try_from(n).ok();
-        error.layout = Some(located.version());
+        error.n = u32::try_from(*n).ok();
+        error.layout = Some(short_in);
         error.replicas = located.reports(states);
         error
     }

@@ -23,7 +23,6 @@ use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::pacing::Backoff;
 use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Recorder};
 use crate::replica::{Cause, Coordinated, Fault, MergeRequest, MintRequest, Minting, Place};
-use crate::ring::judge::Named;
 use crate::transport::messages::{Ask, Refusal, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId, Wall};
 
@@ -45,6 +44,8 @@ pub struct WritePlan {
     pub ttl: Option<Duration>,
     /// What it supersedes.
     pub supersedes: Supersedes,
+    /// The generation of its bucket under which its context was given out, where that is to be looked at.
+    pub shown_under: Option<u64>,
     /// The request, where it carried an Idempotency-Key.
     pub request: Option<(RequestId, Fingerprint)>,
     /// W.
@@ -82,6 +83,8 @@ pub struct Wrote {
     pub object: Option<Object>,
     /// The resulting object's context: what a floor is made from, and a context where `alone`, or with the object.
     pub context: VersionVector,
+    /// The generation of its bucket under which it was written.
+    pub generation: u64,
     /// The resulting object's digest.
     pub digest: Digest,
     /// How many siblings it has.
@@ -122,7 +125,7 @@ enum Event {
 
 impl Coordinator {
     /// Writes an object, here or at an owner.
-    pub async fn put(&self, id: &ObjectId, plan: WritePlan) -> Result<Wrote, Error> {
+    pub async fn put(&self, id: &ObjectId, mut plan: WritePlan) -> Result<Wrote, Error> {
         let admitted = Arc::new(self.admit()?);
         let began = self.inner.env.clock.now();
         let deadline = began + plan.timeout;
@@ -131,6 +134,10 @@ impl Coordinator {
             let guard = self.inner.keeper.held().take();
             let located = self.locate(id)?;
             let known = Arc::clone(&located.known);
+            if plan.shown_under.take_if(|shown| *shown < located.generation).is_some() {
+                // The bucket was emptied since. What the client was shown is gone for good: nothing there is covered by it.
+                plan.supersedes = Supersedes::Covered(VersionVector::new());
+            }
             let wrote = self.write(located, &plan, began, deadline, (Arc::clone(&admitted), guard)).await;
             match wrote {
                 Err(error) if error.outcome == Outcome::NotApplied && self.goes_on(&known, deadline) => {}
@@ -176,7 +183,7 @@ impl Coordinator {
         let Err(short) = requirement.feasible(|store| self.takes(store, plan.grows())) else { return Ok(()) };
         match requirement.feasible(|store| self.takes(store, false)) {
             Ok(()) => Err(self.no_room(located, &short)),
-            Err(short) => Err(self.unavailable(located, &short, requirement.members().len())),
+            Err(short) => Err(self.unavailable(located, &short)),
         }
     }
 
@@ -434,6 +441,8 @@ impl Task {
             Event::Refused { from } => {
                 if self.coordinator.moved_on(&self.located.known)
                     && let Ok(located) = self.coordinator.locate(&self.located.id)
+                    // What was minted under a generation that has ended holds what was emptied: it goes nowhere any more.
+                    && located.generation == self.located.generation
                     // What N is by now may be less than was asked for: all of them, then.
                     && let Ok(requirement) = self
                         .coordinator
@@ -498,6 +507,7 @@ impl Task {
                 Ok(Wrote {
                     object: self.plan.return_body.then(|| coordinated.object.clone()),
                     context: coordinated.object.context().clone(),
+                    generation: self.located.generation,
                     digest: coordinated.digest,
                     siblings: u32::try_from(siblings).unwrap_or(u32::MAX),
                     alone: is_alone(&coordinated.object, coordinated.dot),
@@ -590,7 +600,6 @@ impl Task {
 
     /// Under other layouts than it was minted under, the own copy is asked again like any other.
     fn accept_here(&self, coordinated: &Coordinated) -> BoxFuture<'static, Event> {
-        let inner = Arc::clone(&self.coordinator.inner);
         let merge = MergeRequest {
             place: self.located.place.clone(),
             record: coordinated.record.clone(),
@@ -600,15 +609,11 @@ impl Task {
             cause: Cause::Written,
             epoch: coordinated.epoch,
         };
-        let (partition, bucket) = (self.located.place.partition, self.located.id.bucket.clone());
+        let (coordinator, judged) = (self.coordinator.clone(), self.coordinator.judge_own_write(&self.located));
         Box::pin(async move {
+            let inner = &coordinator.inner;
             let from = inner.me;
-            let Some(known) = inner.keeper.known() else { return Event::Failed { from, why: NoVote::Refused } };
-            let counted = known.live();
-            let named = Named { sender: from, newest: known.newest().version(), counted: &counted };
-            let Ok(layouts) = known.judge_write(named, partition, &bucket) else {
-                return Event::Failed { from, why: NoVote::Refused };
-            };
+            let Some(layouts) = judged else { return Event::Failed { from, why: NoVote::Refused } };
             match inner.replica.merge(merge).await {
                 Ok(flushed) => Event::Acked { from, layouts, flushed },
                 Err(fault) => Event::Failed { from, why: no_vote_of_fault(&fault) },

@@ -314,6 +314,7 @@ impl Coordinator {
             },
             ttl: write.payload.ttl_ms.map(Duration::from_millis),
             supersedes,
+            shown_under: None,
             request: id.zip(fingerprint).map(|(id, fingerprint)| (RequestId(id), Fingerprint(fingerprint))),
             w,
             durable: write.durable,

@@ -1,7 +1,8 @@
 //! The admin listener: health, metrics, and documents on how things are.
 //!
 //! Health is open to everybody who reaches the listener, so that orchestrators need no secret; all else asks for the
-//! bearer token where one is set. Layouts and hints are files of their own.
+//! bearer token where one is set. Layouts, hints, workers and repairs are files of their
+//! own.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use http_body_util::Full;
 use super::owners::json;
 use super::problem::Problem;
 use super::routes::{Answer, Routes};
-use super::{Api, hints, layouts};
+use super::{Api, hints, layouts, repairs, workers};
 use crate::kv::{Error, ErrorCode, Members};
 
 /// A secret that admin requests must carry. Kept as a hash, compared in constant time.
@@ -51,16 +52,8 @@ impl std::fmt::Debug for AdminToken {
 }
 
 /// Paths that are written down and not built yet.
-const NOT_YET: [&str; 8] = [
-    "/admin/repairs",
-    "/admin/tombstones",
-    "/admin/workers",
-    "/admin/drain",
-    "/admin/snapshots",
-    "/admin/staleness",
-    "/admin/regions",
-    "/admin/faults",
-];
+const NOT_YET: [&str; 6] =
+    ["/admin/tombstones", "/admin/drain", "/admin/snapshots", "/admin/staleness", "/admin/regions", "/admin/faults"];
 
 #[derive(Debug)]
 struct Admin {
@@ -94,6 +87,12 @@ async fn answer(admin: &Admin, request: Request) -> Result<Answer, Problem> {
     }
     if hints::PATHS.contains(&path) {
         return hints::answer(api, request).await;
+    }
+    if path == repairs::PATH {
+        return repairs::answer(api, request).await;
+    }
+    if let Some(asked) = workers::Asked::at(path) {
+        return workers::answer(api, asked, &request);
     }
     if !(health || matches!(path, "/metrics" | "/admin/status" | "/admin/members" | "/admin/ring")) {
         return Err(Problem::unrouted(path, &NOT_YET));

@@ -10,7 +10,7 @@ use super::owners::json;
 use super::problem::Problem;
 use super::routes::Answer;
 use crate::kv::layouts::Begun;
-use crate::kv::{Error, LayoutAdmin};
+use crate::kv::{Error, LayoutAdmin, REPAIR_ID};
 
 /// What a path asks for.
 pub(super) enum Asked {
@@ -56,6 +56,7 @@ pub(super) async fn answer(api: &Api, asked: Asked, request: Request) -> Result<
     let node = &api.node;
     match asked {
         Asked::Layout => json(&node.layout()),
+        Asked::Operation(id) if id.starts_with(REPAIR_ID) => json(&node.repair_operation(&id)?),
         Asked::Operation(id) => json(&LayoutAdmin::operation(&**node, &id)?),
         Asked::Plan => json(&node.plan(document(api, headers, body).await?).await?),
         Asked::Commit(plan) => begun(node.commit(plan, document(api, headers, body).await?).await),

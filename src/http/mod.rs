@@ -32,9 +32,11 @@ mod layouts;
 mod owners;
 mod params;
 mod problem;
+mod repairs;
 mod routes;
 mod serve;
 mod uri;
+mod workers;
 
 pub use admin::{AdminToken, admin_router};
 pub use routes::Routes;

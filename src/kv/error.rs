@@ -54,6 +54,8 @@ pub enum ErrorCode {
     LayoutConflict,
     /// The layouts' rules, or the risk, stand against it as things are (409).
     LayoutRefused,
+    /// Who would do it was told to pause (409).
+    Paused,
     /// Too few of those who decide answered in time: it may be decided yet (504).
     Undecided,
     /// There is no such plan, operation or member here (404).
@@ -74,7 +76,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::BadParameter,
         Self::BadContext,
         Self::ContextTooLarge,
@@ -96,6 +98,7 @@ impl ErrorCode {
         Self::ReplicasFailed,
         Self::LayoutConflict,
         Self::LayoutRefused,
+        Self::Paused,
         Self::Undecided,
         Self::NotKnown,
         Self::PreconditionFailed,
@@ -137,6 +140,7 @@ impl ErrorCode {
             Self::ReplicasFailed => "replicas_failed",
             Self::LayoutConflict => "layout_conflict",
             Self::LayoutRefused => "layout_refused",
+            Self::Paused => "paused",
             Self::Undecided => "undecided",
             Self::NotKnown => "not_known",
             Self::PreconditionFailed => "precondition_failed",

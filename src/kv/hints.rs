@@ -59,7 +59,7 @@ pub struct HintTarget {
     /// When the oldest was left (RFC 3339).
     pub oldest: String,
     /// `waiting` (it is down), `starting`, `replaying`, `backing_off`, `replaced` (it is no owner any more: they go to
-    /// those that are).
+    /// those that are), `paused` (the worker was told to).
     pub state: String,
     /// Hints replayed since the first of those that wait was left.
     pub replayed: u64,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, RepairView};
 use crate::env::BoxFuture;
 
 /// A node as operators use it to change the cluster.
@@ -138,7 +138,7 @@ pub struct OperationView {
     /// Its id.
     pub id: String,
     /// `unheard` (this node knows nothing of it yet), `running`, `done`, `superseded` (given up, or taken over by the next
-    /// layout), `lost` (another layout was decided in its place).
+    /// layout), `lost` (another layout was decided in its place), `incomplete` (a repair that did not get everywhere).
     pub state: String,
     /// Steps done.
     pub done: u64,
@@ -146,11 +146,14 @@ pub struct OperationView {
     pub total: u64,
     /// Seconds left, about; none where nothing can be said yet.
     pub eta_s: Option<u64>,
-    /// Why it did not come about.
+    /// Why it did not come about, or does not go on now.
     pub error: Option<String>,
     /// For whom it waits.
     #[serde(default)]
     pub waits_for: Vec<WaitView>,
+    /// What it has come to, where it is a repair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RepairView>,
 }
 
 /// What a change would come to.

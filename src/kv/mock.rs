@@ -14,8 +14,8 @@ use super::layouts::{
 };
 use super::{
     ContextToken, Counted, Error, ErrorCode, FloorToken, HintAdmin, Kv, LayoutAdmin, NodeView, Outcome, OwnerView,
-    Owners, PartitionView, ReadAnswer, ReadOptions, RingView, Status, Value, WriteAnswer, WriteOptions, check_ttl,
-    etag_of, open_context, payload_of, request_of, views,
+    Owners, PartitionView, ReadAnswer, ReadOptions, RepairAdmin, RingView, Status, Value, WorkerAdmin, WriteAnswer,
+    WriteOptions, check_ttl, etag_of, open_context, payload_of, request_of, views,
 };
 use crate::causality::{Dot, MergeRules, NodeClock, Object, Supersedes, TokenKeys, TokenKind, Write, write};
 use crate::env::BoxFuture;
@@ -154,6 +154,8 @@ impl MockKv {
         }
         let counted = counted(options.w)?;
         let context = options.context.as_ref().map(|token| open_context(&self.keys, id, token)).transpose()?;
+        // Its buckets are never emptied.
+        let context = context.map(|(_, context)| context);
         check_ttl(options.ttl, value.is_none())?;
         let request = options
             .idempotency_key
@@ -323,6 +325,10 @@ impl LayoutAdmin for MockNode {
 }
 
 impl HintAdmin for MockNode {}
+
+impl WorkerAdmin for MockNode {}
+
+impl RepairAdmin for MockNode {}
 
 impl NodeView for MockNode {
     fn owners(&self, id: &ObjectId) -> Result<Owners, Error> {

@@ -27,8 +27,10 @@ pub mod mock;
 pub mod plans;
 mod present;
 pub mod progress;
+mod repairs;
 mod view;
 pub mod wire;
+mod workers;
 
 pub use crate::quorum::{Counted, Repair as RepairMode};
 pub use bucket::{ANSWERED, BucketAdmin, BucketRules, BucketView, BucketWish, Buckets, Guard, LARGEST_OBJECT, Word};
@@ -38,10 +40,12 @@ pub use hints::{HintAdmin, HintTarget, HintsLeft, HintsView, HintsWaited};
 pub use layouts::LayoutAdmin;
 pub use lifetime::{LONGEST_TTL, Lifetime, LifetimeError};
 pub use present::{check_ttl, etag_of, expired, open_context, payload_of, request_of, views};
+pub use repairs::{REPAIR_ID, RepairAdmin, RepairBegun, RepairRequest, RepairView, unknown_repair};
 pub use view::{
     Addresses, Attention, ChangeView, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView,
     RingView, Status,
 };
+pub use workers::{ScrubView, Steer, WorkerAdmin, WorkerView, WorkersView, unknown_worker};
 
 /// What a client holds of an object's causal history: opaque, bound to bucket and key, authenticated. Send it with the
 /// next write to supersede exactly what it covers.

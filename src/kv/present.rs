@@ -69,9 +69,10 @@ pub fn check_ttl(ttl: Lifetime, deletes: bool) -> Result<(), Error> {
     }
 }
 
-/// What a client's context covers, if it is one of this cluster's and of this object.
-pub fn open_context(keys: &TokenKeys, id: &ObjectId, token: &ContextToken) -> Result<VersionVector, Error> {
-    keys.verify(TokenKind::Context, id, &token.0, MAX_CONTEXT_LEN).map_err(|wrong| {
+/// What a client's context covers, if it is one of this cluster's and of this object, and the generation of the bucket
+/// under which it was given out.
+pub fn open_context(keys: &TokenKeys, id: &ObjectId, token: &ContextToken) -> Result<(u64, VersionVector), Error> {
+    keys.open(TokenKind::Context, id, &token.0, MAX_CONTEXT_LEN).map_err(|wrong| {
         let code = match wrong {
             ContextError::TooLarge { .. } => ErrorCode::ContextTooLarge,
             _ => ErrorCode::BadContext,

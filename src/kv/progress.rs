@@ -151,5 +151,6 @@ pub fn operation_view(
         eta_s: eta.map(|seconds| seconds.ceil() as u64),
         error,
         waits_for: if runs { waits(view, beside) } else { Vec::new() },
+        repair: None,
     }
 }

@@ -7,6 +7,7 @@ use super::Node;
 use crate::cluster::{Known, Standing};
 use crate::kv::plans::{awaited_word, quoted};
 use crate::kv::{Attention, date};
+use crate::repair::{Transfers, Worker};
 use crate::ring::founding::{lonely, seedless};
 use crate::ring::risk::too_thin;
 use crate::ring::{BucketSettings, Layout, Member, MemberIndex};
@@ -154,6 +155,28 @@ impl Node {
             let text = format!("{quarantined} keys could not be read and are being fetched from the other owners");
             list.add("quarantined", text);
         }
+        if let Some(scrub) = self.scrub_view().filter(|scrub| scrub.gaps > 0) {
+            let text = format!(
+                "in {} partitions the last scrub met what could not even be named: merged from the other owners, but the \
+                 disk is damaged; give this node an empty one, and it is its own replacement",
+                scrub.gaps
+            );
+            list.add_with("disk_damaged", text, "quorate workers -o json");
+        }
+        for worker in self.inner.roster.all().into_iter().filter(Worker::is_paused) {
+            let name = worker.name();
+            let waits = self.inner.keeper.known().filter(|known| name == "transfers" && !known.view().is_complete());
+            let waits = match waits.map(|known| (known.newest().version(), self.transfers().map(Transfers::missing))) {
+                Some((version, missing)) => {
+                    let partitions: BTreeSet<_> = missing.unwrap_or_default().into_values().flatten().collect();
+                    format!("; layout {version} waits for it, {} partitions are not whole here yet", partitions.len())
+                }
+                None => String::new(),
+            };
+            let text =
+                format!("{name} was told to pause on this node, until it is resumed or the node restarts{waits}");
+            list.add_with("paused", text, &format!("quorate workers resume {name}"));
+        }
     }
 
     fn about_peer(&self, member: &Member, list: &mut List) {
@@ -162,7 +185,7 @@ impl Node {
         if !up.is_up(member.store) {
             let why = status.map_or_else(String::new, |status| status.why.clone());
             let text = format!("{} at {} is down: {why}", member.name, member.peer_address);
-            list.add_with("member_down", text, "quorate status");
+            list.add_with("member_down", text, "quorate members");
         }
         let ours = self.inner.peers.hello();
         let theirs = status.and_then(|status| status.hello.as_ref());
@@ -179,6 +202,10 @@ impl Node {
                 "deletes_only",
                 format!("{} takes no new values: its disk is filled up to its reserve", member.name),
             );
+        }
+        if status.is_some_and(|status| status.up && status.mood.pauses) {
+            let text = format!("background workers of {} were told to pause", member.name);
+            list.add_with("paused", text, "quorate workers");
         }
         if status.is_some_and(|status| status.mood.seedless) {
             list.add("no_seeds", no_seeds(member));

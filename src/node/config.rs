@@ -115,6 +115,10 @@ pub struct NodeConfig {
     pub repair_interval: Duration,
     /// Most bytes a second that comparisons move to make replicas equal; 0: as many as they can.
     pub repair_rate: usize,
+    /// How often everything stored here is read and recomputed.
+    pub scrub_interval: Duration,
+    /// Most bytes a second that are read for that; 0: as many as can be.
+    pub scrub_rate: usize,
     /// Whether nodes that ask to join are taken in, and wiped ones let back in, by themselves. Before it is a member:
     /// whether this node is.
     pub auto_join: bool,
@@ -144,6 +148,8 @@ impl Default for NodeConfig {
             transfer_rate: 64 << 20,
             repair_interval: Duration::from_secs(3600),
             repair_rate: 16 << 20,
+            scrub_interval: Duration::from_secs(7 * 24 * 3600),
+            scrub_rate: 8 << 20,
             max_hint_bytes: 256 << 20,
             hint_window: Duration::from_secs(3 * 3600),
             hint_rate: 64 << 20,
@@ -199,6 +205,7 @@ const MOST_OPERATIONS: usize = 1_000_000;
 const LONGEST_LABEL: usize = 255;
 const DRIFT: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_secs(60);
 const REPAIR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+const SCRUB: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
 const HINT_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
@@ -306,6 +313,7 @@ impl NodeConfig {
             return Err(ConfigError::new("node.limits.max_object", problem).against("node.limits.max_value"));
         }
         time("node.repair.interval", self.repair_interval, &REPAIR)?;
+        time("node.scrub.interval", self.scrub_interval, &SCRUB)?;
         rule(self.max_siblings >= 1, "node.limits.max_siblings", || "is at least 1, got 0".into())?;
         let requests = self.max_operations;
         rule((1..=MOST_OPERATIONS).contains(&requests), "node.limits.requests", || {
@@ -343,7 +351,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 29] = [
+        let broken: [(&str, Breaks); 30] = [
             ("cluster.partitions", |c| c.cluster.partitions = 1000),
             ("cluster.replicas_max", |c| c.cluster.replicas_max = 0),
             ("cluster.n", |c| c.cluster.n = 6),
@@ -362,6 +370,7 @@ mod tests {
             ("node.cache.blocks", |c| c.node.block_cache = 4096),
             ("node.limits.max_value", |c| c.node.max_value = 0),
             ("node.repair.interval", |c| c.node.repair_interval = Duration::ZERO),
+            ("node.scrub.interval", |c| c.node.scrub_interval = Duration::ZERO),
             ("node.limits.max_object", |c| c.node.max_object = 10),
             ("node.limits.max_object", |c| c.node.max_object = (16 << 20) + 1),
             ("node.limits.max_siblings", |c| c.node.max_siblings = 0),

@@ -46,7 +46,7 @@ impl Kv for Node {
 impl Node {
     async fn read(&self, id: &ObjectId, options: &ReadOptions) -> Result<ReadAnswer, Error> {
         let keys = self.serving()?;
-        let Found { object, digest, counted, explain, .. } = self.inner.coordinator.get(id, options).await?;
+        let Found { object, digest, generation, counted, explain, .. } = self.inner.coordinator.get(id, options).await?;
         let now = self.wall();
         let nothing = VersionVector::new();
         let context = object.as_ref().map_or(&nothing, |object| object.context());
@@ -54,7 +54,7 @@ impl Node {
         if !siblings.is_empty() {
             self.inner.metrics.quorum.siblings.observe(siblings.len() as f64);
         }
-        let (context, floor) = keys.sign_both(id, context);
+        let (context, floor) = keys.sign_both(id, generation, context);
         Ok(ReadAnswer {
             siblings,
             context: ContextToken(context),
@@ -105,6 +105,7 @@ impl Node {
         }
         check_ttl(options.ttl, value.is_none())?;
         let context = options.context.as_ref().map(|token| open_context(&keys, id, token)).transpose()?;
+        let (shown_under, context) = context.unzip();
         let request = options
             .idempotency_key
             .as_ref()
@@ -118,6 +119,7 @@ impl Node {
             ttl: options.ttl.within(rules.ttl).filter(|_| value.is_some()),
             payload: payload_of(value, self.inner.env.clock.wall()),
             supersedes,
+            shown_under,
             request,
             w: options.w,
             durable: options.durable,
@@ -135,7 +137,7 @@ impl Node {
         let now = self.wall();
         // A context names only what its holder was shown.
         let shown = wrote.alone || wrote.object.is_some();
-        let (context, floor) = keys.sign_both(id, &wrote.context);
+        let (context, floor) = keys.sign_both(id, wrote.generation, &wrote.context);
         WriteAnswer {
             context: shown.then_some(ContextToken(context)),
             floor: FloorToken(floor),

@@ -234,8 +234,12 @@ impl Node {
             let said = node.and_then(|node| heard.of(node)).and_then(|said| said.head.as_ref());
             said.map_or(0, |head| head.version)
         };
-        let wanting = !self.inner.replica.health().unsynced().is_empty();
-        let unsynced: BTreeSet<StoreId> = wanting.then_some(known.me).into_iter().collect();
+        let doubtful = |store: StoreId| match store == known.me {
+            true => !self.inner.replica.health().unsynced().is_empty(),
+            false => up.get(store).is_some_and(|peer| peer.mood.in_doubt),
+        };
+        let members = known.newest().members().iter().map(|member| member.store);
+        let unsynced: BTreeSet<StoreId> = members.filter(|store| doubtful(*store)).collect();
         let facts = Facts {
             candidates: &candidates,
             up: &|store| up.is_up(store),

@@ -23,7 +23,9 @@ mod config;
 mod hints;
 mod kv;
 mod layout;
+mod repairs;
 mod view;
+mod workers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -43,7 +45,9 @@ use crate::coordinator::{Coordinator, DataService, Limits};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::{PeerMood, Peers, Services};
-use crate::repair::{self, AntiEntropy, HintOptions, Hints, Repaired, Scope, Transfers};
+use crate::repair::{
+    self, AntiEntropy, HintOptions, Hints, Mending, Repaired, Roster, Scope, Scrub, ScrubOptions, Transfers,
+};
 use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
 use crate::ring::founding::{Directory, Terms, seedless};
 use crate::ring::{BucketSettings, Grid, Layout, Member};
@@ -94,11 +98,14 @@ struct Inner {
     coordinator: Coordinator,
     /// What works for this node once it is a member.
     workers: OnceLock<Workers>,
+    /// Those that run in the background, to be seen and steered.
+    roster: Roster,
     transport: Arc<dyn Transport>,
     keys: Mutex<Option<Arc<TokenKeys>>>,
     draining: AtomicBool,
     joiners: Joiners,
     desk: Mutex<layout::Desk>,
+    repairs: repairs::Repairs,
 }
 
 /// What works in the background for a member.
@@ -106,6 +113,9 @@ struct Workers {
     transfers: Transfers,
     entropy: AntiEntropy,
     hints: Hints,
+    mending: Arc<Mending>,
+    /// None where its report could not be read.
+    scrub: Option<Scrub>,
     steward: Steward,
 }
 
@@ -181,7 +191,7 @@ impl Node {
         let gossip = Arc::new(gossiper.clone());
         peers.open(Services { cluster: Arc::new(founding.clone()), gossip, data });
         let (keys, draining) = (Mutex::new(None), AtomicBool::new(false));
-        let (joiners, desk) = (founding.joiners().clone(), Mutex::default());
+        let (joiners, desk, roster) = (founding.joiners().clone(), Mutex::default(), Roster::new(&env));
         let inner = Inner {
             env,
             config,
@@ -193,11 +203,13 @@ impl Node {
             buckets,
             coordinator,
             workers: OnceLock::new(),
+            roster,
             transport,
             keys,
             draining,
             joiners,
             desk,
+            repairs: Mutex::default(),
         };
         let this = Self { inner: Arc::new(inner) };
         let tasks = this.inner.env.tasks.clone();
@@ -240,31 +252,36 @@ impl Node {
         let gossiper = inner.gossiper.clone();
         inner.buckets.follow(move || gossiper.heard(), inner.gossiper.watch());
         let window = inner.config.cluster.idempotency_window;
-        let Inner { env, keeper, replica, peers, metrics, config, .. } = &**inner;
+        let Inner { env, keeper, replica, peers, metrics, config, roster, .. } = &**inner;
         let rate = config.node.transfer_rate as u64;
         let data = || (replica.clone(), peers.clone(), keeper.clone());
         let (copy, links, keeps) = data();
-        repair::start(env, copy, links, keeps, window);
+        let mending = repair::start(env, copy, links, keeps, window, roster);
         let (copy, links, keeps) = data();
-        let transfers = Transfers::start(env, copy, links, keeps, Arc::clone(metrics), window, rate);
+        let transfers = Transfers::start(env, copy, links, keeps, Arc::clone(metrics), window, rate, roster);
         let (copy, links, keeps) = data();
-        repair::clear_leftovers(env, copy, links, keeps);
+        repair::clear_leftovers(env, copy, links, keeps, roster);
         let (copy, _, keeps) = data();
-        if let Err(failed) = repair::start_purging(env, copy, keeps, Arc::clone(metrics)) {
+        if let Err(failed) = repair::start_purging(env, copy, keeps, Arc::clone(metrics), roster) {
             error!(%failed, "what is left of emptied buckets cannot be dropped: the disk cannot be read");
         }
         let (copy, _, keeps) = data();
-        repair::start_expiry(env, copy, keeps);
+        repair::start_expiry(env, copy, keeps, roster);
         let (copy, links, keeps) = data();
         let (interval, rate) = (config.node.repair_interval, config.node.repair_rate as u64);
-        let entropy = AntiEntropy::start(env, copy, links, keeps, Arc::clone(metrics), window, interval, rate);
+        let entropy = AntiEntropy::start(env, copy, links, keeps, Arc::clone(metrics), window, interval, rate, roster);
         let (copy, links, keeps) = data();
         let options = HintOptions { window: config.node.hint_window, rate: config.node.hint_rate as u64 };
-        let hints = Hints::start(env, copy, links, keeps, Arc::clone(metrics), options);
+        let hints = Hints::start(env, copy, links, keeps, Arc::clone(metrics), options, roster);
+        let (copy, _, keeps) = data();
+        let options = ScrubOptions { interval: config.node.scrub_interval, rate: config.node.scrub_rate as u64 };
+        let scrub = Scrub::start(env, copy, keeps, Arc::clone(metrics), options, roster)
+            .inspect_err(|failed| error!(%failed, "what is stored here is not scrubbed: the disk cannot be read"))
+            .ok();
         let joiners = founding.joiners().clone();
         let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
         // Once: a node begins once.
-        let _ = inner.workers.set(Workers { transfers, entropy, hints, steward });
+        let _ = inner.workers.set(Workers { transfers, entropy, hints, mending, scrub, steward });
         self.tell_mood();
         inner.keeper.stand(Standing::Serving);
         info!(name = inner.config.node.name, "serving");
@@ -307,7 +324,8 @@ impl Node {
         let seedless = seedless(&node.seeds, &node.peer_address);
         let deletes_only = inner.replica.health().room().is_short();
         let in_doubt = !inner.replica.health().unsynced().is_empty();
-        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt });
+        let pauses = inner.roster.all().iter().any(repair::Worker::is_paused);
+        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt, pauses });
     }
 
     /// Compares what this node holds with the other owners, now, and makes equal what differs. Nothing before it serves.
@@ -381,6 +399,12 @@ impl Node {
     #[must_use]
     pub fn hints(&self) -> Option<&Hints> {
         self.inner.workers.get().map(|workers| &workers.hints)
+    }
+
+    /// What reading everything stored here came to, the last time or so far; none before this node is a member.
+    #[must_use]
+    pub fn scrub_report(&self) -> Option<repair::Report> {
+        self.inner.workers.get().and_then(|workers| workers.scrub.as_ref()).map(Scrub::report)
     }
 
     /// Who proposes what needs no operator; none before this node is a member.

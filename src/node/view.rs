@@ -5,8 +5,10 @@ use crate::kv::{
     Addresses, BucketAdmin, Error, ErrorCode, HintsLeft, MemberView, NodeView, OlderRing, OwnerView, Owners,
     PartitionView, RingView, Status, date,
 };
+use crate::metrics::{TransportMetrics, set_counter};
 use crate::replica::Waiting;
 use crate::ring::{Layout, Member};
+use crate::transport::counters::Stats;
 use crate::types::{ObjectId, StoreId, Wall};
 
 use super::Node;
@@ -117,6 +119,8 @@ impl NodeView for Node {
             metrics.replica.disk_size.set(bytes(space.total));
             metrics.replica.disk_reserve.set(bytes(reserve));
         }
+        show(&metrics.transport, &self.inner.transport.stats());
+        metrics.replica.queue.set(count(self.inner.replica.queued()));
         metrics.replica.deletes_only.set(i64::from(health.room().is_short()));
         let (keys, bytes) = self.inner.replica.hints().total();
         metrics.hints.waiting.set(i64::try_from(keys).unwrap_or(i64::MAX));
@@ -177,5 +181,20 @@ impl Node {
             since,
             layout: known,
         }
+    }
+}
+
+/// Shows what the transport has counted.
+fn show(metrics: &TransportMetrics, stats: &Stats) {
+    metrics.connections.set(i64::try_from(stats.open_inbound + stats.open_outbound).unwrap_or(i64::MAX));
+    for (counter, total) in [
+        (&metrics.frames_sent, stats.frames_out),
+        (&metrics.frames_received, stats.frames_in),
+        (&metrics.bytes_sent, stats.bytes_out),
+        (&metrics.bytes_received, stats.bytes_in),
+        (&metrics.bad_frames, stats.bad_checksums + stats.bad_frames),
+        (&metrics.rejected, stats.rejected_handshakes),
+    ] {
+        set_counter(counter, total);
     }
 }

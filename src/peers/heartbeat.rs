@@ -48,8 +48,14 @@ pub(super) fn start(peers: &Peers, store: StoreId, address: String) {
                     }
                 }
             }
-            // After one that was lost the next is due at once.
-            clock.sleep(every.saturating_sub(now.since(sent))).await;
+            // After one that was lost the next is due at once, and where somebody has just come in.
+            let mut come_in = std::pin::pin!(peers.inner.come_in.notified());
+            come_in.as_mut().enable();
+            tokio::select! {
+                biased;
+                () = &mut come_in => {}
+                () = clock.sleep(every.saturating_sub(now.since(sent))) => {}
+            }
         }
     });
 }

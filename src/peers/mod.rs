@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::env::{BoxFuture, Env};
 use crate::membership::{FailureDetector, PhiRules};
@@ -56,6 +56,8 @@ pub struct PeerMood {
     pub deletes_only: bool,
     /// It does not hold everything it owns: partitions of it are in doubt.
     pub in_doubt: bool,
+    /// Some of its background workers were told to pause.
+    pub pauses: bool,
 }
 
 impl PeerMood {
@@ -66,6 +68,7 @@ impl PeerMood {
             | u32::from(self.seedless) << 3
             | u32::from(self.deletes_only) << 4
             | u32::from(self.in_doubt) << 5
+            | u32::from(self.pauses) << 6
     }
 
     fn from_bits(bits: u32) -> Self {
@@ -76,6 +79,7 @@ impl PeerMood {
             seedless: bits & 8 != 0,
             deletes_only: bits & 16 != 0,
             in_doubt: bits & 32 != 0,
+            pauses: bits & 64 != 0,
         }
     }
 }
@@ -172,6 +176,10 @@ struct Inner {
     mood: ArcSwap<PeerMood>,
     /// Members that refuse this node.
     refusing: Mutex<BTreeSet<StoreId>>,
+    /// Members whose process was no member yet when it was asked. The first heartbeat of one says that it is, and that
+    /// it is to be asked again.
+    outside: Mutex<BTreeSet<StoreId>>,
+    come_in: Notify,
     /// The member of another cluster that called last.
     stranger: watch::Sender<Option<Stranger>>,
     metrics: Arc<Metrics>,
@@ -225,6 +233,8 @@ impl Peers {
             mood: ArcSwap::default(),
             metrics,
             refusing: Mutex::default(),
+            outside: Mutex::default(),
+            come_in: Notify::new(),
             stranger: watch::channel(None).0,
             services: ArcSwapOption::empty(),
         };
@@ -463,11 +473,15 @@ impl Peers {
                 };
                 let budget_us = u64::try_from(budget.as_micros()).unwrap_or(u64::MAX);
                 let request = Request { head: chain.newest().version(), counted, also, budget_us, ask: Some(ask) };
+                this.inner.metrics.transport.calls.inc();
                 this.inner.transport.call(&member.peer_address, Some(store), request, budget)
             };
             let sent = this.inner.env.clock.now();
             let answer = called.await;
             let now = this.inner.env.clock.now();
+            if answer.is_err() {
+                this.inner.metrics.transport.call_failures.inc();
+            }
             answer.map(|answer| {
                 this.note_latency(store, now.since(sent));
                 this.note_head(store, answer.reply.head);
@@ -544,6 +558,9 @@ impl Handler for Peers {
             Some(Ask::Heartbeat(theirs)) => {
                 let (this, progress) = (self.clone(), theirs.progress);
                 let beat = self.beat();
+                if this.inner.outside.lock().unwrap_or_else(PoisonError::into_inner).remove(&from.store) {
+                    this.inner.come_in.notify_waiters();
+                }
                 if this.inner.seen.is_news(&from, progress) {
                     // Beside the answer: a slow disk here must not make this node look dead.
                     let tasks = this.inner.env.tasks.clone();
@@ -553,6 +570,11 @@ impl Handler for Peers {
                     });
                 }
                 Box::pin(async move { Reply::new(Tell::Alive(beat)) })
+            }
+            // A process that waits outside, or was let go, has no word on who belongs to the cluster: a copied directory
+            // would take its answer for a member's that lets it in.
+            Some(Ask::Recall(_)) if !self.is_member() => {
+                Box::pin(async { Reply::refused(Refusal::NotOwner, "this process is no member of the cluster") })
             }
             Some(Ask::Recall(recall)) => {
                 let (this, remember) = (self.clone(), recall.remember);
@@ -590,6 +612,11 @@ fn member_of(chain: &Chain, store: StoreId) -> Option<&Member> {
 }
 
 impl Peers {
+    fn is_member(&self) -> bool {
+        let me = self.hello().store;
+        self.inner.chain.load().as_ref().is_some_and(|chain| member_of(chain, me).is_some())
+    }
+
     fn beat(&self) -> Heartbeat {
         Heartbeat {
             wall_ms: self.inner.env.clock.wall().0,

@@ -1,5 +1,6 @@
 //! Asking peers what they saw of this store before: was this data directory rolled back, or copied (I-MINT)?
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -9,7 +10,7 @@ use super::Peers;
 use crate::causality::{LastLife, Memory, Start, on_start};
 use crate::replica::{Bar, Fault};
 use crate::transport::CallError;
-use crate::transport::messages::{Ask, Recall, Tell};
+use crate::transport::messages::{Ask, Recall, Refusal, Tell};
 use crate::types::StoreId;
 
 /// How long a start waits for its peers' answers before it goes on under a new incarnation.
@@ -28,6 +29,8 @@ enum Said {
     Remembers(Remembered),
     /// The process that answers as this member will not have this node.
     Refuses(String),
+    /// The process that answers as this member is none (yet).
+    Outside,
     Nothing,
 }
 
@@ -45,6 +48,7 @@ async fn ask(peers: &Peers, store: StoreId, remember: bool) -> Said {
                 progress: told.progress,
                 kept: told.kept,
             }),
+            Some(Tell::Refused(refused)) if refused.why() == Refusal::NotOwner => Said::Outside,
             _ => Said::Nothing,
         },
         Err(CallError::Rejected(why)) if refuses_anybody(peers, store).await => Said::Refuses(why),
@@ -96,7 +100,7 @@ impl Peers {
                     answered.push(*store);
                 }
                 Said::Refuses(why) => refusal = Some(why),
-                Said::Nothing => {}
+                Said::Outside | Said::Nothing => {}
             }
         }
         // Where one member takes this node in, another's refusal is that one's trouble.
@@ -164,6 +168,10 @@ impl Peers {
 pub(super) async fn check(peers: &Peers, store: StoreId) -> bool {
     match ask(peers, store, false).await {
         Said::Nothing => false,
+        Said::Outside => {
+            peers.inner.outside.lock().unwrap_or_else(PoisonError::into_inner).insert(store);
+            false
+        }
         Said::Refuses(why) => {
             error!(why, "a member refuses this node");
             peers.note_refusal(store, true);

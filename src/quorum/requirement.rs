@@ -174,6 +174,14 @@ pub struct Unavailable {
     pub groups: Vec<GroupUp>,
 }
 
+impl Unavailable {
+    /// The layout in which too few are up: the newest of those.
+    #[must_use]
+    pub fn layout(&self) -> u64 {
+        self.groups.iter().find(|group| group.live < group.required).map_or(0, |group| group.layout)
+    }
+}
+
 /// Who has to answer at `level`, counted in every layout of `live` (in any order).
 ///
 /// # Errors

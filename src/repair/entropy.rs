@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use super::marks::Marks;
 use super::mend::merge_into;
 use super::rate::Rate;
+use super::worker::{Roster, Worker};
 use crate::causality::digest_of_record;
 use crate::cluster::{Known, LayoutKeeper};
 use crate::collect::Epoch;
@@ -34,7 +35,7 @@ use crate::ring::live::holders;
 use crate::ring::{BucketSettings, Layout};
 use crate::transport::messages::merkle::{CompareRoots, Descend};
 use crate::transport::messages::{Ask, Held, Read, Target, Tell, Write};
-use crate::types::{Mono, PartitionId, StoreId};
+use crate::types::{Bucket, Mono, PartitionId, StoreId};
 
 /// For one question: the other side may have to look at all keys of many partitions.
 const CALL_FOR: Duration = Duration::from_secs(15);
@@ -64,6 +65,9 @@ pub struct Repaired {
     pub keys: u64,
     /// Of those, keys that are equal now; with a dry run none.
     pub repaired: u64,
+    /// Keys that could not be made equal: refused, or the other side went away. Neither this nor `repaired` are keys that were
+    /// equal by the time they were looked at.
+    pub failed: u64,
     /// Bytes of records that were exchanged.
     pub bytes: u64,
     /// Pairs that could not be compared to the end.
@@ -77,19 +81,49 @@ impl Repaired {
         self.differed += other.differed;
         self.keys += other.keys;
         self.repaired += other.repaired;
+        self.failed += other.failed;
         self.bytes += other.bytes;
         self.unfinished += other.unfinished;
     }
 }
 
 /// What to compare.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scope {
+    /// This bucket alone.
+    pub bucket: Option<Bucket>,
     /// This partition alone.
     pub partition: Option<PartitionId>,
     /// Only say what differs.
     pub dry_run: bool,
+    /// Only with members whose store id is greater, so that of a pair one side compares.
+    pub once: bool,
 }
+
+impl Scope {
+    /// Whether what differs under a stored key is asked for.
+    fn names(&self, stored: &Bytes) -> bool {
+        let Some(bucket) = &self.bucket else { return true };
+        name_of(stored).is_some_and(|(id, _)| id.bucket == *bucket)
+    }
+
+    /// What is asked for of what two members own together.
+    fn of(&self, layout: &Layout, shared: Shared) -> Shared {
+        let class = self.bucket.as_ref().map(|bucket| layout.class_of(layout.settings(bucket)));
+        let mut asked = Shared::new();
+        for (mut classes, mut partitions) in shared {
+            classes.retain(|its| class.is_none_or(|class| class == *its));
+            partitions.retain(|partition| self.partition.is_none_or(|only| only == *partition));
+            if !classes.is_empty() && !partitions.is_empty() {
+                asked.entry(classes).or_default().extend(partitions);
+            }
+        }
+        asked
+    }
+}
+
+/// Told what a repair has come to so far.
+type Told<'a> = &'a (dyn Fn(&Repaired) + Send + Sync);
 
 /// Compares and repairs. Clones are the same worker.
 #[derive(Clone)]
@@ -106,6 +140,7 @@ struct Inner {
     window: Duration,
     interval: Duration,
     rate: Rate,
+    worker: Worker,
     /// One round at a time.
     turn: Turn<()>,
     due: Mutex<BTreeMap<StoreId, Due>>,
@@ -143,23 +178,31 @@ impl AntiEntropy {
         window: Duration,
         interval: Duration,
         rate: u64,
+        roster: &Roster,
     ) -> Self {
+        let about = "Compares what this node holds with the other owners, and makes equal what differs.";
+        let worker = roster.register("anti-entropy", about, Some(rate));
         let rate = Rate::new(env, rate, rate.max(1 << 20));
         let (turn, due, marks) = (Turn::new(()), Mutex::default(), Mutex::default());
         let env = env.clone();
-        let inner = Inner { env, replica, peers, keeper, metrics, window, interval, rate, turn, due, marks };
+        let inner = Inner { env, replica, peers, keeper, metrics, window, interval, rate, worker, turn, due, marks };
         let this = Self { inner: Arc::new(inner) };
         this.inner.env.tasks.spawn(this.clone().run());
         this
     }
 
     async fn run(self) {
+        let worker = &self.inner.worker;
+        let mut bell = worker.bell();
         loop {
-            self.inner.env.clock.sleep(TICK).await;
+            let told = worker.rest(&mut bell, TICK).await;
             let Some(known) = self.settled() else { continue };
+            if told {
+                self.repair(Scope::default()).await;
+            }
             self.visit_marked(&known).await;
             for peer in self.due_now(&known) {
-                let done = self.round(peer, Scope::default()).await;
+                let (done, _) = self.round(peer, &Scope::default(), &|_| {}).await;
                 if done.keys > 0 {
                     info!(%peer, ?done, "replicas differed");
                 }
@@ -186,7 +229,7 @@ impl AntiEntropy {
         };
         let Some((partition, told)) = marked.find(|(partition, _)| all_up(*partition)) else { return };
         self.marks().compared(partition);
-        let done = self.repair(Scope { partition: Some(partition), dry_run: false }).await;
+        let done = self.repair(Scope { partition: Some(partition), ..Scope::default() }).await;
         if done.unfinished == 0
             && let Err(fault) = self.inner.replica.unmark(partition, told).await
         {
@@ -196,12 +239,40 @@ impl AntiEntropy {
 
     /// Compares with every other owner that is up, now.
     pub async fn repair(&self, scope: Scope) -> Repaired {
-        let mut done = Repaired::default();
-        let Some(known) = self.settled() else { return Repaired { unfinished: 1, ..done } };
-        for peer in others(&known) {
-            done.add(self.round(peer, scope).await);
+        self.repair_and_tell(&scope, &|_| {}).await.0
+    }
+
+    /// As [`AntiEntropy::repair`], telling now and then how far it is; and why it did not get everywhere, if so.
+    pub async fn repair_and_tell(&self, scope: &Scope, told: Told<'_>) -> (Repaired, Option<String>) {
+        let (mut done, mut why) = (Repaired::default(), None);
+        let Some(known) = self.settled() else {
+            return (Repaired { unfinished: 1, ..done }, Some("layouts change".to_owned()));
+        };
+        for peer in self.asked(&known, scope) {
+            let before = done;
+            let so_far = |round: &Repaired| {
+                let mut sum = before;
+                sum.add(*round);
+                told(&sum);
+            };
+            let (round, trouble) = self.round(peer, scope, &so_far).await;
+            done.add(round);
+            why = trouble.or(why);
         }
-        done
+        (done, why)
+    }
+
+    /// How many pairs of a partition and another owner a repair would compare; none while layouts change.
+    #[must_use]
+    pub fn pairs(&self, scope: &Scope) -> Option<u64> {
+        let known = self.settled()?;
+        let of = |peer| scope.of(known.newest(), shared(known.newest(), known.me, peer)).into_values();
+        Some(self.asked(&known, scope).flat_map(of).map(|partitions| partitions.len() as u64).sum())
+    }
+
+    /// Whom a repair compares with.
+    fn asked<'a>(&self, known: &'a Known, scope: &'a Scope) -> impl Iterator<Item = StoreId> + 'a {
+        others(known).filter(|peer| !scope.once || known.me < *peer)
     }
 
     /// What is known of layouts, where just one is live and this node is a member of it.
@@ -243,15 +314,20 @@ impl AntiEntropy {
     }
 
     /// One round with one other member.
-    async fn round(&self, peer: StoreId, scope: Scope) -> Repaired {
+    async fn round(&self, peer: StoreId, scope: &Scope, told: Told<'_>) -> (Repaired, Option<String>) {
         let _turn = self.inner.turn.lock().await;
-        let mut done = Repaired::default();
-        let Some(known) = self.settled() else { return Repaired { unfinished: 1, ..done } };
-        for (classes, mut partitions) in shared(known.newest(), known.me, peer) {
-            partitions.retain(|partition| scope.partition.is_none_or(|only| only == *partition));
+        let (mut done, mut trouble) = (Repaired::default(), None);
+        let Some(known) = self.settled() else {
+            return (Repaired { unfinished: 1, ..done }, Some("layouts change".to_owned()));
+        };
+        let _run = self.inner.worker.begin();
+        for (classes, partitions) in scope.of(known.newest(), shared(known.newest(), known.me, peer)) {
             let mut unfinished: BTreeSet<PartitionId> = partitions.iter().copied().collect();
-            if let Err(why) = self.compare(&known, peer, classes, scope, &mut unfinished, &mut done).await {
+            if let Err(why) = self.compare(&known, peer, classes, scope, &mut unfinished, &mut done, told).await {
                 debug!(%peer, why, "a comparison ended early");
+                let why = format!("with {peer}: {why}");
+                self.inner.worker.failed(why.clone());
+                trouble = Some(why);
             }
             done.unfinished += unfinished.len() as u64;
         }
@@ -261,19 +337,21 @@ impl AntiEntropy {
         metrics.differed.inc_by(done.differed);
         metrics.repaired.inc_by(done.repaired);
         metrics.bytes.inc_by(done.bytes);
-        done
+        (done, trouble)
     }
 
     /// Compares partitions that both own for the same classes, and exchanges what differs. Takes out of `unfinished` what
     /// was compared to the end.
+    #[allow(clippy::too_many_arguments, reason = "what is compared, with whom, and what has become of it")]
     async fn compare(
         &self,
         known: &Known,
         peer: StoreId,
         classes: Vec<u16>,
-        scope: Scope,
+        scope: &Scope,
         unfinished: &mut BTreeSet<PartitionId>,
         done: &mut Repaired,
+        told: Told<'_>,
     ) -> Result<(), String> {
         let Inner { env, replica, .. } = &*self.inner;
         let width = if scope.dry_run { Width::Full } else { Width::Short };
@@ -281,16 +359,20 @@ impl AntiEntropy {
         let partitions: Vec<PartitionId> = unfinished.iter().copied().collect();
         let mut at_once = PARTITIONS;
         for some in partitions.chunks(PARTITIONS) {
+            self.inner.worker.progress((partitions.len() - unfinished.len()) as u64, partitions.len() as u64);
+            self.inner.worker.allowed().await;
             let (same, differ) = self.compare_roots(known, peer, &mut terms, some).await?;
             done.compared += (same.len() + differ.len()) as u64;
             done.differed += differ.len() as u64;
             unfinished.retain(|partition| !same.contains(partition));
+            told(done);
             let mut left = &differ[..];
             while !left.is_empty() {
                 let (now, later) = left.split_at(at_once.min(left.len()));
                 let mut walk = Walk::new(terms.clone(), now.iter().copied());
                 match self.walk(known, peer, &mut walk, scope, done).await {
                     Ok(()) => {
+                        told(done);
                         let ended =
                             |partition: &PartitionId| now.contains(partition) && !walk.unfinished().contains(partition);
                         unfinished.retain(|partition| !ended(partition));
@@ -342,11 +424,12 @@ impl AntiEntropy {
         known: &Known,
         peer: StoreId,
         walk: &mut Walk,
-        scope: Scope,
+        scope: &Scope,
         done: &mut Repaired,
     ) -> Result<(), String> {
         let Inner { replica, .. } = &*self.inner;
         loop {
+            self.inner.worker.allowed().await;
             self.still(known)?;
             let wanted = walk.wanted(replica.first_hour());
             if wanted.is_empty() {
@@ -368,7 +451,8 @@ impl AntiEntropy {
                 return Err("it answers something else".into());
             };
             let reply = reply.read().ok_or("its answer is none")?;
-            let found = walk.answered(reply).map_err(|unexpected| unexpected.to_string())?;
+            let mut found = walk.answered(reply).map_err(|unexpected| unexpected.to_string())?;
+            found.retain(|difference| scope.names(&difference.stored));
             done.keys += found.len() as u64;
             if !scope.dry_run {
                 self.exchange_all(known, peer, found, done).await;
@@ -393,6 +477,7 @@ impl AntiEntropy {
                     done.bytes += bytes;
                 }
                 Err(why) => {
+                    done.failed += 1;
                     self.inner.metrics.repair.failures.inc();
                     debug!(%peer, why, "a key that differs could not be made equal yet");
                 }

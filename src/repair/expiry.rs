@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{info, warn};
 
+use super::worker::Roster;
 use crate::cluster::LayoutKeeper;
 use crate::env::Env;
 use crate::replica::{Fault, Replica};
@@ -22,21 +23,29 @@ const ROUND: Duration = Duration::from_secs(60);
 const GIVE_WAY: Duration = Duration::from_millis(2);
 
 /// Begins to expire, in a task of the node.
-pub fn start(env: &Env, replica: Replica, keeper: LayoutKeeper) {
+pub fn start(env: &Env, replica: Replica, keeper: LayoutKeeper, roster: &Roster) {
     let this = Expiry { env: env.clone(), replica };
+    let worker = roster.register("expiry", "Drops what has outlived its horizon from the disk.", None);
+    let mut bell = worker.bell();
     env.tasks.spawn(async move {
         loop {
             // Not all nodes at once.
-            this.env.clock.sleep(ROUND / 2 + Duration::from_millis(this.env.entropy.below(60_000))).await;
+            let pause = ROUND / 2 + Duration::from_millis(this.env.entropy.below(60_000));
+            worker.rest(&mut bell, pause).await;
             let Some(newest) = keeper.newest() else { continue };
-            let mut dropped = 0;
+            let (_run, mut dropped) = (worker.begin(), 0);
             for partition in newest.grid().partitions() {
+                worker.progress(u64::from(partition.0), u64::from(newest.grid().q()));
+                worker.allowed().await;
                 match this.expire(partition).await {
                     Ok(some) => dropped += some,
                     // Clients have enough to do here; and a disk that takes no deletes is told of elsewhere.
                     Err(Fault::Overloaded | Fault::ReadOnly(_)) => {}
                     Err(Fault::Stopping) => return,
-                    Err(fault) => warn!(%partition, %fault, "what has expired could not be dropped yet"),
+                    Err(fault) => {
+                        warn!(%partition, %fault, "what has expired could not be dropped yet");
+                        worker.failed(format!("partition {partition}: {fault}"));
+                    }
                 }
             }
             if dropped > 0 {

@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
 use super::rate::Rate;
+use super::worker::{Roster, Worker};
 use crate::causality::digest_of_record;
 use crate::cluster::{Known, LayoutKeeper};
 use crate::env::Env;
@@ -83,6 +84,8 @@ pub enum Stage {
     BackingOff,
     /// It is no owner any more: they are being sent to those that are.
     Replaced,
+    /// The worker was told to pause.
+    Paused,
 }
 
 impl Stage {
@@ -95,6 +98,7 @@ impl Stage {
             Self::Replaying => "replaying",
             Self::BackingOff => "backing_off",
             Self::Replaced => "replaced",
+            Self::Paused => "paused",
         }
     }
 }
@@ -124,6 +128,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     window: Duration,
     rate: Rate,
+    worker: Worker,
     /// The owners that something is under way for.
     targets: Mutex<BTreeMap<StoreId, Replaying>>,
     /// Objects that are in memory because of hints, for all owners together: a window counts them, whatever their size.
@@ -158,12 +163,14 @@ impl Hints {
         keeper: LayoutKeeper,
         metrics: Arc<Metrics>,
         options: HintOptions,
+        roster: &Roster,
     ) -> Self {
         let HintOptions { window, rate } = options;
+        let worker = roster.register("hints", "Sends owners that are back what they missed.", Some(rate));
         let rate = Rate::new(env, rate, rate.min(BURST));
         let targets = Mutex::default();
         let turns = Semaphore::new(TURNS);
-        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, targets, turns };
+        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, worker, targets, turns };
         let this = Self { inner: Arc::new(inner) };
         env.tasks.spawn(this.clone().run());
         this
@@ -219,11 +226,15 @@ impl Hints {
     }
 
     async fn replay(self, target: StoreId) {
-        let Inner { env, peers, .. } = &*self.inner;
+        let Inner { env, peers, worker, .. } = &*self.inner;
         let (mut window, mut attempt, mut begun, mut swept) = (AdaptiveWindow::new(WINDOW), 0, false, None);
         let mut at = Bytes::new();
-        let mut changes = peers.watch();
+        let (mut changes, mut bell) = (peers.watch(), worker.bell());
         while !self.is_over(target) {
+            if worker.is_paused() {
+                self.tell(target, |replaying| replaying.stage = Stage::Paused);
+                worker.allowed().await;
+            }
             changes.mark_unchanged();
             self.sweep(target, &mut swept).await;
             let Some(replaced) = self.can_be_sent(target) else {
@@ -246,7 +257,11 @@ impl Hints {
             }
             let stage = if replaced { Stage::Replaced } else { Stage::Replaying };
             self.tell(target, |replaying| replaying.stage = stage);
-            match self.round(target, &mut window, &mut at).await {
+            let round = {
+                let _run = worker.begin();
+                self.round(target, &mut window, &mut at).await
+            };
+            match round {
                 Ok(()) => {
                     attempt = 0;
                     if self.is_over(target) {
@@ -255,13 +270,16 @@ impl Hints {
                     // They come faster than they go, or some cannot be sent now: not in a circle without a pause.
                     env.clock.sleep(LOOK_AGAIN).await;
                 }
+                // What is under way has ended; it goes on behind that.
+                Err(_) if worker.is_paused() => {}
                 Err(why) => {
                     debug!(%target, why, "what it missed cannot be sent now");
+                    worker.failed(format!("for {target}: {why}"));
                     self.inner.metrics.hints.failures.inc();
                     self.tell(target, |replaying| {
                         (replaying.stage, replaying.trouble) = (Stage::BackingOff, Some(why));
                     });
-                    env.clock.sleep(AGAIN.delay(attempt, env.entropy.u64())).await;
+                    worker.rest(&mut bell, AGAIN.delay(attempt, env.entropy.u64())).await;
                     attempt += 1;
                 }
             }
@@ -323,6 +341,9 @@ impl Hints {
                     window.on_failure();
                     unsent.get_or_insert(why);
                 }
+            }
+            if unsent.is_none() && self.inner.worker.is_paused() {
+                unsent = Some("it was told to pause".to_owned());
             }
             if unsent.is_none() && self.can_be_sent(target).is_none() {
                 unsent = Some("it is down".to_owned());

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tracing::{debug, info, warn};
 
+use super::worker::{Roster, Worker};
 use crate::cluster::{Known, LayoutKeeper};
 use crate::env::Env;
 use crate::peers::Peers;
@@ -41,19 +42,23 @@ struct Leftovers {
     replica: Replica,
     peers: Peers,
     keeper: LayoutKeeper,
+    worker: Worker,
 }
 
 /// Begins to look for what is left over, in a task of the node.
-pub fn start(env: &Env, replica: Replica, peers: Peers, keeper: LayoutKeeper) {
-    let leftovers = Leftovers { env: env.clone(), replica, peers, keeper };
+pub fn start(env: &Env, replica: Replica, peers: Peers, keeper: LayoutKeeper, roster: &Roster) {
+    let about = "Deletes what layouts have taken away from this node, once its owners hold all of it.";
+    let worker = roster.register("leftovers", about, None);
+    let leftovers = Leftovers { env: env.clone(), replica, peers, keeper, worker };
     env.tasks.spawn(leftovers.run());
 }
 
 impl Leftovers {
     async fn run(self) {
-        let mut changes = self.keeper.changes();
+        let (mut changes, mut bell) = (self.keeper.changes(), self.worker.bell());
         let (mut cleared, mut looked) = (0, self.env.clock.now());
         loop {
+            self.worker.allowed().await;
             changes.mark_unchanged();
             if self.env.clock.now().since(looked) >= LOOK_AGAIN {
                 // Whatever came in meanwhile, and however.
@@ -63,10 +68,12 @@ impl Leftovers {
             let mut left = false;
             if let Some(known) = known {
                 looked = self.env.clock.now();
+                let _run = self.worker.begin();
                 match self.round(&known).await {
                     Ok(()) => cleared = known.newest().version(),
                     Err(why) => {
                         debug!(why, "what is left over here is not covered by its owners yet");
+                        self.worker.failed(why);
                         left = true;
                     }
                 }
@@ -75,6 +82,7 @@ impl Leftovers {
             tokio::select! {
                 biased;
                 () = look_again => {}
+                () = bell.rung() => cleared = 0,
                 changed = changes.changed(), if !left => if changed.is_err() { return },
             }
         }
@@ -85,7 +93,10 @@ impl Leftovers {
         let classes = placements(known.chain.live());
         let view = known.view();
         let mut kept = None;
-        for partition in known.newest().grid().partitions() {
+        let grid = known.newest().grid();
+        for partition in grid.partitions() {
+            self.worker.progress(u64::from(partition.0), u64::from(grid.q()));
+            self.worker.allowed().await;
             if classes.iter().any(|bucket| view.may_delete(partition, bucket.as_ref())) {
                 match self.clear(known, partition).await {
                     Ok(0) => {}

@@ -5,12 +5,15 @@
 //! (I-ACK, I-OVERLAP). An owner that cannot read its own copy has nothing to give and has been asked; but where another
 //! copy is damaged and nobody holds one, nothing is released: that takes an operator.
 //!
-//! A source that was copied is not copied again in this incarnation: what is acknowledged later reaches this node by the
-//! write path.
+//! A source that was copied is not copied again until the partition is synced: what is acknowledged later reaches this
+//! node by the write path. What makes the partition unsynced once more (a second gap on the disk) comes after that, and
+//! every source is copied again.
+//!
+//! What nobody holds is given up where an operator says so ([`Mending::accept_loss`]): the key reads as never written.
 //!
 //! Bounds: one worker; one page of 1 MiB and 64 merges under way per source; tries again every 250 ms to 5 s.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +23,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use tracing::{info, warn};
 
+use super::worker::{Roster, Worker};
 use crate::causality::{MergeRules, Object, decode_object, encode_object};
 use crate::cluster::LayoutKeeper;
 use crate::collect::Epoch;
@@ -47,6 +51,46 @@ pub struct Mending {
     pub keys: AtomicU64,
     /// Partitions completely synced.
     pub partitions: AtomicU64,
+    /// Keys given up: nobody holds what was in them.
+    pub given_up: AtomicU64,
+    /// Partitions in which keys may be given up, with how many said so who have not taken it back.
+    accepted: Mutex<BTreeMap<PartitionId, usize>>,
+}
+
+impl Mending {
+    /// Keys of a partition that nobody holds may be given up, for as long as this lives, or another of the same partition.
+    #[must_use]
+    pub fn accept_loss(self: &Arc<Self>, partition: PartitionId) -> Accepted {
+        *self.accepted().entry(partition).or_insert(0) += 1;
+        Accepted { mending: Arc::clone(self), partition }
+    }
+
+    fn accepts_loss(&self, partition: PartitionId) -> bool {
+        self.accepted().contains_key(&partition)
+    }
+
+    fn accepted(&self) -> MutexGuard<'_, BTreeMap<PartitionId, usize>> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody's word that keys of a partition may be given up; dropped, it is taken back.
+#[derive(Debug)]
+pub struct Accepted {
+    mending: Arc<Mending>,
+    partition: PartitionId,
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        let mut accepted = self.mending.accepted();
+        if let Some(count) = accepted.get_mut(&self.partition) {
+            *count -= 1;
+            if *count == 0 {
+                accepted.remove(&self.partition);
+            }
+        }
+    }
 }
 
 struct Mender {
@@ -55,11 +99,13 @@ struct Mender {
     peers: Peers,
     keeper: LayoutKeeper,
     window: Duration,
+    worker: Worker,
     done: Arc<Mending>,
     copied: Mutex<Copied>,
 }
 
-/// What was copied in this incarnation, under these live layouts: under others it may be others that have to be.
+/// What was copied, of partitions that are not synced yet, in this incarnation and under these live layouts: under others
+/// it may be others that have to be.
 #[derive(Debug)]
 struct Copied {
     incarnation: Incarnation,
@@ -78,23 +124,37 @@ enum Theirs {
 }
 
 /// Begins to mend, in a task of the node.
-pub fn start(env: &Env, replica: Replica, peers: Peers, keeper: LayoutKeeper, window: Duration) -> Arc<Mending> {
+pub fn start(
+    env: &Env,
+    replica: Replica,
+    peers: Peers,
+    keeper: LayoutKeeper,
+    window: Duration,
+    roster: &Roster,
+) -> Arc<Mending> {
     let done = Arc::new(Mending::default());
     let incarnation = replica.identity().incarnation();
     let copied = Mutex::new(Copied { incarnation, live: Vec::new(), whole: BTreeSet::new() });
-    let mender = Mender { env: env.clone(), replica, peers, keeper, window, done: Arc::clone(&done), copied };
-    env.tasks.spawn(mender.run());
+    let about = "Merges what could not be read, and partitions whose state is in doubt, from every other owner.";
+    let (env, worker) = (env.clone(), roster.register("mending", about, None));
+    let tasks = env.tasks.clone();
+    let mender = Mender { env, replica, peers, keeper, window, worker, done: Arc::clone(&done), copied };
+    tasks.spawn(mender.run());
     done
 }
 
 impl Mender {
     async fn run(self) {
-        let mut changes = self.replica.health().watch();
+        let (mut changes, mut bell) = (self.replica.health().watch(), self.worker.bell());
         let mut again = AGAIN_AT_LEAST;
         loop {
+            self.worker.allowed().await;
             changes.mark_unchanged();
             let before = (self.done.keys.load(Ordering::Relaxed), self.done.partitions.load(Ordering::Relaxed));
-            self.round().await;
+            {
+                let _run = (!self.replica.health().is_well()).then(|| self.worker.begin());
+                self.round().await;
+            }
             let after = (self.done.keys.load(Ordering::Relaxed), self.done.partitions.load(Ordering::Relaxed));
             if self.replica.health().is_well() {
                 again = AGAIN_AT_LEAST;
@@ -104,20 +164,32 @@ impl Mender {
                 }
             } else {
                 again = if before == after { (again * 2).min(AGAIN_AT_MOST) } else { AGAIN_AT_LEAST };
-                self.env.clock.sleep(again).await;
+                self.worker.rest(&mut bell, again).await;
             }
         }
     }
 
     async fn round(&self) {
-        for partition in self.replica.health().unsynced() {
+        let (unsynced, quarantined) = (self.replica.health().unsynced(), self.replica.health().quarantined());
+        let total = (unsynced.len() + quarantined.len()) as u64;
+        let mut tried = 0;
+        let mut next = async || {
+            self.worker.progress(tried, total);
+            tried += 1;
+            self.worker.allowed().await;
+        };
+        for partition in unsynced {
+            next().await;
             if let Err(why) = self.sync(partition).await {
                 warn!(%partition, why, "a partition cannot be synced yet");
+                self.worker.failed(format!("partition {partition}: {why}"));
             }
         }
         for (partition, stored) in self.replica.health().quarantined() {
+            next().await;
             if let Err(why) = self.mend(partition, stored).await {
                 warn!(%partition, why, "a quarantined key cannot be mended yet");
+                self.worker.failed(format!("a key of partition {partition}: {why}"));
             }
         }
     }
@@ -180,6 +252,8 @@ impl Mender {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
         self.replica.mark_synced(partition).await.map_err(|fault| fault.to_string())?;
+        // Whatever befalls it from here on is not in what was copied.
+        self.copied().whole.retain(|(at, _)| *at != partition);
         self.done.partitions.fetch_add(1, Ordering::Relaxed);
         if !others.is_empty() {
             info!(%partition, sources = others.len(), "a partition is synced");
@@ -250,8 +324,10 @@ impl Mender {
         let Some((id, generation)) = name_of(&stored) else { return Err("it is no object".into()) };
         let (live, others) = (self.live(), self.others(partition));
         let complete = self.complete(partition, &id.bucket);
-        if complete.is_empty() {
-            return Err("there is no other owner that is complete: what it held can only be given up".into());
+        let accepts = self.done.accepts_loss(partition);
+        let given_up = format!("`quorate repair --partition {partition} --accept-data-loss` gives it up");
+        if complete.is_empty() && !accepts {
+            return Err(format!("there is no other owner that is complete; {given_up}"));
         }
         let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
         let said = join_all(others.iter().map(|store| self.ask(*store, target.clone()))).await;
@@ -277,12 +353,18 @@ impl Mender {
         if self.live() != live {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
-        if damaged && !found {
-            return Err("another owner's copy is damaged as well, and nobody holds one".into());
+        if damaged && !found && !accepts {
+            return Err(format!("another owner's copy is damaged as well, and nobody holds one; {given_up}"));
         }
+        let lost = (damaged || complete.is_empty()) && !found;
         self.merge(target, encode_object(&merged), least, Cause::Mend).await.map_err(|fault| fault.to_string())?;
         self.done.keys.fetch_add(1, Ordering::Relaxed);
-        info!(%partition, "a quarantined key is whole again");
+        if lost {
+            self.done.given_up.fetch_add(1, Ordering::Relaxed);
+            warn!(%partition, "a key that nobody holds is GIVEN UP, as it was told");
+        } else {
+            info!(%partition, "a quarantined key is whole again");
+        }
         Ok(())
     }
 
@@ -326,4 +408,20 @@ pub(super) async fn merge_into(
     }
     let class = layout.class_of(settings);
     replica.merge(MergeRequest { place, record, rules, class, flush: false, cause, epoch }).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_accepted_until_all_who_did_have_taken_it_back() {
+        let mending = Arc::new(Mending::default());
+        let (first, second) = (mending.accept_loss(PartitionId(3)), mending.accept_loss(PartitionId(3)));
+        assert!(!mending.accepts_loss(PartitionId(4)));
+        drop(first);
+        assert!(mending.accepts_loss(PartitionId(3)), "the other one is still under way");
+        drop(second);
+        assert!(!mending.accepts_loss(PartitionId(3)));
+    }
 }

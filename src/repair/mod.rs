@@ -4,8 +4,9 @@
 //! [`Transfers`], which merge what a new layout gives this node; [`clear_leftovers`], which deletes what it has taken
 //! away, once that is safe; [purging](start_purging), which drops what was in buckets before they were emptied; and
 //! [expiry](start_expiry), which drops what has outlived its horizon; [`Hints`], which send owners what they missed; and
-//! [`AntiEntropy`], which compares Merkle trees with the other owners and makes equal what differs. Scrub and collection
-//! join them here.
+//! [`AntiEntropy`], which compares Merkle trees with the other owners and makes equal what differs; [`Scrub`], which
+//! reads everything again and finds what a disk has spoilt. Each is a [`Worker`], listed and steered by name. Collection
+//! joins them here.
 
 mod entropy;
 mod expiry;
@@ -15,12 +16,16 @@ mod marks;
 mod mend;
 mod purge;
 mod rate;
+mod scrub;
 mod transfer;
+mod worker;
 
 pub use entropy::{AntiEntropy, Repaired, Scope};
 pub use expiry::start as start_expiry;
 pub use hints::{HintOptions, Hints, Replaying, Stage, wait_for as wait_for_hints};
 pub use leftover::start as clear_leftovers;
-pub use mend::{Mending, start};
+pub use mend::{Accepted, Mending, start};
 pub use purge::start as start_purging;
+pub use scrub::{Report, Scrub, ScrubOptions};
 pub use transfer::{Progress, Transfers};
+pub use worker::{Log, Roster, Worker};

@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{info, warn};
 
+use super::worker::{Roster, Worker};
 use crate::cluster::LayoutKeeper;
 use crate::env::Env;
 use crate::metrics::Metrics;
@@ -42,11 +43,18 @@ struct Purger {
     replica: Replica,
     keeper: LayoutKeeper,
     metrics: Arc<Metrics>,
+    worker: Worker,
     done: BTreeMap<Bucket, Tidied>,
 }
 
 /// Begins to purge, in a task of the node.
-pub fn start(env: &Env, replica: Replica, keeper: LayoutKeeper, metrics: Arc<Metrics>) -> Result<(), StorageError> {
+pub fn start(
+    env: &Env,
+    replica: Replica,
+    keeper: LayoutKeeper,
+    metrics: Arc<Metrics>,
+    roster: &Roster,
+) -> Result<(), StorageError> {
     let mut done = BTreeMap::new();
     for entry in replica.storage().scan(Keyspace::Meta, Included(PREFIX), Excluded(END)) {
         let (key, value) = entry?;
@@ -58,25 +66,31 @@ pub fn start(env: &Env, replica: Replica, keeper: LayoutKeeper, metrics: Arc<Met
             done.insert(bucket, (generation, class));
         }
     }
-    let purger = Purger { env: env.clone(), replica, keeper, metrics, done };
+    let about = "Drops what was in buckets before they were emptied, and hangs objects where a changed n wants them.";
+    let worker = roster.register("purging", about, None);
+    let purger = Purger { env: env.clone(), replica, keeper, metrics, worker, done };
     env.tasks.spawn(purger.run());
     Ok(())
 }
 
 impl Purger {
     async fn run(mut self) {
-        let (mut changes, mut again) = (self.keeper.changes(), AGAIN);
+        let (mut changes, mut again, mut bell) = (self.keeper.changes(), AGAIN, self.worker.bell());
         loop {
+            self.worker.allowed().await;
             changes.mark_unchanged();
             if let Err(fault) = self.round().await {
+                self.worker.failed(fault.to_string());
                 warn!(%fault, "older generations of buckets could not be dropped yet");
-                self.env.clock.sleep(again).await;
+                self.worker.rest(&mut bell, again).await;
                 again = (2 * again).min(AGAIN_AT_MOST);
                 continue;
             }
             again = AGAIN;
-            if changes.changed().await.is_err() {
-                return;
+            tokio::select! {
+                biased;
+                changed = changes.changed() => if changed.is_err() { return },
+                () = bell.rung() => {}
             }
         }
     }
@@ -102,7 +116,9 @@ impl Purger {
         let due = self.due(layout);
         let left = &self.metrics.replica.purging;
         left.set(i64::try_from(due.len()).unwrap_or(i64::MAX));
-        for (bucket, wanted) in due {
+        let (_run, total) = ((!due.is_empty()).then(|| self.worker.begin()), due.len() as u64);
+        for (done, (bucket, wanted)) in (0..).zip(due) {
+            self.worker.progress(done, total);
             let dropped = self.tidy(layout, &bucket, wanted).await?;
             let key = Bytes::from([PREFIX, bucket.as_str().as_bytes()].concat());
             let value = [&wanted.0.to_be_bytes()[..], &wanted.1.to_be_bytes()].concat();
@@ -119,6 +135,7 @@ impl Purger {
     async fn tidy(&self, layout: &Layout, bucket: &Bucket, (generation, class): Tidied) -> Result<u64, Fault> {
         let mut dropped = 0;
         for partition in layout.grid().partitions() {
+            self.worker.allowed().await;
             loop {
                 let (some, all) = self.patiently(|| self.replica.drop_before(partition, bucket, generation)).await?;
                 dropped += some;

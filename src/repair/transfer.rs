@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use super::mend::merge_into;
 use super::rate::Rate;
+use super::worker::{Roster, Worker};
 use crate::cluster::{LayoutKeeper, resume_key};
 use crate::collect::Epoch;
 use crate::env::Env;
@@ -77,6 +78,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     window: Duration,
     rate: Rate,
+    worker: Worker,
     progress: Mutex<Progress>,
 }
 
@@ -97,6 +99,7 @@ impl std::fmt::Debug for Transfers {
 impl Transfers {
     /// Begins to copy, in a task of the node; `rate`: at most so many bytes a second, 0: as many as there are.
     #[must_use]
+    #[allow(clippy::too_many_arguments, reason = "what a worker works with, and its setting")]
     pub fn start(
         env: &Env,
         replica: Replica,
@@ -105,10 +108,13 @@ impl Transfers {
         metrics: Arc<Metrics>,
         window: Duration,
         rate: u64,
+        roster: &Roster,
     ) -> Self {
+        let about = "Copies what layouts give this node from every owner of the older ones.";
+        let worker = roster.register("transfers", about, Some(rate));
         let rate = Rate::new(env, rate, rate.max(u64::from(PAGE)));
         let progress = Mutex::default();
-        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, progress };
+        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, worker, progress };
         let this = Self { inner: Arc::new(inner) };
         env.tasks.spawn(this.clone().run());
         this
@@ -125,19 +131,33 @@ impl Transfers {
     }
 
     async fn run(self) {
-        let Inner { env, keeper, .. } = &*self.inner;
-        let mut changes = keeper.changes();
+        let Inner { env, keeper, worker, .. } = &*self.inner;
+        let (mut changes, mut bell, mut run) = (keeper.changes(), worker.bell(), None);
         loop {
+            worker.allowed().await;
             changes.mark_unchanged();
+            if run.is_none() && self.gains() {
+                run = Some(worker.begin());
+            }
             let missing = self.round().await;
+            if !missing {
+                run = None;
+            }
             // Where nothing is missing only a change can bring work.
             let look_again = if missing { ROUND } else { Duration::from_secs(60) };
             tokio::select! {
                 biased;
                 changed = changes.changed() => if changed.is_err() { return },
+                () = bell.rung() => {}
                 () = env.clock.sleep(look_again) => {}
             }
         }
+    }
+
+    /// Whether layouts give this node something that it has not merged yet.
+    fn gains(&self) -> bool {
+        let known = self.inner.keeper.known().filter(|known| known.is_member());
+        known.is_some_and(|known| !known.view().to_merge(&known.merged).is_empty())
     }
 
     /// Copies what can be copied now; tells whether anything is missing still.
@@ -155,6 +175,9 @@ impl Transfers {
             }
             progress.total = progress.total.max(left);
             progress.done = progress.total - left;
+            if left > 0 {
+                self.inner.worker.progress(progress.done, progress.total);
+            }
         }
         if gains.is_empty() {
             let mut progress = self.progress();
@@ -211,7 +234,10 @@ impl Transfers {
         for (partition, source) in pairs {
             match &remembered {
                 Ok(()) => {
-                    self.progress().done += 1;
+                    let mut progress = self.progress();
+                    progress.done += 1;
+                    self.inner.worker.progress(progress.done, progress.total);
+                    drop(progress);
                     metrics.layout.transfers.inc();
                     debug!(%partition, %source, layout, "merged whole");
                 }
@@ -226,6 +252,7 @@ impl Transfers {
             Stopped::Failed(why) => {
                 self.inner.metrics.layout.transfer_failures.inc();
                 warn!(%partition, %source, why, "a transfer stopped, and goes on later");
+                self.inner.worker.failed(why.clone());
                 self.progress().trouble = Some(why);
             }
         }
@@ -245,8 +272,10 @@ impl Transfers {
         // Where an earlier try for this layout got to.
         let mut after = self.point(&resume).filter(|(_, of)| *of == layout).map(|(after, _)| after).unwrap_or_default();
         loop {
+            // Before anything is held: a pause here keeps no newer layout waiting.
+            self.inner.worker.allowed().await;
             // What is merged here is in flight: newer layouts are not acked before it has ended.
-            let _guard = keeper.held().take();
+            let guard = keeper.held().take();
             if keeper.newest().is_none_or(|newest| newest.version() != layout) {
                 // What this node is given, and keeps of what it merged, is another question by now.
                 return Err(Stopped::NotYet);
@@ -267,7 +296,6 @@ impl Transfers {
                 return Err(failed(format!("it cannot read {} of its keys", unreadable.len())));
             }
             let (objects, bytes) = (entries.len() as u64, entries.iter().map(|entry| entry.record.len() as u64).sum());
-            self.inner.rate.pace(bytes).await;
             self.merge_all(entries, Epoch(epoch)).await.map_err(failed)?;
             metrics.layout.transferred_objects.inc_by(objects);
             metrics.layout.transferred_bytes.inc_by(bytes);
@@ -276,9 +304,14 @@ impl Transfers {
                 progress.objects += objects;
                 progress.bytes += bytes;
             }
+            if let Some(next) = &next {
+                let point = (resume.clone(), point(layout, next));
+                replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
+            }
+            drop(guard);
+            // Nor does a pace. The last page is paid for, too: of most partitions there is no other.
+            self.inner.rate.pace(bytes).await;
             let Some(next) = next else { return Ok(!after.is_empty()) };
-            let point = (resume.clone(), point(layout, &next));
-            replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
             after = next;
         }
     }

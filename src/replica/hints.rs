@@ -6,7 +6,7 @@
 //! sent as well.
 //!
 //! What is not kept, because there are too many hints, or no room, or for too long, marks its partition, durably and in
-//! the same batch: its owners are to be compared.
+//! the same batch: its owners are to be compared. A scrub that puts right what it cannot vouch for leaves the same mark.
 //!
 //! Left to others: who is left one (`coordinator`), when they are sent (`repair`).
 //!
@@ -184,6 +184,13 @@ impl Shard {
             && self.hints.mark(partition)
         {
             work.marks.push(partition);
+        }
+    }
+
+    /// Marks a partition of which more than a hint may have been lost: its owners are to be compared.
+    pub(super) fn mark_for_comparison(&self, partition: PartitionId, batch: &mut Batch) {
+        if self.hints.mark(partition) {
+            batch.put(Keyspace::Meta, book::mark_key(partition), vec![1]);
         }
     }
 

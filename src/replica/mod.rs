@@ -21,6 +21,7 @@ mod index;
 mod place;
 mod recent;
 mod room;
+mod scrub;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub use hints::{Hint, HintBook, HintEnd, HintPage, Waiting};
 pub use identity::{Bar, Identity, Opened, Renewal};
 pub use place::{Place, name_of, range_of};
 pub use room::{Reserve, Room};
+pub use scrub::{Leaves, Scrubbed};
 pub use shard::{Cause, Coordinated, MergeRequest, MintRequest};
 
 use crate::causality::{Horizon, horizon_of_record};
@@ -343,6 +345,12 @@ impl Replica {
             })
         })
         .await?
+    }
+
+    /// Requests that wait for a storage thread.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.inner.queues.iter().map(|queue| queue.max_capacity() - queue.capacity()).sum()
     }
 
     /// Takes in what waits, flushes it, ends the storage threads. With `clean`, and unless a commit failed, leaves the

@@ -11,7 +11,7 @@
 //!
 //! Bounds: the queue (`QUEUE`; full: refused before the mint) and the operations of a batch (`BATCH`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -142,6 +142,8 @@ pub(super) struct Loaded {
     stored: Option<(Digest, u32)>,
     /// What storage is to hold, where that is something else.
     dirty: Option<Dirty>,
+    /// It may hang under leaves, and what hangs there cannot be read any more.
+    unknown: bool,
 }
 
 struct Dirty {
@@ -272,6 +274,7 @@ impl Shard {
         self.metrics.replica.commits.inc();
         self.metrics.replica.commit_objects.observe(waiting.len() as f64);
         let nothing_new = batch.is_empty();
+        let began = self.env.clock.now();
         if !nothing_new && let Err(failed) = self.identity.move_on() {
             self.fail(&failed);
             return (std::time::Duration::ZERO, Finished { waiting, result: Err(Fault::from_commit(&failed)) });
@@ -284,6 +287,11 @@ impl Shard {
         };
         match committed {
             Ok(committed) => {
+                let replica = &self.metrics.replica;
+                replica.commit_seconds.observe(self.env.clock.now().since(began).as_secs_f64());
+                if durability == Durability::Flush {
+                    replica.flushes.inc();
+                }
                 if !mended.is_empty() {
                     self.health.release(&mended);
                 }
@@ -323,16 +331,29 @@ impl Shard {
     /// Takes a key out of service: a new tenure of its partition before the next mint, for dots that only this copy
     /// held are forgotten (I-MINT).
     pub(super) fn quarantine(&self, place: &Place, why: &str) -> Fault {
-        if self.health.quarantine(place.partition, place.stored.clone()) {
-            self.metrics.replica.quarantines.inc();
-            error!(partition = %place.partition, why, "a stored object cannot be read: quarantined until fetched from the other owners");
-            if !self.env.buggify.breaks("a quarantine begins a tenure")
-                && let Err(failed) = self.identity.new_tenure(place.partition)
-            {
-                self.fail(&failed);
-            }
+        if self.isolate(place, why) {
+            self.forgets_dots(place.partition);
         }
         Fault::Damaged
+    }
+
+    /// Takes a key out of service; tells whether it was in it. Before the next mint [`Shard::forgets_dots`] is to follow.
+    pub(super) fn isolate(&self, place: &Place, why: &str) -> bool {
+        let new = self.health.quarantine(place.partition, place.stored.clone());
+        if new {
+            self.metrics.replica.quarantines.inc();
+            error!(partition = %place.partition, why, "a stored object cannot be read: quarantined until fetched from the other owners");
+        }
+        new
+    }
+
+    /// A new tenure of a partition in which keys were quarantined.
+    pub(super) fn forgets_dots(&self, partition: PartitionId) {
+        if !self.env.buggify.breaks("a quarantine begins a tenure")
+            && let Err(failed) = self.identity.new_tenure(partition)
+        {
+            self.fail(&failed);
+        }
     }
 
     pub(super) fn load<'a>(
@@ -345,12 +366,12 @@ impl Shard {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
                 let found = match self.read(place)? {
-                    None => Loaded { object: Object::new(), stored: None, dirty: None },
+                    None => Loaded { object: Object::new(), stored: None, dirty: None, unknown: false },
                     Some(record) => {
                         let digest = digest_of_record(&record);
                         let object = decode_object(record).map_err(|bad| self.quarantine(place, &bad.to_string()))?;
                         let hour = hour_of(object.horizon());
-                        Loaded { object, stored: Some((digest, hour)), dirty: None }
+                        Loaded { object, stored: Some((digest, hour)), dirty: None, unknown: false }
                     }
                 };
                 Ok(entry.insert(found))
@@ -359,18 +380,24 @@ impl Shard {
     }
 
     /// What a quarantined key is mended on: what can be read there after all (a disk that failed once may not the second
-    /// time, and this copy may be the only one of what it acknowledged), else nothing.
+    /// time, and this copy may be the only one of what it acknowledged), whatever its index entry says; else nothing.
     fn load_to_mend(&self, place: &Place) -> Loaded {
-        if let Ok(Some(record)) = self.storage.get(Keyspace::Objects, &place.stored) {
+        let entry = self.storage.get(Keyspace::Index, &place.stored);
+        let says = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| index_digest(entry));
+        let record = self.storage.get(Keyspace::Objects, &place.stored);
+        let lost = !matches!(record, Ok(None));
+        if let Ok(Some(record)) = record {
             let digest = digest_of_record(&record);
             if let Ok(object) = decode_object(record) {
-                let stored = Some((digest, hour_of(object.horizon())));
-                return Loaded { object, stored, dirty: None };
+                let its = (digest, hour_of(object.horizon()));
+                // Where they disagree nobody knows which of them hangs under the leaf: it is recomputed.
+                let unknown = says.is_some_and(|says| says != its);
+                return Loaded { object, stored: (!unknown).then_some(its), dirty: None, unknown };
             }
         }
-        // Its contribution to the Merkle leaf is the index entry's, if that can be read.
-        let entry = self.storage.get(Keyspace::Index, &place.stored).ok().flatten();
-        Loaded { object: Object::new(), stored: entry.and_then(|entry| index_digest(&entry)), dirty: None }
+        // Its contribution to the Merkle leaf is the index entry's; where that cannot be read, the leaf is recomputed.
+        let unknown = says.is_none() && !matches!((entry, lost), (Ok(None), false));
+        Loaded { object: Object::new(), stored: says, dirty: None, unknown }
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -562,6 +589,15 @@ impl Shard {
     pub(super) fn batch_of(&self, loaded: BTreeMap<Bytes, Loaded>) -> Batch {
         let mut batch = Batch::new();
         let hung = self.hang(&loaded, &mut batch);
+        let mut unknown: BTreeMap<PartitionId, BTreeSet<Bytes>> = BTreeMap::new();
+        for (stored, entry) in loaded.iter().filter(|(_, entry)| entry.unknown) {
+            if let Some(Dirty { partition, .. }) = entry.dirty {
+                unknown.entry(partition).or_default().insert(stored.clone());
+            }
+        }
+        for (partition, keys) in unknown {
+            self.unhang(partition, &keys, &mut batch);
+        }
         let now = self.env.clock.now();
         for (stored, entry) in loaded {
             let Some(Dirty { record, partition, leaf, .. }) = entry.dirty else { continue };
@@ -588,6 +624,7 @@ impl Shard {
                 Some((record, digest)) => {
                     let siblings = u32::try_from(entry.object.siblings().len()).unwrap_or(u32::MAX);
                     batch.put(Keyspace::Index, stored.clone(), index_entry(&digest, siblings, horizon));
+                    self.metrics.replica.bytes_written.inc_by(record.len() as u64);
                     batch.put(Keyspace::Objects, stored, record);
                 }
                 None => {

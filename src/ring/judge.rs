@@ -1,10 +1,11 @@
 //! A replica's judgement of a request, by the layouts it names.
 //!
-//! Every request names the newest layout its sender knows and those in which its quorum is counted. A refusal is no
-//! vote; it carries what is live here, and the sender goes on with the same dot. An acknowledgement counts only in the
-//! layouts that the request named *and* that were live here when it was accepted: for a later one the sender asks
-//! again, also those that acknowledged before, since between the two an owner may have lost the partition, deleted it
-//! and got it back empty.
+//! Every request names the newest layout its sender knows and those in which its quorum is counted. A write has to be
+//! counted in the newest that is known here, whatever its sender has heard since it began: accepted for an older one
+//! alone it could be acknowledged while who owns the object next is told nothing of it. A refusal is no vote; it carries
+//! what is live here, and the sender goes on with the same dot. An acknowledgement counts only in the layouts that the
+//! request named *and* that were live here when it was accepted: for a later one the sender asks again, also those that
+//! acknowledged before, since between the two an owner may have lost the partition, deleted it and got it back empty.
 
 use super::live::{View, holders};
 use super::sync::Merged;
@@ -56,6 +57,10 @@ impl View<'_> {
         bucket: Option<&Bucket>,
     ) -> Result<Vec<u64>, Refusal> {
         let mut live = self.judge_sender(named)?;
+        if !named.counted.contains(&self.chain.newest().version()) {
+            // The sender knows the newest layout by now, but began before it did, and counts without it.
+            return Err(self.refused(Unfit::Behind));
+        }
         live.retain(|version| {
             let layout = self.chain.get(*version);
             layout.is_some_and(|layout| holders(layout, partition, bucket).contains(self.me))

@@ -30,7 +30,7 @@ use crate::node::{ClusterConfig, Config, Node, NodeConfig, StartError};
 use crate::replica::{self, Audit};
 use crate::ring::Grid;
 use crate::storage::memory::Platter;
-use crate::storage::{Durability, Storage, StorageError};
+use crate::storage::{Durability, Keyspace, Storage, StorageError};
 use crate::transport::Transport;
 use crate::types::{Incarnation, ObjectId};
 
@@ -505,6 +505,11 @@ impl Cluster {
             Some(node) => self.disk(machine, |disk| disk.damage(&**node.replica().storage(), pick)),
             None => self.disk(machine, |disk| disk.damage_closed(pick)),
         }
+    }
+
+    /// Damages this entry of a machine's disk, if there is one; says whether there was.
+    pub fn damage_entry(&self, machine: usize, keyspace: Keyspace, key: &[u8]) -> bool {
+        self.disk(machine, |disk| disk.damage_entry(keyspace, key))
     }
 
     /// Why not all is well: one line for each machine whose node does not serve, does not mint, has keys or partitions

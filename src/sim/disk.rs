@@ -97,6 +97,11 @@ impl SimDisk {
         self.disk.damage(Keyspace::Objects, &key).then_some(key)
     }
 
+    /// Damages this entry, if there is one; says whether there was.
+    pub fn damage_entry(&self, keyspace: Keyspace, key: &[u8]) -> bool {
+        self.disk.damage(keyspace, key)
+    }
+
     /// As [`SimDisk::damage`], while no process has the directory open.
     pub fn damage_closed(&self, pick: u64) -> Option<Bytes> {
         let reader = self.disk.open().ok()?;

@@ -105,8 +105,11 @@ impl Options {
             Variety::Members => return options,
             Variety::Wiped => {
                 // A power cut that may have taken what was not flushed is made good from *every* other owner, and a wiped
-                // one holds nothing to make it good with.
+                // one holds nothing to make it good with. So is what was minted, sent, and then not taken by a disk that failed.
                 options.durability = Durability::Flush;
+                for kind in [Kind::DiskError, Kind::DiskFull] {
+                    options.profile.kinds.remove(&kind);
+                }
                 options.always(Kind::Wipe);
             }
             Variety::Copied => options.always(Kind::Copy),
@@ -117,7 +120,7 @@ impl Options {
                 options.nodes = 5 + usize::try_from(entropy.below(MACHINES as u64 - 4)).unwrap_or(0);
                 let (every, machines) = (options.profile.every, MACHINES.min(options.nodes + 2));
                 options.profile = Profile { every, ..Profile::quorum(machines, 3, length) };
-                for kind in [Kind::Wipe, Kind::Copy, Kind::RollBack, Kind::DiskDamage] {
+                for kind in [Kind::Wipe, Kind::RollBack, Kind::DiskDamage] {
                     options.profile.kinds.remove(&kind);
                 }
             }

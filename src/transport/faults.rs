@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::counters::Stats;
 use super::messages::{Ask, Refusal, Reply, Request};
 use super::{Answer, CallError, Handler, Hello, Stranger, Transport};
 use crate::env::{BoxFuture, Env};
@@ -208,6 +209,10 @@ impl Transport for Faults {
             let call = shared.call(fault, address, Held { expect, request, deadline });
             env.timeout(deadline, call).await.unwrap_or(Err(CallError::TimedOut))
         })
+    }
+
+    fn stats(&self) -> Stats {
+        self.shared.inner.stats()
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {

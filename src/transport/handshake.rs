@@ -92,7 +92,12 @@ pub enum HandshakeError {
     #[error("no common protocol version: {0:?} here, {1:?} there; upgrade the older node")]
     Protocol((u16, u16), (u16, u16)),
     /// Members of two clusters.
-    #[error("other cluster: {mine} here, {} there ({:?} at {:?})", .stranger.cluster, .stranger.name, .stranger.address)]
+    #[error(
+        "other cluster: {mine} here, {} there ({:?} at {:?}). One of the two has the other's address among its seeds or \
+         took it over: set node.seeds and node.advertise right; a node changes its cluster only with an empty data \
+         directory",
+        .stranger.cluster, .stranger.name, .stranger.address
+    )]
     OtherCluster {
         /// Ours.
         mine: ClusterId,

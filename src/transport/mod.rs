@@ -156,6 +156,11 @@ pub trait Transport: Send + Sync + 'static {
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Answer, CallError>>;
 
+    /// What it has counted since it began.
+    fn stats(&self) -> counters::Stats {
+        counters::Stats::default()
+    }
+
     /// Closes every connection and stops listening. Requests under way are [`CallError::Lost`].
     fn shutdown(&self) -> BoxFuture<'static, ()>;
 }

@@ -6,9 +6,26 @@ use std::net::TcpListener;
 use quorate::cluster::Standing;
 use quorate::kv::NodeView;
 use quorate::node::{Config, Node};
+use quorate::replica;
+use quorate::ring::Grid;
 
 /// Partitions of their ring.
 pub(crate) const PARTITIONS: u32 = 64;
+
+/// What a node's own store holds, read past everything that serves it, with nothing amiss. An audit is many reads of a
+/// store that goes on working: what it finds amiss counts once the store stood still and it is found again.
+pub(crate) fn audit(node: &Node, partitions: u32) -> replica::Audit {
+    let grid = Grid::new(partitions).unwrap();
+    let mut before = None;
+    loop {
+        let audit = replica::audit(&**node.replica().storage(), grid).unwrap();
+        if audit.wrong.is_empty() {
+            return audit;
+        }
+        assert_ne!(before, Some(audit.clone()), "it says so twice");
+        before = Some(audit);
+    }
+}
 
 /// Addresses nobody listens on: taken and given back.
 fn free_addresses(count: usize) -> Vec<String> {

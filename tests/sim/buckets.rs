@@ -1,7 +1,7 @@
 //! Buckets on whole clusters: n under load, purges between writes, settings that reach whoever was away.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate::kv::{
@@ -11,7 +11,7 @@ use quorate::kv::{
 use quorate::quorum::Level;
 use quorate::replica::name_of;
 use quorate::sim::cluster::{Cluster, Setup};
-use quorate::sim::net::Death;
+use quorate::sim::net::{Death, Link};
 use quorate::sim::time::{self, SimTime};
 use quorate::types::{Bucket, Key, ObjectId};
 use serde_json::{Value, json};
@@ -175,6 +175,111 @@ fn a_purge_holds_also_for_whoever_was_away() {
             }
             let gone = || copies(&cluster).len() == 10;
             assert!(cluster.until(60 * SECOND, gone).await, "seed {seed}: {:?}", copies(&cluster));
+            cluster.end();
+        });
+    }
+}
+
+fn proofs(cluster: &Cluster) -> u64 {
+    (0..cluster.len()).map(|at| cluster.node(at).unwrap().metrics().replica.rollback_proofs.get()).sum()
+}
+
+/// A context of before the purge covers nothing of what is there after it, and proves nothing about those who minted what
+/// it names: they have not forgotten it, it was emptied.
+#[test]
+fn a_context_from_before_a_purge_proves_nothing_and_covers_nothing() {
+    for seed in 1..=6 {
+        sim(seed, |time| async move {
+            let cluster = Cluster::founded(time, Setup::new(seed, 3)).await;
+            let mut contexts = Vec::new();
+            for key in 0..9 {
+                let kv = cluster.kv(key % 3).unwrap();
+                kv.put(id(&format!("k{key}")), "old".into(), WriteOptions::default()).await.unwrap();
+                contexts.push(get(&cluster, key % 3, &format!("k{key}"), Level::Quorum).await.unwrap().context);
+            }
+            cluster.node(0).unwrap().purge_bucket(bucket(), 10 * SECOND).await.unwrap();
+            complete(&cluster).await;
+            for (key, context) in contexts.into_iter().enumerate() {
+                let name = format!("k{key}");
+                if key % 2 == 0 {
+                    let kv = cluster.kv((key + 1) % 3).unwrap();
+                    kv.put(id(&name), "first".into(), WriteOptions::default()).await.unwrap();
+                }
+                let options = WriteOptions { context: Some(context), ..WriteOptions::default() };
+                // By whom it was minted, by whom it was not, and by handing over.
+                cluster.kv((key / 3) % 3).unwrap().put(id(&name), "second".into(), options).await.unwrap();
+                let read = get(&cluster, 2, &name, Level::All).await.unwrap();
+                let mut held: Vec<_> = read.siblings.iter().map(|s| s.value.as_ref().unwrap().bytes.clone()).collect();
+                held.sort();
+                assert_eq!(held, if key % 2 == 0 { vec!["first", "second"] } else { vec!["second"] }, "{name}");
+                let options = WriteOptions { context: Some(read.context), ..WriteOptions::default() };
+                cluster.kv(key % 3).unwrap().put(id(&name), "third".into(), options).await.unwrap();
+                let read = get(&cluster, 1, &name, Level::All).await.unwrap();
+                assert_eq!(value(&read).as_deref(), Some("third"), "a context of now does cover");
+            }
+            assert_eq!(proofs(&cluster), 0, "seed {seed}");
+            cluster.end();
+        });
+    }
+}
+
+/// Writes without pause while the bucket is emptied again and again: what was acknowledged before a purge was asked for
+/// never shows after it was answered, whatever was under way meanwhile, and nobody is taken for rolled back.
+#[test]
+fn writes_under_way_while_a_bucket_is_emptied_bring_nothing_back() {
+    for seed in 1..=6 {
+        sim(seed, |time| async move {
+            let cluster = Cluster::founded(time, Setup::new(seed, 3)).await;
+            // One hears of everything late: what it coordinates meanwhile is minted under what was before.
+            let late = seed as usize % 3;
+            let slow = Duration::from_millis(300);
+            for other in (0..3).filter(|other| *other != late) {
+                let link = Link { delay_min: slow / 3, delay_max: slow, ..Link::default() };
+                cluster.net().set_link(&cluster.address(other), &cluster.address(late), Some(link));
+            }
+            let (over, writes) = (Cell::new(false), Cell::new(0));
+            let acked = RefCell::new(BTreeSet::<String>::new());
+            let client = async |client: usize| {
+                let mut step = 0;
+                while !over.get() {
+                    step += 1;
+                    let text = format!("{client}-{step}");
+                    // Blind, so that values pile up where they can.
+                    let kv = cluster.kv((client + step) % 3).unwrap();
+                    if kv.put(id("hot"), text.clone().into(), WriteOptions::default()).await.is_ok() {
+                        acked.borrow_mut().insert(text);
+                    }
+                    writes.set(writes.get() + 1);
+                    time.sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let purges = async {
+                for turn in 0..8 {
+                    time.sleep(Duration::from_millis(300)).await;
+                    let before = acked.borrow().clone();
+                    cluster.node(turn % 3).unwrap().purge_bucket(bucket(), 30 * SECOND).await.unwrap();
+                    for wait in [Duration::ZERO, 2 * slow, 2 * slow] {
+                        time.sleep(wait).await;
+                        for at in 0..3 {
+                            // Patient: what goes to the late one and back takes its time.
+                            let options = ReadOptions { timeout: 20 * SECOND, ..ReadOptions::default() };
+                            let read = cluster.kv(at).unwrap().get(id("hot"), options).await.unwrap();
+                            for value in read.siblings.iter().filter_map(|sibling| sibling.value.as_ref()) {
+                                let text = std::str::from_utf8(&value.bytes).unwrap();
+                                assert!(
+                                    !before.contains(text),
+                                    "seed {seed}: {text} was emptied, and is there at n{at}"
+                                );
+                            }
+                        }
+                    }
+                    complete(&cluster).await;
+                }
+                over.set(true);
+            };
+            tokio::join!(purges, client(0), client(1), client(2), client(3));
+            assert!(writes.get() > 1000, "there was load: {}", writes.get());
+            assert_eq!(proofs(&cluster), 0, "seed {seed}");
             cluster.end();
         });
     }

@@ -20,4 +20,5 @@ mod options;
 mod plants;
 mod repair;
 mod scenarios;
+mod scrub;
 mod seeds;

@@ -5,7 +5,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::kv::{Lifetime, NodeView as _, ReadOptions, RepairMode, WriteOptions};
+use quorate::kv::{
+    ErrorCode, Lifetime, NodeView as _, ReadOptions, RepairAdmin as _, RepairMode, RepairRequest, RepairView, Steer,
+    WorkerAdmin as _, WriteOptions,
+};
 use quorate::metrics::RepairMetrics;
 use quorate::quorum::Level;
 use quorate::repair::{Repaired, Scope};
@@ -101,6 +104,23 @@ fn a_node_that_missed_writes_becomes_equal_without_a_reader() {
 }
 
 #[test]
+fn a_paused_worker_compares_nothing_until_it_is_resumed() {
+    sim(7, |time| async move {
+        let cluster = drifted(time, Setup::new(7, 3)).await;
+        let tell = |steer| (0..3).for_each(|at| drop(cluster.node(at).unwrap().steer("anti-entropy", steer).unwrap()));
+        tell(Steer::Pause);
+        // What is under way stops at its next safe point.
+        time.sleep(20 * SECOND).await;
+        let rounds = sum(&cluster, |repair| repair.compared.get());
+        assert!(!cluster.until(3 * MINUTE, || are_equal(&cluster)).await, "nobody compares");
+        assert_eq!(sum(&cluster, |repair| repair.compared.get()), rounds);
+        tell(Steer::Resume);
+        assert!(cluster.until(2 * MINUTE, || are_equal(&cluster)).await, "replicas still differ");
+        cluster.end();
+    });
+}
+
+#[test]
 fn a_dry_run_says_what_differs_and_changes_nothing() {
     sim(1, |time| async move {
         // Hints lie there unused: those that are dropped would have their partitions compared.
@@ -126,11 +146,11 @@ fn a_dry_run_says_what_differs_and_changes_nothing() {
         let dry = Scope { dry_run: true, ..Scope::default() };
         time.sleep(30 * SECOND).await;
         // Soon after n2 came up it was compared, once: what was fresh then was left out.
-        let said = fresh.repair(dry).await;
+        let said = fresh.repair(dry.clone()).await;
         assert_eq!((said.keys, said.repaired, said.bytes, said.unfinished), (7, 0, 0, 0), "{said:?}");
-        assert_eq!(fresh.repair(dry).await, said, "it changed nothing");
+        assert_eq!(fresh.repair(dry.clone()).await, said, "it changed nothing");
         let partition = cluster.node(1).unwrap().owners(&id("k0")).unwrap().partition;
-        let one = Scope { partition: Some(PartitionId(partition)), dry_run: false };
+        let one = Scope { partition: Some(PartitionId(partition)), ..Scope::default() };
         let done = fresh.repair(one).await;
         assert!((1..7).contains(&done.repaired) && done.keys == done.repaired, "{done:?}");
         let rest = fresh.repair(Scope::default()).await;
@@ -139,6 +159,82 @@ fn a_dry_run_says_what_differs_and_changes_nothing() {
         assert_eq!((keys, unfinished), (0, 0));
         assert_eq!(differed, 0);
         assert!(are_equal(&cluster));
+        cluster.end();
+    });
+}
+
+/// What a repair that every node was asked for comes to, all together.
+async fn asked_of_all(cluster: &Cluster, request: &RepairRequest) -> RepairView {
+    let mut all = RepairView::default();
+    for at in 0..cluster.len() {
+        let node = cluster.node(at).unwrap();
+        let begun = node.begin_repair(request.clone()).unwrap();
+        let ended = || node.repair_operation(&begun.id).unwrap().state != "running";
+        assert!(cluster.until(5 * MINUTE, ended).await, "it does not end");
+        let operation = node.repair_operation(&begun.id).unwrap();
+        assert_eq!((operation.state.as_str(), operation.done), ("done", operation.total), "{operation:?}");
+        let repair = operation.repair.unwrap();
+        assert_eq!(repair.compared, operation.total);
+        all.compared += repair.compared;
+        all.keys += repair.keys;
+        all.repaired += repair.repaired;
+        all.bytes += repair.bytes;
+    }
+    all
+}
+
+#[test]
+fn a_repair_that_is_asked_for_is_followed_to_its_end_and_keeps_to_its_bucket() {
+    sim(2, |time| async move {
+        let cluster = Cluster::new(time, Setup::new(2, 3));
+        // Nobody compares by itself.
+        (0..3).for_each(|at| cluster.tell(at, |config| config.node.repair_interval = 24 * 60 * MINUTE));
+        cluster.start_all().await;
+        assert!(cluster.until_well(MINUTE).await);
+        for (bucket, keys) in [("repair", 5), ("other", 4)] {
+            for key in 0..keys {
+                let id = ObjectId::new(Bucket::new(bucket).unwrap(), Key::new(format!("k{key}")).unwrap());
+                let options = WriteOptions { w: Level::All, ..WriteOptions::default() };
+                cluster.kv(key % 3).unwrap().put(id, Bytes::from("new").into(), options).await.unwrap();
+            }
+        }
+        time.sleep(MINUTE).await;
+        // A copy loses what it had, and does not know it.
+        let lost = cluster.node(2).unwrap();
+        lost.replica().new_tenures((0..16).map(PartitionId).collect()).await.unwrap();
+        for partition in (0..16).map(PartitionId) {
+            lost.replica().forget(partition, std::sync::Arc::new(|_: &Bucket| true)).await.unwrap();
+        }
+        let dry = RepairRequest { dry_run: true, once: true, ..RepairRequest::default() };
+        let all = asked_of_all(&cluster, &dry).await;
+        assert_eq!((all.compared, all.keys, all.repaired, all.bytes), (3 * 16, 2 * 9, 0, 0), "n2 differs from both");
+        let other = RepairRequest { bucket: Some("other".into()), once: true, ..RepairRequest::default() };
+        let done = asked_of_all(&cluster, &other).await;
+        assert!(done.repaired >= 4 && done.keys >= 4 && done.bytes > 0, "{done:?}");
+        let left = asked_of_all(&cluster, &dry).await;
+        assert_eq!(left.keys, 2 * 5, "the other bucket alone was repaired");
+        asked_of_all(&cluster, &RepairRequest::default()).await;
+        assert_eq!(asked_of_all(&cluster, &dry).await.keys, 0);
+        assert!(are_equal(&cluster));
+
+        let node = cluster.node(0).unwrap();
+        let wrong = |request: RepairRequest| node.begin_repair(request).unwrap_err();
+        let bucket = wrong(RepairRequest { bucket: Some("a/b".into()), ..RepairRequest::default() });
+        let partition = wrong(RepairRequest { partition: Some(16), ..RepairRequest::default() });
+        let loss = wrong(RepairRequest { accept_data_loss: true, ..RepairRequest::default() });
+        for (wrong, says) in [(bucket, "bucket"), (partition, "0 to 15, got 16"), (loss, "one partition")] {
+            assert!(wrong.code == ErrorCode::BadParameter && wrong.detail.contains(says), "{wrong:?}");
+        }
+        assert_eq!(node.repair_operation("repair-0").unwrap_err().code, ErrorCode::NotKnown);
+        node.steer("anti-entropy", Steer::Pause).unwrap();
+        let paused = wrong(RepairRequest::default());
+        assert!(paused.code == ErrorCode::Paused && paused.detail.contains("workers resume anti-entropy"), "{paused}");
+        node.steer("anti-entropy", Steer::Resume).unwrap();
+        cluster.crash(2, Death::Killed);
+        time.sleep(6 * SECOND).await;
+        let begun = node.begin_repair(RepairRequest::default()).unwrap();
+        assert!(cluster.until(5 * MINUTE, || node.repair_operation(&begun.id).unwrap().state == "incomplete").await);
+        assert!(node.repair_operation(&begun.id).unwrap().error.unwrap().starts_with("16 pairs could not"));
         cluster.end();
     });
 }

@@ -109,8 +109,34 @@ fn tokens_never_change() {
     let keys = TokenKeys::new(&[b"secret"]);
     let token = keys.sign(C, &id("b", b"k"), &[Dot::new(ActorId(1), Stamp(2))].into_iter().collect());
     assert_eq!(token, "AWMIp3BP4HRThv5TKfG2OfjvAAAAAAAAAAEAAAAAAAAAAg");
-    let (context, floor) = keys.sign_both(&id("b", b"k"), &[Dot::new(ActorId(1), Stamp(2))].into_iter().collect());
+    let (context, floor) = keys.sign_both(&id("b", b"k"), 0, &[Dot::new(ActorId(1), Stamp(2))].into_iter().collect());
     assert_eq!(context, token);
     assert_eq!(floor, keys.sign(F, &id("b", b"k"), &[Dot::new(ActorId(1), Stamp(2))].into_iter().collect()));
     assert_ne!(floor, context);
+    let (later, _) = keys.sign_both(&id("b", b"k"), 1, &[Dot::new(ActorId(1), Stamp(2))].into_iter().collect());
+    assert_eq!(later, "AmMkFIT54k8PWVw_Kho1gHd5AAAAAAAAAAEAAAAAAAAAAQAAAAAAAAAC");
+}
+
+#[test]
+fn a_token_tells_the_generation_it_is_of() {
+    let keys = TokenKeys::new(&[b"secret"]);
+    let (id, vector) = (id("b", b"k"), [Dot::new(ActorId(1), Stamp(2))].into_iter().collect::<VersionVector>());
+    for generation in [0, 1, u64::MAX] {
+        let (context, floor) = keys.sign_both(&id, generation, &vector);
+        assert_eq!(keys.open(C, &id, &context, MAX_CONTEXT_LEN), Ok((generation, vector.clone())));
+        assert_eq!(keys.open(F, &id, &floor, MAX_CONTEXT_LEN), Ok((generation, vector.clone())));
+        assert_eq!(keys.verify(C, &id, &context, MAX_CONTEXT_LEN), Ok(vector.clone()));
+    }
+    use base64::Engine;
+    let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let (context, _) = keys.sign_both(&id, 1, &vector);
+    for version in 0..=255 {
+        let mut bytes = base64.decode(&context).unwrap();
+        bytes[0] = version;
+        let read = keys.open(C, &id, &base64.encode(bytes), MAX_CONTEXT_LEN);
+        assert_eq!(read.is_ok(), version == 2, "the generation cannot be taken for an entry, nor cut off: {version}");
+    }
+    let mut bytes = base64.decode(&context).unwrap();
+    bytes[25] ^= 1;
+    assert_eq!(keys.open(C, &id, &base64.encode(bytes), MAX_CONTEXT_LEN), Err(ContextError::Foreign));
 }

@@ -184,6 +184,8 @@ pub(super) const KEYS: &[(&str, Setter)] = &[
     ("node.hints.rate", |s, v| set(&mut s.config.node.hint_rate, v.size())),
     ("node.repair.interval", |s, v| set(&mut s.config.node.repair_interval, v.duration())),
     ("node.repair.rate", |s, v| set(&mut s.config.node.repair_rate, v.size())),
+    ("node.scrub.interval", |s, v| set(&mut s.config.node.scrub_interval, v.duration())),
+    ("node.scrub.rate", |s, v| set(&mut s.config.node.scrub_rate, v.size())),
     ("node.membership.auto_join", |s, v| set(&mut s.config.node.auto_join, v.switch())),
     ("node.log.filter", |s, v| set(&mut s.log.filter, v.text())),
     ("node.log.format", |s, v| {

@@ -113,7 +113,8 @@ impl<'a> Story<'a> {
             let line = format!("{:6} {}  process {process}", self.cluster.name(node), self.cluster.client_url(node));
             self.say(&line)?;
         }
-        let status = self.status(0).await?;
+        let all_up = |status: &Status| status.members.iter().all(|member| member.state == "up");
+        let status = self.wait_for_status("all three know each other", all_up).await?;
         let up = status.members.iter().filter(|member| member.state == "up").count();
         self.check(up == 3, &format!("{up} of 3 members are up, in layout {}", status.layout))
     }

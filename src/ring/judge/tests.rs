@@ -43,7 +43,7 @@ fn a_write_counts_in_the_named_layouts_that_are_live_here_and_give_it_to_this_no
     assert_eq!(write(&chain, 1, 2, 3, &[3]), Ok(vec![3]), "not in one that was not named");
     assert_eq!(write(&chain, 3, 2, 3, &[2, 3]), Ok(vec![2]));
     assert_eq!(write(&chain, 4, 2, 3, &[2, 3]), Ok(vec![3]));
-    assert_eq!(write(&chain, 4, 2, 3, &[2]), Err(Unfit::NotOwner));
+    assert_eq!(write(&chain, 1, 2, 3, &[2]), Err(Unfit::Behind), "begun before its sender knew the newest");
     assert_eq!(write(&chain, 1, 2, 2, &[2]), Err(Unfit::Behind));
     assert_eq!(write(&chain, 1, 2, 3, &[1]), Err(Unfit::NotLive));
     assert_eq!(write(&chain, 1, 2, 5, &[3, 4, 5]), Ok(vec![3]), "not in one that is not known here yet");

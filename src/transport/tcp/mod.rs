@@ -36,7 +36,7 @@ use self::calls::{Calls, Limits, MAX_SLOTS, Unsent};
 use self::connection::{Connection, Tuning};
 use self::links::Peer;
 pub use self::net::{Listener, Net, Stream, TokioNet};
-use super::counters::{Counters, Gauge, count};
+use super::counters::{Counters, Gauge, Stats, count};
 use super::handshake::Secrets;
 use super::messages::{Reply, Request};
 use super::{Answer, CallError, Handler, Hello, Transport};
@@ -267,6 +267,10 @@ impl Transport for TcpTransport {
             }
             Err(CallError::NotSent("every connection ended before the request was queued".into()))
         })
+    }
+
+    fn stats(&self) -> Stats {
+        self.inner.counters.snapshot()
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {

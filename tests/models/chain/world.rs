@@ -89,8 +89,12 @@ impl World {
             return 0;
         }
         let counted = (op.base..=op.head).fold(0, |set, version| set | 1 << version);
-        let newest = if self.is(Bug::ServesTheIgnorant) { node.head.max(op.head) } else { op.head };
-        let counts = self.rules.judge_write(node, to, op.coordinator, newest, counted);
+        // One who serves the ignorant takes it that they know, and count, what is known here.
+        let (newest, named) = match self.is(Bug::ServesTheIgnorant) {
+            true => (node.head.max(op.head), counted | 1 << node.head),
+            false => (op.head, counted),
+        };
+        let counts = self.rules.judge_write(node, to, op.coordinator, newest, named) & counted;
         if counts & !op.acks[to] == 0 && node.held == Held::Flushed { 0 } else { counts }
     }
 

@@ -16,7 +16,7 @@
 //! all seals (here an owner that has marked covers all that old states can bring).
 //!
 //! What it found: the epoch that a lost owner had raised is known to nobody, and is given out again; a hint that was read
-//! there passes the next round's drain (`Bug::EpochReused`; decision 0024).
+//! there passes the next round's drain (`Bug::EpochReused`; decision 0021).
 
 mod bug;
 mod rules;
