@@ -51,7 +51,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("storage", &["types", "causality", "pacing", "quorum", "ring", "merkle", "membership", "paxos", "env", "metrics"]),
     (
         "transport",
-        &["types", "causality", "pacing", "quorum", "ring", "merkle", "membership", "paxos", "env", "metrics"],
+        &[
+            "types",
+            "causality",
+            "pacing",
+            "quorum",
+            "ring",
+            "merkle",
+            "membership",
+            "paxos",
+            "collect",
+            "env",
+            "metrics",
+        ],
     ),
     (
         "kv",

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::{Epoch, LISTED_MAX, Round, RoundId};
+use super::{Epoch, LISTED_MAX, Listed, Round, RoundId};
 use crate::causality::{Dot, Object};
-use crate::types::Digest;
 
 /// Most rounds that a book holds. One that would be more is not marked: those that are there are finished, or forgotten,
 /// first.
@@ -47,6 +46,8 @@ pub(super) struct Held {
 pub struct Status {
     /// Its epoch.
     pub epoch: Epoch,
+    /// The first epoch whose states it takes.
+    pub sealed: Epoch,
     /// Its rounds.
     pub rounds: BTreeMap<RoundId, Stage>,
 }
@@ -74,9 +75,9 @@ pub enum NotMarked {
     /// It has marked a later round, or another one of that epoch.
     #[error("the epoch is {0} here already: begin a round after it")]
     Behind(Epoch),
-    /// What it holds under a key is not what the round lists.
-    #[error("what is held under a listed key is something else: list what all owners hold")]
-    Differs(Bytes),
+    /// What it holds under these keys is not what the round lists.
+    #[error("what is held under {} of the listed keys is something else: list what all owners hold", .0.len())]
+    Differs(Vec<Bytes>),
     /// There are too many rounds, or keys in it.
     #[error("{0} rounds are held here, or the round lists too much: finish them first")]
     TooMany(usize),
@@ -116,9 +117,15 @@ impl Book {
         if read < self.sealed { Err(TooOld { read, sealed: self.sealed }) } else { Ok(()) }
     }
 
+    /// The first epoch under which a hint must have been read that is kept here, or minted on.
+    #[must_use]
+    pub fn drained(&self) -> Epoch {
+        self.sealed.max(self.drained)
+    }
+
     /// Judges a state that is to be kept as a hint.
     pub fn judge_hint(&self, read: Epoch) -> Result<(), TooOld> {
-        let sealed = self.sealed.max(self.drained);
+        let sealed = self.drained();
         if read < sealed { Err(TooOld { read, sealed }) } else { Ok(()) }
     }
 
@@ -142,13 +149,13 @@ impl Book {
         if gone.is_empty() { None } else { object.without(&gone) }
     }
 
-    /// Marks a round: `holds` tells of a stored key what is held there, if that is nothing but deletions (its digest, and
-    /// their dots). Marking what is marked, or further, is no error.
+    /// Marks a round: `agrees` tells whether exactly what is listed is held here, or nothing at all where this store owns
+    /// no object of that bucket. Marking what is marked, or further, is no error.
     pub fn mark(
         &mut self,
         round: &Round,
         live: Option<u64>,
-        mut holds: impl FnMut(&Bytes) -> Option<(Digest, Vec<Dot>)>,
+        mut agrees: impl FnMut(&Listed) -> bool,
     ) -> Result<(), NotMarked> {
         let id = round.id();
         if self.held.contains_key(&id) {
@@ -163,12 +170,12 @@ impl Book {
         if self.held.len() >= HELD_MAX || round.listed().len() > LISTED_MAX {
             return Err(NotMarked::TooMany(self.held.len()));
         }
-        let mut listed = BTreeMap::new();
-        for entry in round.listed() {
-            let held = holds(&entry.stored).filter(|(digest, _)| *digest == entry.digest);
-            let (_, dots) = held.ok_or_else(|| NotMarked::Differs(entry.stored.clone()))?;
-            listed.insert(entry.stored.clone(), dots);
+        let differs: Vec<Bytes> =
+            round.listed().iter().filter(|listed| !agrees(listed)).map(|listed| listed.stored.clone()).collect();
+        if !differs.is_empty() {
+            return Err(NotMarked::Differs(differs));
         }
+        let listed = round.listed().iter().map(|listed| (listed.stored.clone(), listed.dots.clone())).collect();
         self.epoch = id.epoch;
         self.held.insert(id, Held { stage: Stage::Marked, listed, after: round.after().to_vec() });
         Ok(())
@@ -205,25 +212,53 @@ impl Book {
         self.held.retain(|_, held| held.stage > Stage::Marked);
     }
 
-    /// Forgets a round that some owner does not hold and cannot mark any more, so that nobody has dropped it. What it
-    /// sealed stays refused.
+    /// A new tenure of a partition that this store did not own: what it had marked or sealed in an earlier one was finished, or
+    /// forgotten, without it.
+    pub fn begin_anew(&mut self) {
+        self.held.retain(|_, held| held.stage == Stage::Dropped);
+    }
+
+    /// Forgets a round that some owner does not hold and cannot mark any more, or that a driver gave up before all had marked
+    /// it: nobody has dropped it. What it sealed stays refused, and who did not hold it never marks it.
     pub fn forget(&mut self, id: RoundId) {
+        self.epoch = self.epoch.max(id.epoch);
         if self.held.get(&id).is_some_and(|held| held.stage < Stage::Dropped) {
             self.held.remove(&id);
         }
     }
 
+    /// Whether a round waits to be dropped that is sealed here.
+    #[must_use]
+    pub fn is_sealing(&self) -> bool {
+        self.held.values().any(|held| held.stage == Stage::Sealed)
+    }
+
+    /// Whether a round is marked here that is not sealed.
+    #[must_use]
+    pub fn is_marked(&self) -> bool {
+        self.held.values().any(|held| held.stage == Stage::Marked)
+    }
+
+    /// Whether anything that was dropped is still taken out of what arrives: until another round is sealed.
+    #[must_use]
+    pub fn still_takes_out(&self) -> bool {
+        self.held.values().any(|held| held.stage == Stage::Dropped && !held.listed.is_empty())
+    }
+
     /// What drivers ask.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status { epoch: self.epoch, rounds: self.held.iter().map(|(id, held)| (*id, held.stage)).collect() }
+        let (epoch, sealed) = (self.epoch, self.sealed);
+        Status { epoch, sealed, rounds: self.held.iter().map(|(id, held)| (*id, held.stage)).collect() }
     }
 
-    /// What a store that becomes an owner has to know before it takes or mints anything; marks are abandoned first.
+    /// What a store that becomes an owner has to know before it takes what others read. It inherits no mark.
     pub fn lesson(&self) -> Result<Lesson, Unfinished> {
-        match self.held.iter().find(|(_, held)| held.stage < Stage::Dropped) {
+        let mut taught = self.clone();
+        taught.held.retain(|_, held| held.stage > Stage::Marked);
+        match taught.held.iter().find(|(_, held)| held.stage == Stage::Sealed) {
             Some((id, _)) => Err(Unfinished(*id)),
-            None => Ok(Lesson(self.clone())),
+            None => Ok(Lesson(taught)),
         }
     }
 

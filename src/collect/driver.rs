@@ -84,6 +84,13 @@ impl Drive {
         drive
     }
 
+    /// Of a round that some owner has sealed already, so that all had marked it and all hints were drained.
+    #[must_use]
+    pub fn finish(round: RoundId, owners: BTreeSet<StoreId>) -> Self {
+        let waits = owners.clone();
+        Self { round, owners, holders: BTreeSet::new(), step: Some(Step::Seal), waits }
+    }
+
     /// The round.
     #[must_use]
     pub const fn round(&self) -> RoundId {

@@ -21,6 +21,13 @@ impl Epoch {
         (next >> 32 == layout).then_some(Self(next))
     }
 
+    /// Before the first round under a layout. Everybody who knows the layout reads under this one, or a later one: it is
+    /// as if they had marked a round that nobody finishes.
+    #[must_use]
+    pub fn of_layout(layout: u64) -> Self {
+        Self(u64::from(u32::try_from(layout).unwrap_or(u32::MAX)) << 32)
+    }
+
     /// The layout under which it was raised.
     #[must_use]
     pub const fn layout(self) -> u64 {

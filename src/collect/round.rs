@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::Epoch;
+use crate::causality::Dot;
 use crate::types::Digest;
 
-/// Most keys in a round.
-pub const LISTED_MAX: usize = 1024;
+/// Most keys in a round: marking one reads them all, in one go of a storage thread.
+pub const LISTED_MAX: usize = 256;
 
 /// One round, and no other: epoch, its driver's nonce, hash of what it lists. Ordered by epoch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -26,6 +27,8 @@ pub struct Listed {
     pub stored: Bytes,
     /// Its digest, which is the same at every owner.
     pub digest: Digest,
+    /// Its deletions: what is taken out, also by owners of the partition that hold nothing of this bucket.
+    pub dots: Vec<Dot>,
 }
 
 /// What a driver asks owners to mark.
@@ -41,8 +44,12 @@ impl Round {
     #[must_use]
     pub fn new(epoch: Epoch, nonce: u64, listed: Vec<Listed>, after: Vec<RoundId>) -> Self {
         let mut hasher = blake3::Hasher::new();
-        for Listed { stored, digest } in &listed {
+        for Listed { stored, digest, dots } in &listed {
             hasher.update(&(stored.len() as u64).to_be_bytes()).update(stored).update(&digest.0);
+            hasher.update(&(dots.len() as u64).to_be_bytes());
+            for Dot { actor, stamp } in dots {
+                hasher.update(&actor.0.to_be_bytes()).update(&stamp.0.to_be_bytes());
+            }
         }
         // Keys and rounds have different lengths in front of them: no list of one is one of the other.
         hasher.update(&u64::MAX.to_be_bytes());

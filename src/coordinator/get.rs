@@ -16,7 +16,7 @@ use crate::quorum::{
     Explain, GetAction, GetCore, GetFailure, Level, NoVote, ReadPlan, Recorder, ReplicaReply, Requirement,
 };
 use crate::replica::{Cause, Fault, MergeRequest};
-use crate::transport::messages::{Ask, Held, Read, Tell, Write};
+use crate::transport::messages::{Ask, Held, Read, Refusal, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId};
 
 /// Never hedge sooner than this.
@@ -53,6 +53,8 @@ struct Needs {
 enum Event {
     Replied(StoreId, ReplicaReply, Under),
     Repaired(StoreId, bool),
+    /// It has sealed a round of collection since what it was to take was read.
+    Sealed(StoreId),
 }
 
 /// What a reply was read under, and what its replica takes.
@@ -71,8 +73,8 @@ impl Under {
     }
 
     /// Whether one was read before another's replica sealed a round: it may show what has been collected there.
-    fn is_across(self) -> bool {
-        self.epoch < self.sealed
+    const fn is_across(self) -> bool {
+        self.epoch.0 < self.sealed.0
     }
 }
 
@@ -209,6 +211,7 @@ impl Coordinator {
             explain: options.explain,
             answer: None,
             under: NOTHING_YET,
+            again: false,
         };
         run.until_answered(options.hedge.then_some(options.r)).await;
         let answer = run.answer.take().transpose();
@@ -260,11 +263,31 @@ struct Run {
     answer: Option<Result<Found, Error>>,
     /// Of all replies that the core was told.
     under: Under,
+    /// What was read is no answer any more: everybody is asked again.
+    again: bool,
 }
 
 impl Run {
     fn now(&self) -> Mono {
         self.coordinator.inner.env.clock.now()
+    }
+
+    /// Whether a round of collection was sealed between what the replicas answered, or before they took what was read.
+    const fn begins_again(&self) -> bool {
+        self.again || self.under.is_across()
+    }
+
+    /// Where this owner is behind what another one has sealed it has forgotten a mark: it says so no longer.
+    fn distrust_own(&self, sealed: Epoch) {
+        let (inner, partition) = (&self.coordinator.inner, self.located.place.partition);
+        let owns = self.located.route.live.len() == 1 && self.located.route.stores.contains(&inner.me);
+        if owns && inner.replica.is_behind(partition, sealed) {
+            let replica = inner.replica.clone();
+            inner.env.tasks.spawn(async move {
+                // A shard that takes no job now finds it out by the next read.
+                let _ = replica.distrust(partition).await;
+            });
+        }
     }
 
     /// Past the slowest asked owner's own p95; none where nobody is left to ask, or the budget is spent.
@@ -285,7 +308,7 @@ impl Run {
         let now = self.now();
         let actions = self.core.start(now);
         self.perform(now, actions);
-        if self.answer.is_some() || self.under.is_across() {
+        if self.answer.is_some() || self.begins_again() {
             return;
         }
         let clock = Arc::clone(&self.coordinator.inner.env.clock);
@@ -293,7 +316,7 @@ impl Run {
         // One timer for both: the hedge's first, then the deadline's.
         let mut hedge = hedged.and_then(|level| self.hedge_after(level)).filter(|after| *after < whole);
         let mut timer = clock.sleep(hedge.unwrap_or(whole));
-        while self.answer.is_none() && !self.under.is_across() {
+        while self.answer.is_none() && !self.begins_again() {
             let event = tokio::select! {
                 biased;
                 event = self.pending.next(), if !self.pending.is_empty() => {
@@ -347,7 +370,9 @@ impl Run {
         match event {
             Event::Replied(from, reply, under) => {
                 let all = if matches!(reply, ReplicaReply::NoVote(_)) { self.under } else { self.under.and(under) };
-                if all.is_across() {
+                if all.is_across() && !self.coordinator.inner.env.buggify.breaks("a read across a seal is begun again")
+                {
+                    self.distrust_own(all.sealed);
                     // After the answer: whoever is stale is found by another read. Before: nothing of it counts.
                     if self.answer.is_none() {
                         self.under = all;
@@ -356,6 +381,11 @@ impl Run {
                 }
                 self.under = all;
                 self.core.on_reply(now, from, reply)
+            }
+            Event::Sealed(from) => {
+                self.coordinator.inner.metrics.quorum.read_repair_failures.inc();
+                self.again = self.answer.is_none();
+                if self.again { Vec::new() } else { self.core.on_repair_ack(now, from, false) }
             }
             Event::Repaired(from, ok) => {
                 if !ok {
@@ -397,7 +427,8 @@ impl Run {
                     let explain = self.explain();
                     let digest = found.object.as_ref().and_then(|object| self.core.digest_of(object));
                     let (epoch, generation) = (self.under.epoch, self.located.generation);
-                    let found = Found { object: found.object, digest, epoch, generation, counted: found.counted, explain };
+                    let found =
+                        Found { object: found.object, digest, epoch, generation, counted: found.counted, explain };
                     self.tell(Ok(found));
                 }
                 GetAction::Fail { why, counted } => {
@@ -497,13 +528,14 @@ impl Run {
                 let Inner { keeper, replica, .. } = &*coordinator.inner;
                 // Before the look at the layouts: see `Held`.
                 let _guard = keeper.held().take();
-                let ok = match coordinator.judge_own_write(&located) {
-                    Some(layouts) => {
-                        replica.merge(request).await.is_ok() && counts.iter().all(|layout| layouts.contains(layout))
+                let Some(layouts) = coordinator.judge_own_write(&located) else { return Event::Repaired(to, false) };
+                match replica.merge(request).await {
+                    Err(Fault::TooOld(_)) => Event::Sealed(to),
+                    merged => {
+                        let counted = counts.iter().all(|layout| layouts.contains(layout));
+                        Event::Repaired(to, merged.is_ok() && counted)
                     }
-                    None => false,
-                };
-                Event::Repaired(to, ok)
+                }
             });
         }
         let epoch = self.under.epoch.0;
@@ -520,6 +552,7 @@ impl Run {
                     coordinator.learn_from(to).await;
                     false
                 }
+                Ok(Some(Tell::Refused(refused))) if refused.why() == Refusal::Sealed => return Event::Sealed(to),
                 _ => false,
             };
             Event::Repaired(to, ok)

@@ -17,7 +17,10 @@ use super::{
     Claim, Coordinator, Inner, Located, about_layouts, broken, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal,
     refused,
 };
-use crate::causality::{self, Dot, Fingerprint, Object, Payload, RequestId, Supersedes, VersionVector, encode_object};
+use crate::causality::{
+    self, Dot, Fingerprint, Object, Payload, RequestId, Supersedes, VersionVector, decode_head, encode_object,
+};
+use crate::collect::Epoch;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::pacing::Backoff;
@@ -260,6 +263,16 @@ impl Coordinator {
         };
         // A merge that fails leaves what was here; the mint then fails for the same reason, or goes on without it.
         let _ = self.inner.replica.merge(merge).await;
+    }
+
+    /// What is held here by now instead of what was minted before a round was sealed, and under which epoch it was read: if
+    /// it holds that write, or what superseded it. The commit may have failed, or the write may be deleted and collected.
+    async fn read_again(&self, place: &Place, dot: Dot) -> Option<(Bytes, Epoch)> {
+        let replica = &self.inner.replica;
+        let epoch = replica.epoch(place.partition);
+        let record = replica.read_to_mend(place.clone()).await.ok()??;
+        let covers = decode_head(&record).is_ok_and(|head| head.context.covers(dot));
+        covers.then_some((record, epoch))
     }
 
     /// Leaves hints for owners that missed a write. It holds the write's place among the operations under way for as long
@@ -562,7 +575,7 @@ impl Task {
             flush: self.plan.durable > 1,
             repair: false,
         };
-        let place = self.located.place.clone();
+        let (place, dot) = (self.located.place.clone(), coordinated.dot);
         let budget = left(self.deadline, inner.env.clock.now()) + LATE_FOR;
         let (version, older) = (self.located.version(), self.located.older());
         let again = Write { record: Bytes::new(), ..write.clone() };
@@ -575,9 +588,8 @@ impl Task {
                 if !reply.as_ref().is_ok_and(|reply| reply.tell.as_ref().is_some_and(sealed)) {
                     break;
                 }
-                // A round was sealed there since this was minted: what is held by now goes instead, the dot with it.
-                let epoch = coordinator.inner.replica.epoch(place.partition).0;
-                let Ok(Some(record)) = coordinator.inner.replica.read_to_mend(place.clone()).await else { break };
+                // A round was sealed there since this was minted: what is held by now goes instead.
+                let Some((record, Epoch(epoch))) = coordinator.read_again(&place, dot).await else { break };
                 let write = Write { record, epoch, ..again.clone() };
                 reply = coordinator.inner.peers.call_in(to, Ask::Write(write), version, older.clone(), budget).await;
             }
@@ -600,21 +612,25 @@ impl Task {
 
     /// Under other layouts than it was minted under, the own copy is asked again like any other.
     fn accept_here(&self, coordinated: &Coordinated) -> BoxFuture<'static, Event> {
-        let merge = MergeRequest {
-            place: self.located.place.clone(),
-            record: coordinated.record.clone(),
-            rules: self.located.rules,
-            class: self.located.class,
-            flush: self.plan.durable > 1,
-            cause: Cause::Written,
-            epoch: coordinated.epoch,
-        };
+        let (rules, class, flush) = (self.located.rules, self.located.class, self.plan.durable > 1);
+        let (place, dot, minted) = (self.located.place.clone(), coordinated.dot, coordinated.record.clone());
+        let (cause, epoch) = (Cause::Written, coordinated.epoch);
         let (coordinator, judged) = (self.coordinator.clone(), self.coordinator.judge_own_write(&self.located));
         Box::pin(async move {
             let inner = &coordinator.inner;
             let from = inner.me;
             let Some(layouts) = judged else { return Event::Failed { from, why: NoVote::Refused } };
-            match inner.replica.merge(merge).await {
+            let merge = |record, epoch| {
+                let place = place.clone();
+                inner.replica.merge(MergeRequest { place, record, rules, class, flush, cause, epoch })
+            };
+            let mut merged = merge(minted, epoch).await;
+            if let Err(Fault::TooOld(_)) = merged
+                && let Some((record, epoch)) = coordinator.read_again(&place, dot).await
+            {
+                merged = merge(record, epoch).await;
+            }
+            match merged {
                 Ok(flushed) => Event::Acked { from, layouts, flushed },
                 Err(fault) => Event::Failed { from, why: no_vote_of_fault(&fault) },
             }

@@ -15,6 +15,7 @@ use crate::collect::Epoch;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ReadOptions, RepairMode};
 use crate::peers::Service;
+use crate::repair::take_step;
 use crate::replica::{Cause, Fault, MergeRequest, Place, name_of};
 use crate::ring::judge::{self, Named, Unfit};
 use crate::ring::{Layout, Mode};
@@ -70,6 +71,10 @@ impl Service for DataService {
                 }
                 Some(Ask::CompareRoots(asked)) => this.serve_compare_roots(&asked).await,
                 Some(Ask::Descend(asked)) => this.serve_descend(&asked).await,
+                Some(Ask::Collect(asked)) => match take_step(&this.inner.replica, &known, asked).await {
+                    Ok(told) => Reply::new(Tell::Collected(told)),
+                    Err(fault) => refuse(&fault),
+                },
                 Some(Ask::HandedRead(read)) => this.serve_handed_read(read, budget).await,
                 Some(Ask::HandedWrite(write)) => this.serve_handed_write(write, budget).await,
                 _ => Reply::refused(Refusal::Unknown, "this node does not know that request"),
@@ -218,12 +223,16 @@ impl Coordinator {
         // Of before the page is read: from there on what this node takes in goes to the newer layout's owners, too.
         let acked = known.view().own().ack;
         let most = fetch.max_bytes.min(PAGE_MOST) as usize;
-        // Before it is read.
-        let epoch = self.inner.replica.epoch(PartitionId(fetch.partition)).0;
-        let page = match self.inner.replica.page(PartitionId(fetch.partition), fetch.after, most).await {
+        let (partition, replica) = (PartitionId(fetch.partition), &self.inner.replica);
+        // Before it is read. Of the lesson alone: what is sealed meanwhile refuses what is read under this epoch.
+        let epoch = replica.epoch(partition).0;
+        let lesson =
+            if fetch.after.is_empty() { replica.lesson(partition).map(|lesson| lesson.encode()) } else { None };
+        let page = match replica.page(partition, fetch.after, most).await {
             Ok(page) => page,
             Err(fault) => return refuse(&fault),
         };
+        let sealed = replica.sealed(partition).0;
         let target = |stored: &Bytes| {
             name_of(stored).map(|(id, generation)| Target {
                 bucket: id.bucket.as_str().to_owned(),
@@ -241,6 +250,8 @@ impl Coordinator {
             epoch,
             unreadable: page.unreadable.iter().filter_map(target).collect(),
             acked,
+            sealed,
+            lesson,
         }))
     }
 

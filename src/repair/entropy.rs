@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use super::marks::Marks;
 use super::mend::merge_into;
 use super::rate::Rate;
+use super::reaper::Reaper;
 use super::worker::{Roster, Worker};
 use crate::causality::digest_of_record;
 use crate::cluster::{Known, LayoutKeeper};
@@ -141,6 +142,7 @@ struct Inner {
     interval: Duration,
     rate: Rate,
     worker: Worker,
+    reaper: Reaper,
     /// One round at a time.
     turn: Turn<()>,
     due: Mutex<BTreeMap<StoreId, Due>>,
@@ -178,6 +180,7 @@ impl AntiEntropy {
         window: Duration,
         interval: Duration,
         rate: u64,
+        reaper: Reaper,
         roster: &Roster,
     ) -> Self {
         let about = "Compares what this node holds with the other owners, and makes equal what differs.";
@@ -185,7 +188,8 @@ impl AntiEntropy {
         let rate = Rate::new(env, rate, rate.max(1 << 20));
         let (turn, due, marks) = (Turn::new(()), Mutex::default(), Mutex::default());
         let env = env.clone();
-        let inner = Inner { env, replica, peers, keeper, metrics, window, interval, rate, worker, turn, due, marks };
+        let inner =
+            Inner { env, replica, peers, keeper, metrics, window, interval, rate, worker, reaper, turn, due, marks };
         let this = Self { inner: Arc::new(inner) };
         this.inner.env.tasks.spawn(this.clone().run());
         this
@@ -323,6 +327,12 @@ impl AntiEntropy {
         let _run = self.inner.worker.begin();
         for (classes, partitions) in scope.of(known.newest(), shared(known.newest(), known.me, peer)) {
             let mut unfinished: BTreeSet<PartitionId> = partitions.iter().copied().collect();
+            // Who was away finishes what it had sealed before it is compared: else what the others have dropped differs.
+            for partition in self.inner.replica.unfinished_rounds() {
+                if unfinished.contains(&partition) {
+                    self.inner.reaper.finish(&known, partition).await;
+                }
+            }
             if let Err(why) = self.compare(&known, peer, classes, scope, &mut unfinished, &mut done, told).await {
                 debug!(%peer, why, "a comparison ended early");
                 let why = format!("with {peer}: {why}");

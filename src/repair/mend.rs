@@ -21,12 +21,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::worker::{Roster, Worker};
 use crate::causality::{MergeRules, Object, decode_object, encode_object};
 use crate::cluster::LayoutKeeper;
-use crate::collect::Epoch;
+use crate::collect::{Epoch, Lesson};
 use crate::env::Env;
 use crate::peers::Peers;
 use crate::replica::{Cause, Fault, MergeRequest, Place, Replica, name_of};
@@ -284,6 +284,12 @@ impl Mender {
                 // What it cannot read it may have acknowledged: it has to be mended first.
                 return Err(format!("{from} cannot read {} keys of it", page.unreadable.len()));
             }
+            if self.replica.is_behind(partition, Epoch(page.sealed)) {
+                self.start_over(partition, page.lesson).await?;
+                return Err(
+                    "this directory is older than what was collected since: the partition is copied anew".into()
+                );
+            }
             let merges = page.entries.into_iter().map(|entry| {
                 let target = entry.target;
                 self.merge_patiently(target, entry.record, Epoch(page.epoch))
@@ -303,6 +309,18 @@ impl Mender {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// This node has forgotten what it marked: what it holds may have been collected since, so it goes, like a disk that was
+    /// lost.
+    async fn start_over(&self, partition: PartitionId, lesson: Option<Bytes>) -> Result<(), String> {
+        let lesson = lesson.ok_or("a round of collection is to be finished there first")?;
+        let lesson = Lesson::decode(lesson).map_err(|bad| bad.to_string())?;
+        let deleted = self.replica.start_over(partition, lesson).await.map_err(|fault| fault.to_string())?;
+        // Whatever was copied before went as well.
+        self.copied().whole.retain(|(at, _)| *at != partition);
+        error!(%partition, deleted, "this directory went back behind a collection: the partition is copied anew from its other owners");
+        Ok(())
     }
 
     /// Gives way to clients where the storage threads have enough to do.

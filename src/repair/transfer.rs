@@ -26,7 +26,7 @@ use super::mend::merge_into;
 use super::rate::Rate;
 use super::worker::{Roster, Worker};
 use crate::cluster::{LayoutKeeper, resume_key};
-use crate::collect::Epoch;
+use crate::collect::{Epoch, Lesson};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -287,13 +287,22 @@ impl Transfers {
                 Ok(_) => return Err(failed("it answers something else".into())),
                 Err(why) => return Err(failed(why.to_string())),
             };
-            let Page { entries, next, unreadable, acked, epoch } = page;
+            let Page { entries, next, unreadable, acked, epoch, lesson, .. } = page;
             if !self.may_be_read(acked, layout) {
                 return Err(Stopped::NotYet);
             }
             if !unreadable.is_empty() {
                 // What it cannot read it may have acknowledged: it has to be mended first.
                 return Err(failed(format!("it cannot read {} of its keys", unreadable.len())));
+            }
+            if after.is_empty() {
+                let Some(lesson) = lesson else {
+                    return Err(failed("a round of collection is to be finished there first".into()));
+                };
+                let lesson = Lesson::decode(lesson).map_err(|bad| failed(bad.to_string()))?;
+                if !self.inner.env.buggify.breaks("a store that gains a partition learns its epoch") {
+                    replica.learn(partition, lesson).await.map_err(|fault| failed(fault.to_string()))?;
+                }
             }
             let (objects, bytes) = (entries.len() as u64, entries.iter().map(|entry| entry.record.len() as u64).sum());
             self.merge_all(entries, Epoch(epoch)).await.map_err(failed)?;

@@ -5,40 +5,76 @@
 //! what a mark says is held is as durable as the mark. What is read by other threads is read *after* the epoch was looked
 //! up, and what is sealed is looked up *after* it was read: a state is never thought newer than it is.
 //!
+//! **Layouts.** Whoever knows a layout (flushed) reads under its first epoch, or a later one: as if it had marked a round
+//! that nobody finishes. Before a newer layout is flushed here, rounds that are not sealed are abandoned, and none of an older
+//! one is marked any more. While this store still has to merge a partition for the newest layout it takes nothing of it that
+//! was read before that layout was known: what has been collected there it learns from each owner that it merges, with the
+//! first page, and none of them teaches while a round waits to be dropped. So a change of layouts waits for sealed rounds.
+//!
+//! **A directory that went back.** An owner whose epoch is behind what another one has sealed had marked that round, and has
+//! forgotten it: what it holds may have been collected since, and its own states are refused everywhere. So it marks nothing,
+//! gives up its copy of the partition, and merges it anew from every other owner, like a disk that was lost.
+//!
 //! The common case, that nothing was ever collected in a partition, is one load.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Included};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 
 use super::class::front_of;
+use super::forget::{OfBucket, Scanned};
 use super::identity::partition_key;
-use super::place::{Place, name_of};
+use super::index::may_be_deletion;
+use super::place::{Place, name_of, range_of};
 use super::shard::{Loaded, Shard};
 use super::{Fault, Replica};
-use crate::causality::{Dot, Horizon, Object, decode_head, decode_object, digest_of_record, encode_object};
-use crate::collect::{Book, Epoch, Lesson, NoSuchRound, NotMarked, Round, RoundId, Status, Unfinished};
+use crate::causality::{Head, Horizon, Object, decode_head, decode_object, digest_of_record, encode_object};
+use crate::collect::{Book, Epoch, Lesson, Listed, NoSuchRound, NotMarked, Round, RoundId, Status, TooOld};
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
-use crate::types::{Digest, PartitionId, Stamp};
+use crate::types::{PartitionId, Stamp, Wall};
 
 const COLLECT: &[u8] = b"collect/";
+/// Most index entries looked at in one go.
+const CHUNK: usize = 1024;
+/// Most records read in one go.
+const RECORDS: usize = 64;
 
-/// The books of all partitions in which anything was ever collected.
+/// The books of all partitions in which anything was ever collected, and what else is to be known of all of them.
 #[derive(Debug, Default)]
 pub(super) struct Books {
     any: AtomicBool,
     books: RwLock<BTreeMap<PartitionId, Arc<Book>>>,
+    /// The version of the newest layout, once it is flushed.
+    layout: AtomicU64,
+    /// No round of an older layout than this is marked any more.
+    closed: AtomicU64,
+    gains: AtomicBool,
+    /// Partitions that are to be merged for the newest layout.
+    gained: RwLock<BTreeSet<PartitionId>>,
+    /// By partition: nothing is left there, or came since, that a round would be for.
+    none: Vec<AtomicBool>,
+}
+
+/// What a look for deletions found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Deletions {
+    /// What may be collected.
+    pub ripe: Vec<Listed>,
+    /// How many are too young.
+    pub young: u64,
+    /// Where to go on; none: that was all.
+    pub next: Option<Bytes>,
 }
 
 impl Books {
     /// Reads them. One that is damaged stops the start: without it this store would take in what it refused.
-    pub(super) fn open(storage: &dyn Storage) -> Result<Self, StorageError> {
+    pub(super) fn open(storage: &dyn Storage, partitions: u32) -> Result<Self, StorageError> {
         let mut books = BTreeMap::new();
         for entry in storage.scan(Keyspace::Meta, Included(COLLECT), Excluded(b"collect0")) {
             let (key, value) = entry?;
@@ -51,7 +87,8 @@ impl Books {
             })?;
             books.insert(partition, Arc::new(book));
         }
-        Ok(Self { any: AtomicBool::new(!books.is_empty()), books: RwLock::new(books) })
+        let none = (0..partitions).map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { any: AtomicBool::new(!books.is_empty()), books: RwLock::new(books), none, ..Self::default() })
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<PartitionId, Arc<Book>>> {
@@ -71,6 +108,35 @@ impl Books {
         self.any.store(true, Ordering::Release);
     }
 
+    /// The first epoch under the newest layout.
+    fn first(&self) -> Epoch {
+        Epoch::of_layout(self.layout.load(Ordering::Acquire))
+    }
+
+    fn epoch(&self, partition: PartitionId) -> Epoch {
+        self.of(partition).map_or(Epoch::FIRST, |book| book.epoch()).max(self.first())
+    }
+
+    /// Judges a state that arrives.
+    fn judge(&self, partition: PartitionId, book: Option<&Book>, read: Epoch) -> Result<(), TooOld> {
+        if let Some(book) = book {
+            book.judge(read)?;
+        }
+        let sealed = self.first();
+        let gained = || self.gained.read().unwrap_or_else(PoisonError::into_inner).contains(&partition);
+        if self.gains.load(Ordering::Acquire) && read < sealed && gained() {
+            return Err(TooOld { read, sealed });
+        }
+        Ok(())
+    }
+
+    /// Something is written there that a round is for, some day.
+    pub(super) fn may_hold_deletions(&self, partition: PartitionId) {
+        if let Some(none) = self.none.get(partition.0 as usize) {
+            none.store(false, Ordering::Release);
+        }
+    }
+
     /// A record as it is sent: without what is sealed or dropped. None: nothing is left of it.
     pub(super) fn strip(&self, partition: PartitionId, stored: &Bytes, record: Bytes) -> Option<Bytes> {
         let Some(book) = self.of(partition).filter(|book| book.takes_out(stored)) else { return Some(record) };
@@ -87,7 +153,7 @@ impl Replica {
     /// Under which epoch a partition is read from now on: to be looked up before what is sent is read.
     #[must_use]
     pub fn epoch(&self, partition: PartitionId) -> Epoch {
-        self.inner.books.of(partition).map_or(Epoch::FIRST, |book| book.epoch())
+        self.inner.books.epoch(partition)
     }
 
     /// The first epoch whose states a partition takes: to be looked up after what is answered was read.
@@ -96,31 +162,92 @@ impl Replica {
         self.inner.books.of(partition).map_or(Epoch::FIRST, |book| book.sealed())
     }
 
+    /// Under which epoch a hint is kept, or minted on, from now on that is read nowhere else.
+    #[must_use]
+    pub fn hint_epoch(&self, partition: PartitionId) -> Epoch {
+        let drained = self.inner.books.of(partition).map_or(Epoch::FIRST, |book| book.drained());
+        self.epoch(partition).max(drained)
+    }
+
+    /// Judges a state that is to be kept as a hint.
+    pub fn judge_hint(&self, partition: PartitionId, read: Epoch) -> Result<(), TooOld> {
+        self.inner.books.of(partition).map_or(Ok(()), |book| book.judge_hint(read))
+    }
+
     /// What a driver asks of an owner before anything else.
     #[must_use]
     pub fn rounds(&self, partition: PartitionId) -> Status {
-        self.inner.books.of(partition).map_or_else(Status::default, |book| book.status())
+        let epoch = self.epoch(partition);
+        Status { epoch, ..self.inner.books.of(partition).map_or_else(Status::default, |book| book.status()) }
+    }
+
+    /// Partitions in which a round waits for somebody here.
+    #[must_use]
+    pub fn unfinished_rounds(&self) -> Vec<PartitionId> {
+        let books = self.inner.books.read();
+        books.iter().filter(|(_, book)| book.is_sealing()).map(|(partition, _)| *partition).collect()
+    }
+
+    /// Whether another round would do some good here though nothing waits for one: it ends what is taken out of what arrives.
+    #[must_use]
+    pub fn still_takes_out(&self, partition: PartitionId) -> bool {
+        self.inner.books.of(partition).is_some_and(|book| book.still_takes_out())
+    }
+
+    /// From here on this layout is the newest: it is flushed. `gained`: what is to be merged for it yet.
+    pub fn follow_layout(&self, version: u64, gained: BTreeSet<PartitionId>) {
+        let books = &self.inner.books;
+        let gains = !gained.is_empty() && !self.inner.buggify.breaks("a store that gains a partition learns its epoch");
+        // The sooner what is refused, the later what it is refused by.
+        books.closed.fetch_max(version, Ordering::AcqRel);
+        *books.gained.write().unwrap_or_else(PoisonError::into_inner) = gained;
+        books.gains.store(gains, Ordering::Release);
+        books.layout.fetch_max(version, Ordering::AcqRel);
+    }
+
+    /// Before a newer layout is flushed: abandons the rounds that are not sealed, and marks none of an older one any more.
+    pub async fn close_rounds(&self, version: u64) -> Result<(), Fault> {
+        self.inner.books.closed.fetch_max(version, Ordering::AcqRel);
+        let marked: Vec<PartitionId> = {
+            let books = self.inner.books.read();
+            books.iter().filter(|(_, book)| book.is_marked()).map(|(partition, _)| *partition).collect()
+        };
+        for partition in marked {
+            self.collect(partition, |_, book| book.abandon()).await?;
+        }
+        // One that was under way when it was looked is behind it in its storage thread's queue, and is not marked.
+        Ok(())
+    }
+
+    /// A partition is owned that was not: nothing of an earlier tenure waits to be finished.
+    pub async fn begin_anew(&self, partition: PartitionId) -> Result<(), Fault> {
+        self.collect(partition, |_, book| book.begin_anew()).await
     }
 
     /// Marks a round, if everything that it lists is held here, and nothing else under those keys. `live`: the layout, where
-    /// one alone is live.
+    /// one alone is live; `owns`: whether this store owns a bucket's objects there.
     pub async fn mark(
         &self,
         partition: PartitionId,
         round: Round,
         live: Option<u64>,
+        owns: OfBucket<bool>,
     ) -> Result<Result<(), NotMarked>, Fault> {
         if !self.votes(partition) {
             return Err(Fault::Syncing);
         }
-        self.collect(partition, move |shard, book| book.mark(&round, live, |stored| shard.deletions(partition, stored)))
-            .await
+        self.collect(partition, move |shard, book| {
+            let closed = shard.books.closed.load(Ordering::Acquire);
+            let live = live.filter(|live| *live >= closed);
+            book.mark(&round, live, |listed| shard.agrees(partition, listed, &owns))
+        })
+        .await
     }
 
-    /// Takes no hint any more that was read before `epoch`. Hints here hold no states, but name what this store holds, so
-    /// none has to go first.
-    pub async fn drain(&self, partition: PartitionId, epoch: Epoch) -> Result<(), Fault> {
-        self.collect(partition, move |_, book| book.drain(epoch)).await
+    /// Takes no hint any more that was read before `epoch`; tells whether none that was is held. Hints here hold no states,
+    /// but name what this store holds: so there is none.
+    pub async fn drain(&self, partition: PartitionId, epoch: Epoch) -> Result<bool, Fault> {
+        self.collect(partition, move |_, book| book.drain(epoch)).await.map(|()| true)
     }
 
     /// Seals a round that was marked here.
@@ -128,30 +255,91 @@ impl Replica {
         self.collect(partition, move |_, book| book.seal(id)).await
     }
 
-    /// Abandons the rounds that are not sealed, for owners are about to change.
-    pub async fn abandon_rounds(&self, partition: PartitionId) -> Result<(), Fault> {
-        self.collect(partition, |_, book| book.abandon()).await
-    }
-
     /// Forgets a round that another owner can never mark any more.
     pub async fn forget_round(&self, partition: PartitionId, id: RoundId) -> Result<(), Fault> {
         self.collect(partition, move |_, book| book.forget(id)).await
     }
 
-    /// What a store that becomes an owner, or holds hints, learns first; none while a round waits to be finished.
-    pub fn lesson(&self, partition: PartitionId) -> Result<Lesson, Unfinished> {
-        self.inner.books.of(partition).unwrap_or_default().lesson()
+    /// What a store that merges this partition learns first; none while a round waits to be finished.
+    #[must_use]
+    pub fn lesson(&self, partition: PartitionId) -> Option<Lesson> {
+        self.inner.books.of(partition).unwrap_or_default().lesson().ok()
     }
 
-    /// Learns it, before anything of the partition is taken or minted.
+    /// Learns it, before anything of the partition that its teacher read is taken.
     pub async fn learn(&self, partition: PartitionId, lesson: Lesson) -> Result<(), Fault> {
         self.collect(partition, move |_, book| book.learn(lesson)).await
+    }
+
+    /// Whether this store has forgotten that it marked what another owner has sealed: its directory went back.
+    #[must_use]
+    pub fn is_behind(&self, partition: PartitionId, sealed: Epoch) -> bool {
+        sealed > self.epoch(partition)
+    }
+
+    /// It has: no vote here until everything of the partition was merged anew from every other owner.
+    pub async fn distrust(&self, partition: PartitionId) -> Result<(), Fault> {
+        self.run(partition, move |shard| {
+            if !shard.health.is_synced(partition) {
+                return Ok(());
+            }
+            shard.metrics.replica.rollback_proofs.inc();
+            shard.health.mark_unsynced(&*shard.storage, &[partition], Batch::new()).map_err(|failed| {
+                shard.fail(&failed);
+                Fault::ReadOnly(failed.to_string())
+            })
+        })
+        .await?
+    }
+
+    /// Gives up what is held of a partition whose owner has forgotten what it marked, under a new tenure, and learns. A crash
+    /// in between leaves it as much behind as it was.
+    pub async fn start_over(&self, partition: PartitionId, lesson: Lesson) -> Result<u64, Fault> {
+        self.distrust(partition).await?;
+        self.new_tenures(vec![partition]).await?;
+        let deleted = self.forget(partition, Arc::new(|_| true)).await?;
+        self.learn(partition, lesson).await?;
+        Ok(deleted)
     }
 
     /// Drops a round that was sealed here; tells of how many keys it removed anything. Nothing is minted below what they
     /// covered from then on.
     pub async fn drop_round(&self, partition: PartitionId, id: RoundId) -> Result<Result<u64, NoSuchRound>, Fault> {
         self.run(partition, move |shard| shard.drop_round(partition, id)).await?
+    }
+
+    /// Whether nothing at all is held of a partition.
+    pub fn holds_nothing(&self, partition: PartitionId) -> Result<bool, Fault> {
+        let (first, end) = range_of(partition);
+        let to = end.as_ref().map_or(Unbounded, |end| Excluded(&end[..]));
+        match self.inner.storage.scan(Keyspace::Index, Included(&first[..]), to).next() {
+            None => Ok(true),
+            Some(entry) => entry.map(|_| false).map_err(Fault::from),
+        }
+    }
+
+    /// Whether a partition may hold deletions that were not looked at yet.
+    #[must_use]
+    pub fn may_hold_deletions(&self, partition: PartitionId) -> bool {
+        self.inner.books.none.get(partition.0 as usize).is_none_or(|none| !none.load(Ordering::Acquire))
+    }
+
+    /// A look at it begins: what is deleted from here on is to be looked at again.
+    pub fn looks_for_deletions(&self, partition: PartitionId) {
+        if let Some(none) = self.inner.books.none.get(partition.0 as usize) {
+            none.store(true, Ordering::Release);
+        }
+    }
+
+    /// It found some that are to stay a while.
+    pub fn keeps_deletions(&self, partition: PartitionId) {
+        self.inner.books.may_hold_deletions(partition);
+    }
+
+    /// A stretch of a partition's deletions, after `after`: by the index, whose entries say which records to read. Ripe are
+    /// those of which nothing was written, and in which nothing expired, since `before`.
+    pub async fn deletions(&self, partition: PartitionId, after: Bytes, before: Wall) -> Result<Deletions, Fault> {
+        self.run(partition, move |shard| shard.deletions(partition, &after, before)).await?
     }
 
     /// A step that changes the book alone.
@@ -188,24 +376,67 @@ impl Shard {
         Ok(())
     }
 
-    /// What is held under a key, if that is nothing but deletions, or values that have expired by every clock: its digest,
-    /// and their dots.
-    fn deletions(&self, partition: PartitionId, stored: &Bytes) -> Option<(Digest, Vec<Dot>)> {
-        let (id, generation) = name_of(stored)?;
+    /// Whether exactly what is listed is held; or nothing, where this store owns none of that bucket.
+    fn agrees(&self, partition: PartitionId, listed: &Listed, owns: &OfBucket<bool>) -> bool {
+        let Some((id, generation)) = name_of(&listed.stored) else { return false };
         let place = Place::of(self.grid(), &id, generation);
-        if place.partition != partition || place.stored != *stored {
+        if place.partition != partition || place.stored != listed.stored {
+            return false;
+        }
+        match self.read(&place) {
+            Ok(Some(record)) => self.listed(listed.stored.clone(), &record).is_some_and(|(held, _)| held == *listed),
+            Ok(None) => !owns(&id.bucket),
+            Err(_) => false,
+        }
+    }
+
+    /// A record as a round lists it, if it is nothing but deletions, or values that have expired by every clock; and since
+    /// when.
+    fn listed(&self, stored: Bytes, record: &Bytes) -> Option<(Listed, Wall)> {
+        let Head { siblings, context, .. } = decode_head(record).ok()?;
+        let now = self.env.clock.wall();
+        let expired = |at: Wall| self.identity.clock_is_right() && Horizon(at.0).is_past(now, self.drift);
+        let gone = siblings.iter().all(|sibling| sibling.is_tombstone || sibling.expires_at.is_some_and(expired));
+        if !gone {
             return None;
         }
-        let record = self.read(&place).ok()??;
-        let head = decode_head(&record).ok()?;
-        let now = self.env.clock.wall();
-        let expired = |at| self.identity.clock_is_right() && Horizon(at).is_past(now, self.drift);
-        let gone = head
-            .siblings
-            .iter()
-            .all(|sibling| sibling.is_tombstone || sibling.expires_at.is_some_and(|at| expired(at.0)));
-        let dots = head.siblings.iter().map(|sibling| sibling.dot).collect();
-        gone.then(|| (digest_of_record(&record), dots))
+        let written = context.greatest_stamp().map(Stamp::wall);
+        let since = siblings.iter().filter_map(|sibling| sibling.expires_at).chain(written).max();
+        let dots = siblings.iter().map(|sibling| sibling.dot).collect();
+        Some((Listed { stored, digest: digest_of_record(record), dots }, since.unwrap_or_default()))
+    }
+
+    fn deletions(&self, partition: PartitionId, after: &Bytes, before: Wall) -> Result<Deletions, Fault> {
+        let (first, end) = range_of(partition);
+        let from = if after.is_empty() { Included(&first[..]) } else { Excluded(&after[..]) };
+        let to = end.as_ref().map_or(Unbounded, |end| Excluded(&end[..]));
+        let (mut found, mut scanned, mut read) = (Deletions::default(), Scanned::default(), 0);
+        for entry in self.storage.scan(Keyspace::Index, from, to).take(CHUNK) {
+            let (stored, entry) = entry.map_err(Fault::from)?;
+            scanned.note(stored.clone());
+            if !may_be_deletion(&entry) || self.health.is_quarantined(&stored) {
+                continue;
+            }
+            read += 1;
+            // One that cannot be read is found by whoever asks for it, or by a scrub.
+            if let Ok(Some(record)) = self.storage.get(Keyspace::Objects, &stored)
+                && let Some((listed, since)) = self.listed(stored.clone(), &record)
+            {
+                match since <= before {
+                    true => found.ripe.push(listed),
+                    false => found.young += 1,
+                }
+            } else if entry[0] > 1 {
+                // It will be one, once its values have expired.
+                found.young += 1;
+            }
+            if read >= RECORDS {
+                found.next = Some(stored);
+                return Ok(found);
+            }
+        }
+        found.next = scanned.next(CHUNK);
+        Ok(found)
     }
 
     fn drop_round(&self, partition: PartitionId, id: RoundId) -> Result<Result<u64, NoSuchRound>, Fault> {
@@ -236,20 +467,24 @@ impl Shard {
         }
         self.write_book(partition, book, batch)?;
         self.identity.raise_floor(partition, floor);
+        self.metrics.collect.dropped.inc_by(dropped);
         Ok(Ok(dropped))
     }
 
     /// Under which epoch what this thread reads now is read.
     pub(super) fn epoch(&self, partition: PartitionId) -> Epoch {
-        self.books.of(partition).map_or(Epoch::FIRST, |book| book.epoch())
+        self.books.epoch(partition)
     }
 
     /// Judges a state that arrives; gives it as it is taken in.
     pub(super) fn take_in(&self, place: &Place, read: Epoch, incoming: Object) -> Result<Object, Fault> {
-        let Some(book) = self.books.of(place.partition) else { return Ok(incoming) };
+        let book = self.books.of(place.partition);
         if !self.env.buggify.breaks("what was read under a sealed epoch is refused") {
-            book.judge(read).map_err(Fault::TooOld)?;
+            self.books.judge(place.partition, book.as_deref(), read).map_err(|old| {
+                self.metrics.collect.refused.inc();
+                Fault::TooOld(old)
+            })?;
         }
-        Ok(book.strip(&place.stored, &incoming).unwrap_or(incoming))
+        Ok(book.and_then(|book| book.strip(&place.stored, &incoming)).unwrap_or(incoming))
     }
 }

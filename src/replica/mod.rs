@@ -36,6 +36,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 pub use audit::{Audit, audit};
+pub use collect::Deletions;
 pub use fault::Fault;
 pub use forget::{DigestPage, OfBucket};
 pub use health::Health;
@@ -148,7 +149,7 @@ impl Replica {
         after_a_power_cut(&*storage, &health, &identity, options)?;
         let recorded = class::recorded(&*storage)?;
         let hints = Arc::new(hints::open(&*storage, options)?);
-        let books = Arc::new(collect::Books::open(&*storage)?);
+        let books = Arc::new(collect::Books::open(&*storage, options.partitions)?);
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for index in 0..options.threads.max(1) {

@@ -24,7 +24,7 @@ use super::collect::Books;
 use super::health::Health;
 use super::hints::{HintBook, HintOp, HintWork};
 use super::identity::{Bar, Identity, Renewal};
-use super::index::{index_digest, index_entry};
+use super::index::{ends_as_deletion, index_digest, index_entry};
 use super::place::{self, Place};
 use super::recent::Recent;
 use super::{Fault, ReplicaOptions};
@@ -622,8 +622,10 @@ impl Shard {
             }
             match record {
                 Some((record, digest)) => {
-                    let siblings = u32::try_from(entry.object.siblings().len()).unwrap_or(u32::MAX);
-                    batch.put(Keyspace::Index, stored.clone(), index_entry(&digest, siblings, horizon));
+                    if ends_as_deletion(&entry.object) {
+                        self.books.may_hold_deletions(partition);
+                    }
+                    batch.put(Keyspace::Index, stored.clone(), index_entry(&digest, &entry.object));
                     self.metrics.replica.bytes_written.inc_by(record.len() as u64);
                     batch.put(Keyspace::Objects, stored, record);
                 }

@@ -3,11 +3,12 @@
 use super::*;
 
 fn listed(keys: &[usize]) -> Vec<Listed> {
-    keys.iter().map(|key| Listed { stored: stored(*key), digest: Digest([7; 16]) }).collect()
+    let dots = || vec![Dot::new(ActorId(1), Stamp(2))];
+    keys.iter().map(|key| Listed { stored: stored(*key), digest: Digest([7; 16]), dots: dots() }).collect()
 }
 
-fn holds(_: &Bytes) -> Option<(Digest, Vec<Dot>)> {
-    Some((Digest([7; 16]), vec![Dot::new(ActorId(1), Stamp(2))]))
+fn agrees(_: &Listed) -> bool {
+    true
 }
 
 fn epoch(number: u64) -> Epoch {
@@ -18,6 +19,7 @@ fn epoch(number: u64) -> Epoch {
 fn epochs_of_a_later_layout_are_greater() {
     let first = Epoch::FIRST.next_under(3).unwrap();
     assert_eq!((first.layout(), first.to_string()), (3, "3.1".into()));
+    assert!(Epoch::of_layout(3) < first && Epoch::of_layout(3) > Epoch::FIRST.next_under(2).unwrap());
     let second = first.next_under(3).unwrap();
     assert!(second > first && second.next_under(4).unwrap() > second);
     assert_eq!(Epoch(3 << 32 | u64::from(u32::MAX)).next_under(3), None, "the next is another layout's");
@@ -40,20 +42,26 @@ fn a_round_is_named_by_all_it_says() {
 fn an_owner_marks_upwards_what_it_holds_under_its_layout() {
     let mut book = Book::default();
     let round = |number, nonce| Round::new(epoch(number), nonce, listed(&[0]), Vec::new());
-    assert_eq!(book.mark(&round(2, 0), Some(LAYOUT + 1), holds), Err(NotMarked::OtherLayout(LAYOUT)));
-    assert_eq!(book.mark(&round(2, 0), None, holds), Err(NotMarked::OtherLayout(LAYOUT)));
-    assert_eq!(book.mark(&round(2, 0), Some(LAYOUT), |_| None), Err(NotMarked::Differs(stored(0))));
-    let other = |_: &Bytes| Some((Digest([8; 16]), Vec::new()));
-    assert_eq!(book.mark(&round(2, 0), Some(LAYOUT), other), Err(NotMarked::Differs(stored(0))));
+    assert_eq!(book.mark(&round(2, 0), Some(LAYOUT + 1), agrees), Err(NotMarked::OtherLayout(LAYOUT)));
+    assert_eq!(book.mark(&round(2, 0), None, agrees), Err(NotMarked::OtherLayout(LAYOUT)));
+    assert_eq!(book.mark(&round(2, 0), Some(LAYOUT), |_| false), Err(NotMarked::Differs(vec![stored(0)])));
     assert!(book.is_blank(), "nothing was changed");
-    assert_eq!(book.mark(&round(2, 0), Some(LAYOUT), holds), Ok(()));
-    assert_eq!(book.mark(&round(2, 1), Some(LAYOUT), holds), Err(NotMarked::Behind(epoch(2))));
-    assert_eq!(book.mark(&round(1, 0), Some(LAYOUT), holds), Err(NotMarked::Behind(epoch(2))));
-    assert_eq!(book.mark(&round(2, 0), None, |_| None), Ok(()), "it has");
+    assert_eq!(book.mark(&round(2, 0), Some(LAYOUT), agrees), Ok(()));
+    assert_eq!(book.mark(&round(2, 1), Some(LAYOUT), agrees), Err(NotMarked::Behind(epoch(2))));
+    assert_eq!(book.mark(&round(1, 0), Some(LAYOUT), agrees), Err(NotMarked::Behind(epoch(2))));
+    assert_eq!(book.mark(&round(2, 0), None, |_| false), Ok(()), "it has");
     for number in 3..3 + HELD_MAX as u64 - 1 {
-        assert_eq!(book.mark(&round(number, 0), Some(LAYOUT), holds), Ok(()));
+        assert_eq!(book.mark(&round(number, 0), Some(LAYOUT), agrees), Ok(()));
     }
-    assert_eq!(book.mark(&round(99, 0), Some(LAYOUT), holds), Err(NotMarked::TooMany(HELD_MAX)));
+    assert_eq!(book.mark(&round(99, 0), Some(LAYOUT), agrees), Err(NotMarked::TooMany(HELD_MAX)));
+}
+
+#[test]
+fn what_is_forgotten_before_it_is_marked_never_is() {
+    let mut book = Book::default();
+    let round = Round::new(epoch(2), 0, listed(&[0]), Vec::new());
+    book.forget(round.id());
+    assert_eq!(book.mark(&round, Some(LAYOUT), agrees), Err(NotMarked::Behind(epoch(2))));
 }
 
 #[test]
@@ -62,7 +70,7 @@ fn a_round_goes_by_its_steps() {
     let round = Round::new(epoch(1), 0, listed(&[0]), Vec::new());
     let id = round.id();
     assert_eq!(book.seal(id), Err(NoSuchRound));
-    book.mark(&round, Some(LAYOUT), holds).unwrap();
+    book.mark(&round, Some(LAYOUT), agrees).unwrap();
     assert_eq!(book.drop_round(id), Err(NoSuchRound), "it is not sealed");
     assert_eq!(book.judge(Epoch::FIRST), Ok(()));
     book.drain(id.epoch);
@@ -70,6 +78,9 @@ fn a_round_goes_by_its_steps() {
     book.seal(id).unwrap();
     assert_eq!(book.judge(Epoch::FIRST), Err(TooOld { read: Epoch::FIRST, sealed: id.epoch }));
     assert_eq!(book.lesson(), Err(Unfinished(id)));
+    let mut anew = book.clone();
+    anew.begin_anew();
+    assert_eq!((anew.is_sealing(), anew.sealed()), (false, id.epoch), "what it refused it refuses");
     book.abandon();
     assert_eq!(book.status().rounds[&id], Stage::Sealed, "who has sealed a round does not abandon it");
     assert_eq!(book.drop_round(id).unwrap().len(), 1);
@@ -79,19 +90,25 @@ fn a_round_goes_by_its_steps() {
     new.learn(Lesson::decode(book.lesson().unwrap().encode()).unwrap());
     assert_eq!(new, book);
     let next = Round::new(epoch(2), 0, Vec::new(), vec![id]);
-    book.mark(&next, Some(LAYOUT), holds).unwrap();
+    book.mark(&next, Some(LAYOUT), agrees).unwrap();
     book.seal(next.id()).unwrap();
     assert_eq!(book.status().rounds.keys().collect::<Vec<_>>(), [&next.id()], "what all had dropped is forgotten");
 }
 
-#[test]
-fn a_damaged_book_is_no_empty_one() {
+/// One that has marked three rounds.
+fn book_of_three() -> Book {
     let mut book = Book::default();
     for number in 1..4 {
         let after = book.status().rounds.into_keys().collect();
         let round = Round::new(epoch(number), number, listed(&[0, 1]), after);
-        book.mark(&round, Some(LAYOUT), holds).unwrap();
+        book.mark(&round, Some(LAYOUT), agrees).unwrap();
     }
+    book
+}
+
+#[test]
+fn a_damaged_book_is_no_empty_one() {
+    let book = book_of_three();
     let bytes = book.encode();
     assert_eq!(Book::decode(bytes.clone()), Ok(book));
     for len in 0..bytes.len() {
@@ -99,7 +116,11 @@ fn a_damaged_book_is_no_empty_one() {
     }
     assert_eq!(Book::decode([&bytes[..], &[0]].concat().into()), Err(BookError::Malformed));
     assert_eq!(Book::decode([&[9], &bytes[1..]].concat().into()), Err(BookError::Version(9)));
-    assert!(Lesson::decode(bytes).is_err(), "with rounds that are not finished");
+    assert_eq!(Lesson::decode(bytes.clone()), Ok(Book::decode(bytes).unwrap().lesson().unwrap()));
+    let last = *book_of_three().status().rounds.last_key_value().unwrap().0;
+    let mut sealed = book_of_three();
+    sealed.seal(last).unwrap();
+    assert!(Lesson::decode(sealed.encode()).is_err(), "with a round that is not finished");
 }
 
 #[test]
@@ -108,6 +129,7 @@ fn a_driver_finishes_forgets_and_only_then_begins() {
     let says = |number, rounds: &[(u64, Stage)]| Status {
         epoch: epoch(number),
         rounds: rounds.iter().map(|(number, stage)| (id(*number), *stage)).collect(),
+        ..Status::default()
     };
     let (marked, sealed, dropped) = (Stage::Marked, Stage::Sealed, Stage::Dropped);
     let begin = |number, after: &[u64]| Plan::Begin {
@@ -151,5 +173,6 @@ fn a_drive_asks_everybody_before_the_next_step() {
         }
     }
     assert_eq!(drive.step(), None);
-    assert_eq!(Drive::resume(id, owners, holders).step(), Some(Step::Drain));
+    assert_eq!(Drive::resume(id, owners.clone(), holders).step(), Some(Step::Drain));
+    assert_eq!(Drive::finish(id, owners).step(), Some(Step::Seal));
 }

@@ -194,10 +194,11 @@ impl World {
     fn ask(&mut self, at: usize, step: Step, round: &Round) -> Option<bool> {
         let Owner { objects, book, floor, .. } = &mut self.owners[at];
         match step {
-            Step::Mark => match book.mark(round, Some(LAYOUT), |stored| deletions(&objects[key_of(stored)])) {
-                Ok(()) => Some(true),
-                Err(_) => None,
-            },
+            Step::Mark => {
+                let held = |listed: &Listed| deletions(&objects[key_of(&listed.stored)]);
+                let agrees = |listed: &Listed| held(listed) == Some((listed.digest, listed.dots.clone()));
+                book.mark(round, Some(LAYOUT), agrees).ok().map(|()| true)
+            }
             Step::Drain => {
                 book.drain(round.id().epoch);
                 Some(true)
@@ -228,8 +229,8 @@ impl World {
                 let same =
                     |key: &usize| self.owners.iter().all(|owner| owner.objects[*key] == self.owners[0].objects[*key]);
                 let listed = (0..KEYS).filter(same).filter_map(|key| {
-                    let (digest, _) = deletions(&self.owners[0].objects[key])?;
-                    Some(Listed { stored: stored(key), digest })
+                    let (digest, dots) = deletions(&self.owners[0].objects[key])?;
+                    Some(Listed { stored: stored(key), digest, dots })
                 });
                 let round = Round::new(epoch, self.rounds.len() as u64, listed.collect(), after);
                 self.rounds.insert(round.id(), round.clone());

@@ -5,7 +5,7 @@ use super::super::tests::{Life, disk, live, place};
 use super::super::{Cause, MergeRequest};
 use super::*;
 use crate::causality::{MergeRules, Payload, Supersedes, Write};
-use crate::collect::{Listed, Stage};
+use crate::collect::Stage;
 use crate::env::Entropy;
 use crate::ring::Grid;
 
@@ -32,13 +32,14 @@ impl Life {
         let listed = keys.iter().map(|key| {
             let stored = place(key).stored;
             let record = self.replica.storage().get(Keyspace::Objects, &stored).unwrap().unwrap();
-            Listed { stored, digest: digest_of_record(&record) }
+            let dots = decode_object(record.clone()).unwrap().siblings().iter().map(|sibling| sibling.dot).collect();
+            Listed { stored, digest: digest_of_record(&record), dots }
         });
         Round::new(Epoch(LAYOUT << 32 | number), number, listed.collect(), after)
     }
 
     async fn marks(&self, key: &str, round: &Round) -> Result<(), NotMarked> {
-        self.replica.mark(place(key).partition, round.clone(), Some(LAYOUT)).await.unwrap()
+        self.replica.mark(place(key).partition, round.clone(), Some(LAYOUT), Arc::new(|_| true)).await.unwrap()
     }
 
     fn stage(&self, key: &str, round: &Round) -> Option<Stage> {
@@ -109,12 +110,12 @@ async fn what_is_no_deletion_or_not_the_one_that_is_listed_is_not_marked() {
     let life = live(&disk());
     life.put("k", "v").await;
     let value = life.round(&["k"], 1, Vec::new());
-    assert_eq!(life.marks("k", &value).await, Err(NotMarked::Differs(place("k").stored)));
+    assert_eq!(life.marks("k", &value).await, Err(NotMarked::Differs(vec![place("k").stored])));
     life.delete("k").await;
-    assert_eq!(life.marks("k", &value).await, Err(NotMarked::Differs(place("k").stored)));
+    assert_eq!(life.marks("k", &value).await, Err(NotMarked::Differs(vec![place("k").stored])));
     let deletion = life.round(&["k"], 1, Vec::new());
     life.put("k", "w").await;
-    assert_eq!(life.marks("k", &deletion).await, Err(NotMarked::Differs(place("k").stored)));
+    assert_eq!(life.marks("k", &deletion).await, Err(NotMarked::Differs(vec![place("k").stored])));
     let partition = place("k").partition;
     assert_eq!(life.replica.epoch(partition), Epoch::FIRST);
     assert_eq!(life.replica.seal(partition, deletion.id()).await.unwrap(), Err(NoSuchRound));
@@ -153,14 +154,17 @@ async fn a_new_store_learns_what_is_taken_out_and_inherits_no_mark() {
     let deleted = old.delete("k").await;
     let round = old.round(&["k"], 1, Vec::new());
     old.marks("k", &round).await.unwrap();
-    assert_eq!(old.replica.lesson(partition).err(), Some(Unfinished(round.id())));
     old.replica.seal(partition, round.id()).await.unwrap().unwrap();
-    old.replica.abandon_rounds(partition).await.unwrap();
+    assert_eq!(old.replica.lesson(partition), None, "a round waits to be finished");
+    old.replica.close_rounds(LAYOUT).await.unwrap();
     assert_eq!(old.stage("k", &round), Some(Stage::Sealed), "who has sealed a round does not abandon it");
     old.replica.drop_round(partition, round.id()).await.unwrap().unwrap();
     let next = old.round(&[], 2, Vec::new());
     old.marks("k", &next).await.unwrap();
-    old.replica.abandon_rounds(partition).await.unwrap();
+    old.replica.close_rounds(LAYOUT + 1).await.unwrap();
+    assert_eq!(old.stage("k", &next), None);
+    let late = old.round(&[], 3, Vec::new());
+    assert_eq!(old.marks("k", &late).await, Err(NotMarked::OtherLayout(LAYOUT)), "nor is another one marked");
     new.replica.learn(partition, old.replica.lesson(partition).unwrap()).await.unwrap();
     assert_eq!(new.replica.epoch(partition), next.id().epoch);
     assert!(matches!(new.arrives("k", &value.object, Epoch::FIRST).await, Err(Fault::TooOld(_))));
@@ -178,5 +182,77 @@ async fn a_damaged_book_stops_the_start() {
     let mut batch = Batch::new();
     batch.put(Keyspace::Meta, partition_key(COLLECT, place("k").partition), vec![1, 2, 3]);
     life.replica.storage().commit(batch, Durability::Flush).unwrap();
-    assert!(matches!(Books::open(&**life.replica.storage()), Err(StorageError::Io(_))));
+    assert!(matches!(Books::open(&**life.replica.storage(), 8), Err(StorageError::Io(_))));
+}
+
+#[tokio::test]
+async fn a_layout_is_read_under_its_first_epoch_and_what_it_gives_takes_nothing_older() {
+    let life = live(&disk());
+    let partition = place("k").partition;
+    let object = live(&disk()).put("k", "v").await.object;
+    life.replica.follow_layout(4, [partition].into());
+    assert_eq!(life.replica.epoch(partition), Epoch::of_layout(4));
+    assert_eq!(life.replica.sealed(partition), Epoch::FIRST, "nothing is collected here");
+    let older = Epoch(3 << 32 | 9);
+    assert!(matches!(life.arrives("k", &object, older).await, Err(Fault::TooOld(_))));
+    assert_eq!(life.arrives("k", &object, Epoch::of_layout(4)).await, Ok(true));
+    life.replica.follow_layout(4, BTreeSet::new());
+    assert_eq!(life.arrives("k", &object, older).await, Ok(true), "it has merged what there was");
+}
+
+#[tokio::test]
+async fn an_owner_that_forgot_its_mark_starts_over() {
+    let (whole, behind) = (live(&disk()), live(&disk()));
+    let partition = place("k").partition;
+    let value = behind.put("k", "v").await;
+    whole.arrives("k", &value.object, Epoch::FIRST).await.unwrap();
+    whole.delete("k").await;
+    let round = whole.round(&["k"], 1, Vec::new());
+    whole.marks("k", &round).await.unwrap();
+    whole.replica.seal(partition, round.id()).await.unwrap().unwrap();
+    whole.replica.drop_round(partition, round.id()).await.unwrap().unwrap();
+    let sealed = whole.replica.sealed(partition);
+    assert!(behind.replica.is_behind(partition, sealed) && !whole.replica.is_behind(partition, sealed));
+    let actor = value.dot.actor;
+    assert_eq!(behind.replica.start_over(partition, whole.replica.lesson(partition).unwrap()).await, Ok(1));
+    assert!(!behind.replica.health().is_synced(partition) && !behind.replica.is_behind(partition, sealed));
+    behind.replica.mark_synced(partition).await.unwrap();
+    assert_eq!(behind.object("k").await, None);
+    assert_ne!(behind.put("k", "w").await.dot.actor, actor, "under a new tenure");
+    behind.is_exact();
+}
+
+#[tokio::test]
+async fn an_owner_of_the_partition_that_owns_no_such_bucket_marks_what_it_does_not_hold() {
+    let (owner, other) = (live(&disk()), live(&disk()));
+    let partition = place("k").partition;
+    owner.put("k", "v").await;
+    owner.delete("k").await;
+    let round = owner.round(&["k"], 1, Vec::new());
+    let marks = |owns: bool| other.replica.mark(partition, round.clone(), Some(LAYOUT), Arc::new(move |_| owns));
+    assert_eq!(marks(true).await.unwrap(), Err(NotMarked::Differs(vec![place("k").stored])));
+    assert_eq!(marks(false).await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn deletions_are_found_by_the_index_and_told_by_their_age() {
+    let life = live(&disk());
+    for key in ["a", "b", "c"] {
+        life.put(key, "v").await;
+    }
+    life.delete("b").await;
+    let partition = place("b").partition;
+    let entry = |key: &str| life.replica.storage().get(Keyspace::Index, &place(key).stored).unwrap().unwrap();
+    assert!(may_be_deletion(&entry("b")) && !may_be_deletion(&entry("a")));
+    let found = |before| life.replica.deletions(partition, Bytes::new(), before);
+    let all = found(Wall(u64::MAX)).await.unwrap();
+    assert_eq!(all.ripe.iter().map(|listed| &listed.stored).collect::<Vec<_>>(), [&place("b").stored]);
+    assert_eq!(found(Wall(0)).await.unwrap(), Deletions { young: 1, ..Deletions::default() });
+    assert!(life.replica.may_hold_deletions(partition));
+    life.replica.looks_for_deletions(partition);
+    assert!(!life.replica.may_hold_deletions(partition));
+    life.put("b", "w").await;
+    assert!(!life.replica.may_hold_deletions(partition), "a value is none");
+    life.delete("b").await;
+    assert!(life.replica.may_hold_deletions(partition));
 }
