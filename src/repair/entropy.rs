@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use tokio::sync::Mutex as Turn;
 use tracing::{debug, info, warn};
 
@@ -34,6 +35,7 @@ use crate::peers::Peers;
 use crate::replica::{Cause, Fault, Place, Replica, name_of};
 use crate::ring::live::holders;
 use crate::ring::{BucketSettings, Layout};
+use crate::transport::messages::collect::Collect;
 use crate::transport::messages::merkle::{CompareRoots, Descend};
 use crate::transport::messages::{Ask, Held, Read, Target, Tell, Write};
 use crate::types::{Bucket, Mono, PartitionId, StoreId};
@@ -477,6 +479,8 @@ impl AntiEntropy {
     }
 
     async fn exchange_all(&self, known: &Known, peer: StoreId, found: Vec<Difference>, done: &mut Repaired) {
+        let partitions: BTreeSet<PartitionId> = found.iter().map(|difference| difference.partition).collect();
+        join_all(partitions.into_iter().map(|partition| self.level(known, peer, partition))).await;
         let exchanges = found.into_iter().map(|difference| self.exchange(known, peer, difference));
         let mut running = futures_util::stream::iter(exchanges).buffer_unordered(AT_ONCE);
         while let Some(exchanged) = running.next().await {
@@ -492,6 +496,19 @@ impl AntiEntropy {
                     debug!(%peer, why, "a key that differs could not be made equal yet");
                 }
             }
+        }
+    }
+
+    /// Where two owners differ, one of them may have forgotten what was collected: its directory went back, and it is to start
+    /// its copy over.
+    async fn level(&self, known: &Known, peer: StoreId, partition: PartitionId) {
+        let replica = &self.inner.replica;
+        let asked = Collect::ask(partition.0, replica.sealed(partition));
+        if let Ok(Tell::Collected(told)) = self.ask(known, peer, Ask::Collect(asked)).await
+            && replica.is_behind(partition, Epoch(told.sealed))
+            && let Err(fault) = replica.distrust(partition).await
+        {
+            debug!(%partition, %fault, "the next comparison finds it again");
         }
     }
 

@@ -43,7 +43,7 @@ const CLIENTS: u32 = 8;
 const DEADLINE: Duration = Duration::from_secs(1);
 
 /// How long what is deleted stays in runs that collect: longer than a request is repeated.
-const LINGER: Duration = Duration::from_secs(10);
+const LINGER: Duration = Duration::from_secs(3);
 
 /// What befalls directories in a run that has an end of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

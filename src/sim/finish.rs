@@ -18,11 +18,11 @@ use super::net::Death;
 use super::workload::Runner;
 use crate::causality::decode_head;
 use crate::cluster::{Heard, Standing};
-use crate::env::Entropy;
+use crate::env::{Clock, Entropy};
 use crate::kv::{NodeView as _, ReadOptions, TombstoneAdmin as _, WriteOptions};
 use crate::quorum::Level;
 use crate::replica::name_of;
-use crate::types::ObjectId;
+use crate::types::{ObjectId, Stamp, Wall};
 
 /// How long the healed cluster may take until nobody is without a vote.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -143,14 +143,18 @@ impl End<'_> {
         waits
     }
 
-    /// Where deletions are collected, all are gone once nothing is in the way.
+    /// Where deletions are collected, all are gone once nothing is in the way; but those that a clock dated to the future.
     async fn collected(&self) -> Option<Violation> {
-        self.cluster.setup().linger?;
+        let linger = self.cluster.setup().linger?;
         let left = |machine: usize| {
             let records = self.cluster.audit(machine).records;
             let deleted = |record: &Bytes| {
                 let head = decode_head(record);
-                head.is_ok_and(|head| head.siblings.iter().all(|sibling| sibling.is_tombstone))
+                head.is_ok_and(|head| {
+                    let written = head.context.greatest_stamp().map_or(Wall(0), Stamp::wall);
+                    let ripe = written + 2 * linger <= Clock::wall(&*self.cluster.clock(machine));
+                    ripe && head.siblings.iter().all(|sibling| sibling.is_tombstone)
+                })
             };
             let unfinished = self.cluster.node(machine).map_or(0, |node| node.replica().unfinished_rounds().len());
             records.values().filter(|record| deleted(record)).count() + unfinished
