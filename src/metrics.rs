@@ -565,6 +565,8 @@ group! {
             "Layouts that count for writes: more than one while a change is under way.";
         catch_ups: Counter = Counter::default(), "layout_catch_ups",
             "Times that a member which knew a newer layout was asked for it.";
+        voices_regained: Counter = Counter::default(), "layout_voices_regained",
+            "Times that this node's store, having gone back, got its voice in the next layout's decision back.";
         refused: Counter = Counter::default(), "layout_refused_requests",
             "Requests of peers refused because of the layouts they named.";
         retries: Counter = Counter::default(), "layout_retries",

@@ -11,7 +11,7 @@ use crate::repair::{Transfers, Worker};
 use crate::ring::founding::{lonely, seedless};
 use crate::ring::risk::too_thin;
 use crate::ring::{BucketSettings, Layout, Member, MemberIndex};
-use crate::types::{Bucket, NodeId, StoreId};
+use crate::types::{Bucket, StoreId};
 
 /// A change that waits so long for members that are up is worth a look.
 const SLOW: Duration = Duration::from_secs(60);
@@ -83,22 +83,7 @@ impl Node {
             let text = format!("layout {version} has waited for a while for members that are up: {}", slow.join(", "));
             list.add_with("change_is_slow", text, "quorate layout show");
         }
-        let deciders = known.chain.deciders();
-        let decide = deciders.iter().filter(|(_, store)| is_up(*store)).count();
-        if decide <= deciders.len() / 2 {
-            let name = |(_, store): &(NodeId, StoreId)| {
-                let index = newest.member_by_store(*store).filter(|_| !is_up(*store))?;
-                Some(newest.member(index).name.clone())
-            };
-            let down: Vec<String> = deciders.iter().filter_map(name).collect();
-            let text = format!(
-                "{decide} of the {} members that decide are up, too few to change the layout: start more of {}; only if \
-                 they are gone for good, the last resort is a layout that nobody decides",
-                deciders.len(),
-                down.join(", ")
-            );
-            list.add_with("no_majority", text, "quorate layout force --help");
-        }
+        self.about_voices(known, list);
         let trouble = self.transfers().map(|transfers| transfers.now()).and_then(|progress| progress.trouble);
         if let Some(trouble) = trouble.filter(|_| !view.is_complete()) {
             list.add("transfer_failed", format!("what a layout gives this node is copied again: {trouble}"));
@@ -117,6 +102,47 @@ impl Node {
         }
         for short in known.chain.live().iter().flat_map(|layout| too_thin(layout, is_up)) {
             list.add_with("too_few_live", short.to_string().replace("would be left", "are up"), "quorate members");
+        }
+    }
+
+    /// Whether enough of those who decide on the next layout are there, and have a voice.
+    fn about_voices(&self, known: &Known, list: &mut List) {
+        let up = self.inner.peers.up();
+        let is_up = |store: &StoreId| *store == known.me || up.is_up(*store);
+        let silent = self.silent(known);
+        let names = |which: &dyn Fn(&StoreId) -> bool| -> String {
+            let members = known.newest().members().iter();
+            let names: Vec<&str> = members.filter(|its| which(&its.store)).map(|its| its.name.as_str()).collect();
+            names.join(", ")
+        };
+        let deciders = known.chain.deciders();
+        let stores = || deciders.iter().map(|(_, store)| store);
+        let decide = stores().filter(|store| is_up(store)).count();
+        if decide <= deciders.len() / 2 {
+            let text = format!(
+                "{decide} of the {} members that decide are up, too few to change the layout: start more of {}; only if \
+                 they are gone for good, the last resort is a layout that nobody decides",
+                deciders.len(),
+                names(&|store| stores().any(|decider| decider == store) && !is_up(store))
+            );
+            list.add_with("no_majority", text, "quorate layout force --help");
+        } else if stores().filter(|store| is_up(store) && !silent.contains(store)).count() <= deciders.len() / 2 {
+            let down = names(&|store| !is_up(store));
+            let (wait, command) = match down.is_empty() {
+                true => ("every member is asked: this takes a second or two".to_owned(), "quorate status"),
+                false => (
+                    format!(
+                        "they need a word of every member: start {down}; or, if they are gone for good, give them up"
+                    ),
+                    "quorate layout force --help",
+                ),
+            };
+            let text = format!(
+                "too few of those who decide on the next layout have a voice: the directories of {} went back, and may \
+                 have forgotten what they promised; {wait}",
+                names(&|store| silent.contains(store))
+            );
+            list.add_with("no_voice", text, command);
         }
     }
 

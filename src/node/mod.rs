@@ -325,7 +325,9 @@ impl Node {
         let deletes_only = inner.replica.health().room().is_short();
         let in_doubt = !inner.replica.health().unsynced().is_empty();
         let pauses = inner.roster.all().iter().any(repair::Worker::is_paused);
-        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt, pauses });
+        let silent = inner.keeper.is_silent();
+        let mood = PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt, pauses, silent };
+        inner.peers.set_mood(mood);
     }
 
     /// Compares what this node holds with the other owners, now, and makes equal what differs. Nothing before it serves.

@@ -58,6 +58,8 @@ pub struct PeerMood {
     pub in_doubt: bool,
     /// Some of its background workers were told to pause.
     pub pauses: bool,
+    /// Its store has no voice in the decision on the next layout.
+    pub silent: bool,
 }
 
 impl PeerMood {
@@ -69,6 +71,7 @@ impl PeerMood {
             | u32::from(self.deletes_only) << 4
             | u32::from(self.in_doubt) << 5
             | u32::from(self.pauses) << 6
+            | u32::from(self.silent) << 7
     }
 
     fn from_bits(bits: u32) -> Self {
@@ -80,6 +83,7 @@ impl PeerMood {
             deletes_only: bits & 16 != 0,
             in_doubt: bits & 32 != 0,
             pauses: bits & 64 != 0,
+            silent: bits & 128 != 0,
         }
     }
 }
@@ -580,7 +584,9 @@ impl Handler for Peers {
                 let (this, remember) = (self.clone(), recall.remember);
                 Box::pin(async move { this.recall(&from, remember).await })
             }
-            Some(Ask::Probe(_) | Ask::Layouts(_) | Ask::Decide(_)) => services.cluster.serve(from, request),
+            Some(Ask::Probe(_) | Ask::Layouts(_) | Ask::Decide(_) | Ask::Renounce(_)) => {
+                services.cluster.serve(from, request)
+            }
             Some(Ask::Gossip(_) | Ask::Buckets(_)) => services.gossip.serve(from, request),
             Some(_) => services.data.serve(from, request),
             None => Box::pin(async { Reply::refused(Refusal::Unknown, "this node does not know that request") }),

@@ -15,7 +15,7 @@ use prost::{Message, Oneof};
 
 use buckets::BucketTable;
 use gossip::{Gossip, Gossiped};
-use layouts::{Decide, Decided, Digests, Layouts, LayoutsTold, ListDigests};
+use layouts::{Decide, Decided, Digests, Layouts, LayoutsTold, ListDigests, Renounce};
 use merkle::{CompareRoots, Descend, Descended, RootsCompared};
 
 /// A request from one node to another.
@@ -31,7 +31,7 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 30")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 29, 30")]
     pub ask: Option<Ask>,
     /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
     /// under way.
@@ -84,6 +84,9 @@ pub enum Ask {
     /// Which of these nodes' children, or keys, are not yours?
     #[prost(message, tag = "23")]
     Descend(Descend),
+    /// I have forgotten what I promised in the decision on the next layout: give up what you propose there.
+    #[prost(message, tag = "29")]
+    Renounce(Renounce),
     /// Take these settings of buckets, flushed before you answer; and what do you have beside them?
     #[prost(message, tag = "30")]
     Buckets(BucketTable),
@@ -139,7 +142,7 @@ pub enum Tell {
     /// To [`Ask::Layouts`].
     #[prost(message, tag = "21")]
     Layouts(LayoutsTold),
-    /// To [`Ask::Decide`].
+    /// To [`Ask::Decide`] and [`Ask::Renounce`].
     #[prost(message, tag = "22")]
     Decided(Decided),
     /// To [`Ask::ListDigests`].
