@@ -14,7 +14,7 @@ use crate::cluster::Known;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ReadOptions, RepairMode};
 use crate::peers::Service;
-use crate::replica::{Cause, Fault, MergeRequest, Place, name_of};
+use crate::replica::{Cause, Fault, Inventory, MergeRequest, Place, name_of};
 use crate::ring::judge::{self, Named, Unfit};
 use crate::ring::{Layout, Mode};
 use crate::transport::Hello;
@@ -212,7 +212,11 @@ impl Coordinator {
         // Of before the page is read: from there on what this node takes in goes to the newer layout's owners, too.
         let acked = known.view().own().ack;
         let most = fetch.max_bytes.min(PAGE_MOST) as usize;
-        let page = match self.inner.replica.page(PartitionId(fetch.partition), fetch.after, most).await {
+        let held = match Inventory::decode(&fetch.held) {
+            Ok(held) => held,
+            Err(none) => return malformed(none.to_string()),
+        };
+        let page = match self.inner.replica.page(PartitionId(fetch.partition), fetch.after, most, held).await {
             Ok(page) => page,
             Err(fault) => return refuse(&fault),
         };

@@ -30,6 +30,7 @@ use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::replica::{Cause, Fault, Replica};
+use crate::ring::sync::Gain;
 use crate::storage::Keyspace;
 use crate::transport::messages::{Ask, Fetch, Page, PageEntry, Tell};
 use crate::types::{Mono, PartitionId, StoreId};
@@ -189,9 +190,7 @@ impl Transfers {
         let ready = |source: &StoreId| {
             self.may_be_read(known.trackers.of(*source).ack, layout) && self.inner.peers.up().is_up(*source)
         };
-        let jobs = gains
-            .iter()
-            .flat_map(|gain| gain.sources.iter().copied().filter(ready).map(|source| (gain.partition, source)));
+        let jobs = in_turns(&gains).into_iter().filter(|(_, source)| ready(source));
         let jobs: Vec<(PartitionId, StoreId)> = jobs.collect();
         let mut running = futures_util::stream::iter(jobs.into_iter().map(|(partition, source)| {
             let this = self.clone();
@@ -279,7 +278,9 @@ impl Transfers {
                 // What this node is given, and keeps of what it merged, is another question by now.
                 return Err(Stopped::NotYet);
             }
-            let fetch = Fetch { partition: partition.0, after: after.clone(), max_bytes: PAGE };
+            let held = replica.inventory(partition, after.clone(), PAGE as usize).await;
+            let held = held.map_err(|fault| failed(fault.to_string()))?.encode();
+            let fetch = Fetch { partition: partition.0, after: after.clone(), max_bytes: PAGE, held };
             let page = match peers.call(source, Ask::Fetch(fetch), layout, CALL_FOR).await.map(|reply| reply.tell) {
                 Ok(Some(Tell::Page(page))) => page,
                 Ok(Some(Tell::Refused(refused))) => return Err(failed(refused.detail)),
@@ -363,9 +364,43 @@ impl Transfers {
     }
 }
 
+/// What to copy, each partition from one source before it is copied from the next: from there only what differs is sent.
+/// Partitions begin with different sources, so that all of them have something to do.
+fn in_turns(gains: &[Gain]) -> Vec<(PartitionId, StoreId)> {
+    let most = gains.iter().map(|gain| gain.sources.len()).max().unwrap_or_default();
+    let turn = |turn: usize| {
+        gains.iter().enumerate().filter(move |(_, gain)| turn < gain.sources.len()).filter_map(move |(at, gain)| {
+            let source = gain.sources.iter().nth((at + turn) % gain.sources.len())?;
+            Some((gain.partition, *source))
+        })
+    };
+    (0..most).flat_map(turn).collect()
+}
+
 fn point(layout: u64, after: &Bytes) -> Bytes {
     let mut point = BytesMut::with_capacity(8 + after.len());
     point.put_u64(layout);
     point.put_slice(after);
     point.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_of_every_partition_has_its_turn_once_and_no_partition_two_in_a_row() {
+        let stores = |from: u128, to: u128| (from..to).map(StoreId::from_bits).collect::<BTreeSet<StoreId>>();
+        let gain = |partition, sources| Gain { partition: PartitionId(partition), sources };
+        let gains = [gain(0, stores(1, 4)), gain(1, stores(1, 4)), gain(2, stores(2, 4)), gain(3, stores(3, 4))];
+        let jobs = in_turns(&gains);
+        let wanted: BTreeSet<(PartitionId, StoreId)> =
+            gains.iter().flat_map(|gain| gain.sources.iter().map(|source| (gain.partition, *source))).collect();
+        assert_eq!(jobs.len(), wanted.len());
+        assert_eq!(jobs.iter().copied().collect::<BTreeSet<_>>(), wanted);
+        assert!(jobs.windows(2).all(|two| two[0].0 != two[1].0), "{jobs:?}");
+        let first: BTreeSet<StoreId> = jobs[..4].iter().map(|(_, source)| *source).collect();
+        assert!(first.len() > 1, "all begin with one source: {jobs:?}");
+        assert!(in_turns(&[]).is_empty());
+    }
 }

@@ -1,6 +1,7 @@
 //! The replica on a memory disk: what is acknowledged is durable, what is not is never readable, and who mints.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::*;
@@ -481,7 +482,7 @@ async fn a_page_walks_a_partition_and_names_what_it_cannot_read() {
     assert!(disk.damage(Keyspace::Objects, &place(wanted[1]).stored));
     let (mut after, mut found, mut unreadable) = (Bytes::new(), 0, 0);
     loop {
-        let page = life.replica.page(partition, after, 100).await.unwrap();
+        let page = life.replica.page(partition, after, 100, Inventory::default()).await.unwrap();
         found += page.entries.len();
         unreadable += page.unreadable.len();
         match page.next {
@@ -519,4 +520,55 @@ async fn stored_leaves_are_what_the_data_says() {
         assert_eq!(wanted.remove(&leaf), Some(u128::from_le_bytes(sum[..].try_into().unwrap())));
     }
     assert!(wanted.is_empty());
+}
+
+#[tokio::test]
+async fn a_page_leaves_out_what_the_other_side_holds_and_nothing_else() {
+    let (disk, other) = (disk(), disk());
+    let (source, taker) = (live(&disk), live(&other));
+    for n in 0..60 {
+        source.put(&format!("k{n}"), "v").await;
+    }
+    let grid = crate::ring::Grid::new(8).unwrap();
+    let mut sent = 0;
+    for partition in grid.partitions() {
+        let all = source.replica.page(partition, Bytes::new(), 1 << 20, Inventory::default()).await.unwrap();
+        assert_eq!(all.next, None);
+        // Every other one is there already; of these every other one is changed at the source since.
+        let (mut held, mut changed) = (BTreeSet::new(), BTreeSet::new());
+        for (n, (stored, record)) in all.entries.iter().enumerate().filter(|(n, _)| n % 2 == 0) {
+            let (id, generation) = name_of(stored).unwrap();
+            let place = Place::of(grid, &id, generation);
+            let rules = MergeRules { last_write_wins: false, idempotency_window: Duration::from_secs(60) };
+            let (record, cause) = (record.clone(), Cause::Repair);
+            let request = MergeRequest { place, record, rules, class: 3, flush: false, cause };
+            taker.replica.merge(request).await.unwrap();
+            held.insert(stored.clone());
+            if n % 4 == 0 {
+                source.put(std::str::from_utf8(id.key.as_bytes()).unwrap(), "w").await;
+                changed.insert(stored.clone());
+            }
+        }
+        let inventory = taker.replica.inventory(partition, Bytes::new(), 1 << 20).await.unwrap();
+        let page = source.replica.page(partition, Bytes::new(), 1 << 20, inventory.clone()).await.unwrap();
+        let wanted: BTreeSet<&Bytes> = all
+            .entries
+            .iter()
+            .map(|(stored, _)| stored)
+            .filter(|s| !held.contains(*s) || changed.contains(*s))
+            .collect();
+        assert_eq!(page.entries.iter().map(|(stored, _)| stored).collect::<BTreeSet<_>>(), wanted);
+        assert_eq!(page.next, None);
+        sent += page.entries.len();
+        // What is left out counts: no page goes through more than it may.
+        let first = source.replica.page(partition, Bytes::new(), 1, inventory).await.unwrap();
+        assert!(first.entries.len() <= 1 && first.next.is_some());
+        // What cannot be read here is not said to be here.
+        let Some(lost) = held.difference(&changed).next() else { continue };
+        assert!(other.damage(Keyspace::Objects, lost));
+        let inventory = taker.replica.inventory(partition, Bytes::new(), 1 << 20).await.unwrap();
+        let page = source.replica.page(partition, Bytes::new(), 1 << 20, inventory).await.unwrap();
+        assert!(page.entries.iter().any(|(stored, _)| stored == lost));
+    }
+    assert!((30..60).contains(&sent), "{sent} of 60 were sent");
 }

@@ -486,9 +486,12 @@ pub struct Fetch {
     /// Go on after this stored key; empty from the start.
     #[prost(bytes = "bytes", tag = "2")]
     pub after: Bytes,
-    /// Most bytes of a page; at least one entry is sent.
+    /// Most bytes of a page; at least one entry is gone through.
     #[prost(uint32, tag = "3")]
     pub max_bytes: u32,
+    /// States that the asker holds and need not be sent: an inventory, 16 bytes each.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub held: Bytes,
 }
 
 /// See [`Tell::Page`].

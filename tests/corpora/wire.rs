@@ -69,7 +69,15 @@ fn requests() -> Vec<(&'static str, Ask)> {
                 ..HandedWrite::default()
             }),
         ),
-        ("fetch", Ask::Fetch(Fetch { partition: 9, after: Bytes::from_static(b"after"), max_bytes: 1000 })),
+        (
+            "fetch",
+            Ask::Fetch(Fetch {
+                partition: 9,
+                after: Bytes::from_static(b"after"),
+                max_bytes: 1000,
+                held: Bytes::from_static(&[5; 32]),
+            }),
+        ),
         ("layouts", Ask::Layouts(Layouts { since: 3 })),
         ("decide", Ask::Decide(decide)),
         ("renounce", Ask::Renounce(Renounce { decision: Bytes::from_static(&[7; 32]) })),
