@@ -246,6 +246,12 @@ impl OperationMetrics {
         self.latency[level].observe(time.as_secs_f64());
     }
 
+    /// How many have ended.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.total.iter().flatten().map(Counter::get).sum()
+    }
+
     /// How many have ended so.
     #[must_use]
     pub fn count(&self, level: Level, ended: Ended) -> u64 {

@@ -139,8 +139,13 @@ impl Coordinator {
         deadline: Mono,
     ) -> Result<Found, Error> {
         let up = self.inner.peers.up();
-        let near = |store| located.route.is_near(store, &self.inner.region);
-        let candidates = round_from(self.inner.me, &located.route.stores, |store| up.is_up(store), near);
+        // While layouts change, owners in all of them first: what they hold counts in each.
+        let apart = |store| match located.route.live.len() {
+            1 => 0,
+            _ => needs.hold.groups().iter().filter(|group| !group.members.contains(&store)).count(),
+        };
+        let far = |store| (apart(store), !located.route.is_near(store, &self.inner.region));
+        let candidates = round_from(self.inner.me, &located.route.stores, |store| up.is_up(store), far);
         let Needs { votes, hold, repair } = needs;
         let core_hold = hold.clone();
         let plan = ReadPlan {
@@ -175,14 +180,14 @@ impl Coordinator {
     }
 }
 
-/// Whom to ask, in order: those that are up, then the others; of each sort the near ones first, by their ids from this
-/// node's on and round. So a node asks the same neighbour whenever it can, and what it asks goes out in fewer writes and
+/// Whom to ask, in order: those that are up, then the others; of each sort those first who are least far, by their ids from
+/// this node's on and round. So a node asks the same neighbour whenever it can, and what it asks goes out in fewer writes and
 /// wakes one process, not all; and of an object's owners each is asked first by one of the others.
-fn round_from(
+fn round_from<F: Ord>(
     me: StoreId,
     stores: &[StoreId],
     is_up: impl Fn(StoreId) -> bool,
-    is_near: impl Fn(StoreId) -> bool,
+    far: impl Fn(StoreId) -> F,
 ) -> Vec<StoreId> {
     let mut candidates = Vec::with_capacity(stores.len());
     candidates.extend(stores.iter().copied().filter(|store| is_up(*store)));
@@ -190,7 +195,7 @@ fn round_from(
     candidates.extend(stores.iter().copied().filter(|store| !is_up(*store)));
     let (up, down) = candidates.split_at_mut(up);
     for part in [up, down] {
-        part.sort_unstable_by_key(|store| (!is_near(*store), store.bits().wrapping_sub(me.bits())));
+        part.sort_unstable_by_key(|store| (far(*store), store.bits().wrapping_sub(me.bits())));
     }
     candidates
 }
@@ -516,7 +521,7 @@ mod tests {
         for order in [[7, 40, 900], [900, 7, 40], [40, 900, 7]] {
             let owners = order.map(store);
             let mut first: Vec<StoreId> =
-                owners.iter().map(|me| round_from(*me, &owners, |other| other != *me, |_| true)[0]).collect();
+                owners.iter().map(|me| round_from(*me, &owners, |other| other != *me, |_| 0)[0]).collect();
             first.sort_unstable();
             assert_eq!(first, [7, 40, 900].map(store), "{order:?}");
         }
@@ -526,9 +531,9 @@ mod tests {
     fn near_ones_come_before_far_ones_and_those_that_are_down_last() {
         let owners = [5, 1, 4, 2].map(store);
         let is_up = |asked: StoreId| ![store(4), store(1)].contains(&asked);
-        let is_near = |asked: StoreId| [store(2), store(1)].contains(&asked);
-        assert_eq!(round_from(store(3), &owners, is_up, |_| true), [5, 2, 4, 1].map(store));
-        assert_eq!(round_from(store(3), &owners, is_up, is_near), [2, 5, 1, 4].map(store));
-        assert_eq!(round_from(store(9), &[], is_up, is_near), []);
+        let far = |asked: StoreId| ![store(2), store(1)].contains(&asked);
+        assert_eq!(round_from(store(3), &owners, is_up, |_| 0), [5, 2, 4, 1].map(store));
+        assert_eq!(round_from(store(3), &owners, is_up, far), [2, 5, 1, 4].map(store));
+        assert_eq!(round_from(store(9), &[], is_up, far), []);
     }
 }

@@ -60,6 +60,10 @@ use crate::types::StoreId;
 const PROTOCOL: (u16, u16) = (1, 1);
 /// How often the node looks after itself: its mood, what it refuses.
 const TEND_EVERY: Duration = Duration::from_millis(250);
+/// So many operations of clients in that time are work that others give way to.
+const BUSY: u64 = 8;
+/// And for so long after, so that what the others know of this node does not change at every turn.
+const BUSY_FOR: Duration = Duration::from_secs(5);
 
 /// Why a node did not start.
 #[derive(Debug, Error)]
@@ -103,6 +107,8 @@ struct Inner {
     transport: Arc<dyn Transport>,
     keys: Mutex<Option<Arc<TokenKeys>>>,
     draining: AtomicBool,
+    /// Whether it answered clients lately.
+    busy: AtomicBool,
     joiners: Joiners,
     desk: Mutex<layout::Desk>,
     repairs: repairs::Repairs,
@@ -190,7 +196,7 @@ impl Node {
             Gossiper::new(&env, replica.clone(), peers.clone(), keeps.0, keeps.1, Arc::clone(&metrics), seeds);
         let gossip = Arc::new(gossiper.clone());
         peers.open(Services { cluster: Arc::new(founding.clone()), gossip, data });
-        let (keys, draining) = (Mutex::new(None), AtomicBool::new(false));
+        let (keys, draining, busy) = (Mutex::new(None), AtomicBool::new(false), AtomicBool::new(false));
         let (joiners, desk, roster) = (founding.joiners().clone(), Mutex::default(), Roster::new(&env));
         let inner = Inner {
             env,
@@ -207,6 +213,7 @@ impl Node {
             transport,
             keys,
             draining,
+            busy,
             joiners,
             desk,
             repairs: Mutex::default(),
@@ -300,7 +307,15 @@ impl Node {
 
     /// Tells the peers how this node is.
     async fn tend(self) {
+        let (mut answered, mut busy_until) = (0, self.inner.env.clock.now());
         loop {
+            let (now, all) =
+                (self.inner.env.clock.now(), self.inner.metrics.reads.all() + self.inner.metrics.writes.all());
+            if all - answered >= BUSY {
+                busy_until = now + BUSY_FOR;
+            }
+            answered = all;
+            self.inner.busy.store(now < busy_until, Ordering::Release);
             self.tell_mood();
             self.watch_layouts();
             self.inner.env.clock.sleep(TEND_EVERY).await;
@@ -325,8 +340,8 @@ impl Node {
         let deletes_only = inner.replica.health().room().is_short();
         let in_doubt = !inner.replica.health().unsynced().is_empty();
         let pauses = inner.roster.all().iter().any(repair::Worker::is_paused);
-        let silent = inner.keeper.is_silent();
-        let mood = PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt, pauses, silent };
+        let (silent, busy) = (inner.keeper.is_silent(), inner.busy.load(Ordering::Acquire));
+        let mood = PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt, pauses, silent, busy };
         inner.peers.set_mood(mood);
     }
 

@@ -60,6 +60,8 @@ pub struct PeerMood {
     pub pauses: bool,
     /// Its store has no voice in the decision on the next layout.
     pub silent: bool,
+    /// It answers clients: what gives way to them does.
+    pub busy: bool,
 }
 
 impl PeerMood {
@@ -72,6 +74,7 @@ impl PeerMood {
             | u32::from(self.in_doubt) << 5
             | u32::from(self.pauses) << 6
             | u32::from(self.silent) << 7
+            | u32::from(self.busy) << 8
     }
 
     fn from_bits(bits: u32) -> Self {
@@ -84,6 +87,7 @@ impl PeerMood {
             in_doubt: bits & 32 != 0,
             pauses: bits & 64 != 0,
             silent: bits & 128 != 0,
+            busy: bits & 256 != 0,
         }
     }
 }
@@ -400,6 +404,12 @@ impl Peers {
     /// What heartbeats say of this node.
     pub fn set_mood(&self, mood: PeerMood) {
         self.inner.mood.store(Arc::new(mood));
+    }
+
+    /// Whether clients are answered here, or by any member that is up.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.inner.mood.load().busy || self.up().peers.values().any(|peer| peer.up && peer.mood.busy)
     }
 
     /// How far this node's clock is from the members' median, and whether that is too far.

@@ -412,6 +412,25 @@ impl GetCore {
                 self.ask(at, now, hedged, actions);
             }
         }
+        if self.repair == Repair::Sync && self.hold != *self.tally.requirement() {
+            self.ask_holders(now, hedged, pending, actions);
+        }
+    }
+
+    /// While layouts change: asks voters, too, who have to hold the result by another layout than the one the votes are
+    /// counted in. That they hold it already is cheaper to hear than it is to write.
+    fn ask_holders(&mut self, now: Mono, hedged: bool, mut pending: Vec<StoreId>, actions: &mut Vec<GetAction>) {
+        let mut hold = Tally::new(self.hold.clone());
+        let voted = self.members.iter().filter(|member| matches!(member.copy, Copy::Holds(_)));
+        voted.for_each(|member| hold.yes(member.id));
+        for at in 0..self.members.len() {
+            let member = &self.members[at];
+            let votes = matches!(member.copy, Copy::Unasked) && self.tally.requirement().members().contains(&member.id);
+            if votes && hold.wants(member.id, |id| pending.contains(&id)) {
+                pending.push(member.id);
+                self.ask(at, now, hedged, actions);
+            }
+        }
     }
 
     /// R have voted: the result is fixed.
@@ -443,7 +462,9 @@ impl GetCore {
             Verdict::Hopeless => self.fail(now, GetFailure::NotMended, actions),
             Verdict::Open => {
                 let hold = hold.clone();
-                let mut pending: Vec<_> = self.members.iter().filter(|m| m.repairs > 0).map(|m| m.id).collect();
+                // Who was asked may say that it holds the result.
+                let awaited = |m: &&Member| m.repairs > 0 || matches!(m.copy, Copy::Asked { .. });
+                let mut pending: Vec<_> = self.members.iter().filter(awaited).map(|m| m.id).collect();
                 for at in 0..self.members.len() {
                     if self.members[at].is_stale(&result, &self.rules) {
                         pending.push(self.members[at].id);

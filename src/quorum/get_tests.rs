@@ -257,17 +257,44 @@ fn one_that_holds_more_than_the_result_holds_it() {
     assert!(includes(&more, &x));
 }
 
-#[test]
-fn a_read_while_layouts_change_waits_for_r_in_each_to_hold() {
-    // Read in layout 1 (0, 1, 2); layout 2 is 1, 2, 3: of what 0 and 1 hold, layout 2 has one of two.
-    let x = object("x");
+/// A read in layout 1 (0, 1, 2) while layout 2 (1, 2, 3) is live: of what 0 and 1 hold, layout 2 has one of two.
+fn amid_a_change() -> GetCore {
     let hold = two_layouts(Level::Quorum);
     let votes = hold.in_layout(1).unwrap();
     let mut core = GetCore::new(ReadPlan { votes, hold, ..plan(Level::Quorum, Repair::Sync) }, None);
-    core.start(NOW);
+    assert_eq!(core.start(NOW), [ask(A, None)]);
+    core
+}
+
+#[test]
+fn a_read_while_layouts_change_asks_those_who_count_in_each_and_writes_nothing_that_is_held() {
+    let x = object("x");
+    let mut core = amid_a_change();
+    assert_eq!(core.on_reply(NOW, A, has(&x)), [ask(B, Some(&x)), ask(C, Some(&x))]);
+    assert_eq!(core.on_reply(NOW, B, ReplicaReply::Same), [], "2 have voted; layout 2 has one of two");
+    assert_eq!(core.on_reply(NOW, C, ReplicaReply::Same), [answer(Some(&x), 3, 2, false)]);
+    assert!(core.is_settled());
+}
+
+#[test]
+fn a_read_while_layouts_change_waits_for_r_in_each_to_hold() {
+    let (x, d) = (object("x"), StoreId::from_bits(3));
+    let mut core = amid_a_change();
     core.on_reply(NOW, A, has(&x));
-    assert_eq!(core.on_reply(NOW, B, ReplicaReply::Same), [mend(C, &x, true)]);
-    let d = StoreId::from_bits(3);
-    assert_eq!(core.on_repair_ack(NOW, C, false), [mend(d, &x, true)]);
-    assert_eq!(core.on_repair_ack(NOW, d, true), [answer(Some(&x), 2, 2, false)]);
+    assert_eq!(core.on_reply(NOW, B, ReplicaReply::Same), []);
+    assert_eq!(core.on_reply(NOW, C, no(NoVote::Failed)), [mend(d, &x, true)], "who does not say that it holds it");
+    assert_eq!(core.on_repair_ack(NOW, d, false), [mend(C, &x, true)]);
+    assert_eq!(core.on_repair_ack(NOW, C, true), [answer(Some(&x), 2, 2, false)]);
+
+    // One that is stale is mended, and one that is slow not waited for.
+    let mut core = amid_a_change();
+    core.on_reply(NOW, A, has(&x));
+    core.on_reply(NOW, B, ReplicaReply::Same);
+    assert_eq!(core.on_hedge(NOW), [mend(C, &x, true)]);
+    assert_eq!(core.on_repair_ack(NOW, C, true), [answer(Some(&x), 2, 2, false)]);
+    let mut core = amid_a_change();
+    core.on_reply(NOW, A, has(&x));
+    core.on_reply(NOW, B, ReplicaReply::Same);
+    assert_eq!(core.on_reply(NOW, C, ReplicaReply::Nothing), [mend(C, &x, true)]);
+    assert_eq!(core.on_repair_ack(NOW, C, true), [answer(Some(&x), 3, 2, false)]);
 }

@@ -11,6 +11,8 @@
 //! follows, and one for all transfers that have ended meanwhile. Each is of a commit that remembers how far this is, and
 //! what was merged before is flushed with it.
 //!
+//! Clients come first: while any member answers some, a transfer works a third of the time.
+//!
 //! Bounds: `AT_ONCE` transfers; one page of 1 MiB and 64 merges under way in each; a rate in bytes a second that all
 //! share; after a failure a transfer waits for the next round.
 
@@ -42,6 +44,11 @@ const AT_ONCE: usize = 4;
 /// Merges under way at once, per transfer.
 const MERGES: usize = 64;
 const GIVE_WAY: Duration = Duration::from_millis(20);
+/// While clients are answered anywhere in the cluster, each transfer rests so many times as long as it worked: there may be
+/// machines that work for both.
+const REST: u32 = 2;
+/// A page that took long did so for other reasons than its work.
+const REST_AT_MOST: Duration = Duration::from_millis(500);
 /// Between two rounds at most, while something is missing.
 const ROUND: Duration = Duration::from_millis(500);
 
@@ -272,6 +279,7 @@ impl Transfers {
         loop {
             // Before anything is held: a pause here keeps no newer layout waiting.
             self.inner.worker.allowed().await;
+            let began = self.inner.env.clock.now();
             // What is merged here is in flight: newer layouts are not acked before it has ended.
             let guard = keeper.held().take();
             if keeper.newest().is_none_or(|newest| newest.version() != layout) {
@@ -309,8 +317,12 @@ impl Transfers {
                 replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
             }
             drop(guard);
+            let worked = self.inner.env.clock.now().since(began);
             // Nor does a pace. The last page is paid for, too: of most partitions there is no other.
             self.inner.rate.pace(bytes).await;
+            if peers.is_busy() {
+                self.inner.env.clock.sleep((worked * REST).min(REST_AT_MOST)).await;
+            }
             let Some(next) = next else { return Ok(!after.is_empty()) };
             after = next;
         }
