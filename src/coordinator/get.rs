@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pending::Pending;
+use super::sloppy::Kept;
 use super::{Coordinator, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
 use crate::causality::{Object, decode_object, digest_of_record, encode_object};
 use crate::cluster::Known;
@@ -53,10 +54,12 @@ impl Coordinator {
             let votes = self.require_votes(&located, options.r)?;
             let up = self.inner.peers.up();
             let known = Arc::clone(&located.known);
-            let found = if let Err(short) = votes.feasible(|store| up.is_up(store)) {
+            let found = if options.sloppy {
+                Box::pin(self.read_sloppy(located, votes, options, began, deadline)).await
+            } else if let Err(short) = votes.feasible(|store| up.is_up(store)) {
                 Err(self.unavailable(&located, &short, votes.members().len()))
             } else if self.is_synced_owner(&located) && !self.would_rather_not(&located) {
-                self.read_for(located, votes, options, began, deadline).await
+                self.read_for(located, votes, Kept::default(), options, began, deadline).await
             } else {
                 // Boxed: it would make the future of every read here that much larger.
                 Box::pin(self.hand_over_read(&located, options, deadline)).await
@@ -79,7 +82,7 @@ impl Coordinator {
         loop {
             let (known, id) = (Arc::clone(&located.known), located.id.clone());
             let votes = self.require_votes(&located, options.r)?;
-            match self.read_for(located, votes, options, began, deadline).await {
+            match self.read_for(located, votes, Kept::default(), options, began, deadline).await {
                 Err(_) if self.goes_on(&known, deadline) => located = self.locate(&id)?,
                 found => return found,
             }
@@ -95,10 +98,13 @@ impl Coordinator {
         goes_on
     }
 
-    async fn read_for(
+    /// Reads at the owners, beside what fallbacks keep: where they were asked, nothing is promised of what is returned but
+    /// that it is merged, so nobody waits for repairs.
+    pub(super) async fn read_for(
         &self,
         located: Located,
         votes: Requirement,
+        kept: Kept,
         options: &ReadOptions,
         began: Mono,
         deadline: Mono,
@@ -106,7 +112,11 @@ impl Coordinator {
         let up = self.inner.peers.up();
         let near = |store| located.route.is_near(store, &self.inner.region);
         let candidates = round_from(self.inner.me, &located.route.stores, |store| up.is_up(store), near);
-        let repair = options.repair.unwrap_or_else(|| default_repair(&located, &votes));
+        let repair = match options.repair {
+            Some(RepairMode::Off) => RepairMode::Off,
+            _ if options.sloppy => RepairMode::Async,
+            asked => asked.unwrap_or_else(|| default_repair(&located, &votes)),
+        };
         // Repaired is where it is owed: in each live layout.
         let hold = self.require(&located, options.r)?;
         let core_hold = hold.clone();
@@ -114,6 +124,7 @@ impl Coordinator {
             hold,
             votes,
             candidates,
+            beside: kept.object,
             own: Some(self.inner.me),
             rules: located.rules,
             repair,
@@ -128,6 +139,7 @@ impl Coordinator {
             pending: Pending::new(),
             deadline,
             explain: options.explain,
+            kept: kept.each,
             answer: None,
         };
         run.until_answered(options.hedge.then_some(options.r)).await;
@@ -179,6 +191,8 @@ struct Run {
     pending: Pending<Event>,
     deadline: Mono,
     explain: bool,
+    /// What fallbacks said that may vote in owners' places.
+    kept: Vec<(StoreId, ReplicaReply)>,
     answer: Option<Result<Found, Error>>,
 }
 
@@ -274,6 +288,11 @@ impl Run {
         for action in actions {
             match action {
                 GetAction::Ask { to, have } => {
+                    if let Some((_, reply)) = self.kept.iter().find(|(store, _)| *store == to) {
+                        let actions = self.on(now, Event::Replied(to, reply.clone()));
+                        self.perform(now, actions);
+                        continue;
+                    }
                     // A record that makes no sense is read again below, and put into quarantine.
                     if let Some(found) = self.own_at_once(to)
                         && let whole = found.is_ok()
@@ -289,6 +308,8 @@ impl Run {
                     let asked = self.ask(now, to, have);
                     self.pending.push(asked);
                 }
+                // What a fallback keeps is for its owner.
+                GetAction::Repair { to, .. } if self.kept.iter().any(|(store, _)| *store == to) => {}
                 GetAction::Repair { to, object, awaited } => {
                     self.coordinator.inner.metrics.quorum.read_repairs.inc();
                     let repaired = self.repair(to, &object, awaited);
@@ -405,7 +426,7 @@ impl Run {
     }
 
     fn error(&self, why: GetFailure, counted: Counted) -> Error {
-        let Counted { answered, needed, n, layout } = counted;
+        let Counted { answered, needed, n, layout, .. } = counted;
         let (code, detail) = match why {
             GetFailure::TooFewVotes => (
                 ErrorCode::ReplicasFailed,
@@ -426,7 +447,7 @@ impl Run {
     }
 }
 
-fn reply_of_read(found: Result<Option<Bytes>, Fault>) -> ReplicaReply {
+pub(super) fn reply_of_read(found: Result<Option<Bytes>, Fault>) -> ReplicaReply {
     match found {
         Ok(Some(record)) => reply_of_record(record),
         Ok(None) => ReplicaReply::Nothing,
@@ -439,7 +460,7 @@ fn reply_of_record(record: Bytes) -> ReplicaReply {
     decode_object(record).map_or(ReplicaReply::NoVote(NoVote::Failed), |object| ReplicaReply::Record(object, digest))
 }
 
-fn reply_of_tell(tell: Option<Tell>) -> ReplicaReply {
+pub(super) fn reply_of_tell(tell: Option<Tell>) -> ReplicaReply {
     match tell {
         Some(Tell::Copy(copy)) => match (copy.held(), copy.record) {
             (Held::Same, _) => ReplicaReply::Same,

@@ -259,7 +259,11 @@ impl Node {
         let (interval, rate) = (config.node.repair_interval, config.node.repair_rate as u64);
         let entropy = AntiEntropy::start(env, copy, links, keeps, Arc::clone(metrics), window, interval, rate);
         let (copy, links, keeps) = data();
-        let options = HintOptions { window: config.node.hint_window, rate: config.node.hint_rate as u64 };
+        let options = HintOptions {
+            window: config.node.hint_window,
+            idempotency_window: config.cluster.idempotency_window,
+            rate: config.node.hint_rate as u64,
+        };
         let hints = Hints::start(env, copy, links, keeps, Arc::clone(metrics), options);
         let joiners = founding.joiners().clone();
         let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
@@ -307,7 +311,9 @@ impl Node {
         let seedless = seedless(&node.seeds, &node.peer_address);
         let deletes_only = inner.replica.health().room().is_short();
         let in_doubt = !inner.replica.health().unsynced().is_empty();
-        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt });
+        let hints_full = inner.replica.hints().is_full();
+        let mood = PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt, hints_full };
+        inner.peers.set_mood(mood);
     }
 
     /// Compares what this node holds with the other owners, now, and makes equal what differs. Nothing before it serves.

@@ -56,6 +56,8 @@ pub struct PeerMood {
     pub deletes_only: bool,
     /// It does not hold everything it owns: partitions of it are in doubt.
     pub in_doubt: bool,
+    /// As many hints wait there as may: it stands in for nobody.
+    pub hints_full: bool,
 }
 
 impl PeerMood {
@@ -66,6 +68,7 @@ impl PeerMood {
             | u32::from(self.seedless) << 3
             | u32::from(self.deletes_only) << 4
             | u32::from(self.in_doubt) << 5
+            | u32::from(self.hints_full) << 6
     }
 
     fn from_bits(bits: u32) -> Self {
@@ -76,6 +79,7 @@ impl PeerMood {
             seedless: bits & 8 != 0,
             deletes_only: bits & 16 != 0,
             in_doubt: bits & 32 != 0,
+            hints_full: bits & 64 != 0,
         }
     }
 }
@@ -128,6 +132,12 @@ impl UpSet {
     pub fn writes(&self, store: StoreId, grows: bool) -> bool {
         let takes = |mood: PeerMood| !(mood.read_only || grows && mood.deletes_only);
         self.peers.get(&store).is_some_and(|peer| peer.up && takes(peer.mood))
+    }
+
+    /// Whether it is up and may stand in for an owner of a write; `grows`: one that brings a new value.
+    #[must_use]
+    pub fn stands_in(&self, store: StoreId, grows: bool) -> bool {
+        self.writes(store, grows) && self.get(store).is_some_and(|peer| !peer.mood.hints_full && !peer.mood.draining)
     }
 
     /// What is known of a member.
