@@ -20,3 +20,4 @@ mod plants;
 mod repair;
 mod scenarios;
 mod seeds;
+mod sloppy;
