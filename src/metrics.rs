@@ -308,6 +308,12 @@ pub struct HintMetrics {
     pub bytes: Counter,
     /// Sends that came to nothing, and are repeated.
     pub failures: Counter,
+    /// Times that this node stood in for an owner: hints by value, those that were merged with an older one included.
+    pub kept: Counter,
+    /// Times that it did not, since as many hints wait as may.
+    pub refused: Counter,
+    /// Keys that wait and counted towards a quorum.
+    pub owed: Gauge,
     /// Keys that wait, each for one owner.
     pub waiting: Gauge,
     /// Bytes of the hints that wait.
@@ -324,6 +330,9 @@ impl HintMetrics {
             replayed: counter(registry, "hints_replayed", "Hints ended because their owners have what they were for"),
             bytes: counter(registry, "hints_sent_bytes", "Bytes of objects sent because of hints"),
             failures: counter(registry, "hint_failures", "Sends because of hints that failed, to be repeated"),
+            kept: counter(registry, "hints_kept", "Times this node stood in for an owner that was down"),
+            refused: counter(registry, "hints_refused", "Times it did not, since as many hints wait as may"),
+            owed: gauge(registry, "hints_owed_keys", "Keys that wait and counted towards a quorum: never dropped"),
             waiting: gauge(registry, "hints_waiting_keys", "Keys that owners missed and that wait to be sent to them"),
             waiting_bytes: gauge(registry, "hints_waiting_bytes", "Bytes of the hints that wait"),
             dropped: DROPS.map(|reason| dropped.get_or_create_owned(&ReasonLabels { reason })),
@@ -375,6 +384,12 @@ group! {
             "Replicas that a read could not mend.";
         handovers: Counter = Counter::default(), "handovers",
             "Requests handed over to an owner.";
+        stand_ins: Counter = Counter::default(), "stand_ins",
+            "Hints of fallbacks that counted in the place of an owner.";
+        stood_in: Counter = Counter::default(), "stood_in_writes",
+            "Writes coordinated here in the place of owners that could not be reached.";
+        sloppy_reads: Counter = Counter::default(), "sloppy_reads",
+            "Reads that fallbacks were asked for as well.";
         replays: Counter = Counter::default(), "idempotent_replays",
             "Writes answered as the first time, by their Idempotency-Key.";
         unknown_writes: Counter = Counter::default(), "unknown_writes",

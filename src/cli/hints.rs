@@ -151,7 +151,7 @@ fn screen(said: &[Said<HintsView>], wide: bool, paint: Paint) -> String {
                 state_cell(&target.state),
             ];
             if wide {
-                row.extend([Cell::new(target.replayed), Cell::new(&target.store)]);
+                row.extend([Cell::new(target.owed), Cell::new(target.replayed), Cell::new(&target.store)]);
             }
             row.push(Cell::new(target.error.as_deref().unwrap_or("-")));
             row
@@ -163,7 +163,7 @@ fn screen(said: &[Said<HintsView>], wide: bool, paint: Paint) -> String {
     } else {
         let mut header = vec!["ON", "FOR", "KEYS", "BYTES", "OLDEST", "STATE"];
         if wide {
-            header.extend(["REPLAYED", "STORE"]);
+            header.extend(["OWED", "REPLAYED", "STORE"]);
         }
         header.push("LAST ERROR");
         text += &table(&header, rows, paint);
@@ -258,6 +258,7 @@ mod tests {
             store: "s".into(),
             keys: 300,
             bytes: 18_000,
+            owed: 0,
             oldest: "2026-01-01T00:00:00Z".into(),
             state: "waiting".into(),
             replayed: 0,

@@ -343,13 +343,23 @@ impl LayoutKeeper {
                 inner.replica.flush().await?;
                 by.synced.extend(&claims);
             }
-            if let Some(version) = view.may_sync_ack(pen.pledged) {
+            if let Some(version) = view.may_sync_ack(pen.pledged)
+                && !self.owes(&known)
+            {
                 by.sync_ack = version;
             }
             if !self.raise(&mut pen, &by).await? {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether this node leaves, and keeps what counted towards a quorum for owners that have not got it yet: the change
+    /// waits for that, since who has left is heard no more. It keeps nothing new, for it is no fallback any more.
+    fn owes(&self, known: &Known) -> bool {
+        let newest = known.newest();
+        let leaves = newest.leaving().any(|member| member.store == self.inner.me);
+        leaves && self.inner.replica.hints().owed() > 0
     }
 
     /// Takes a chain that goes further than the one known. The caller holds the pen.

@@ -150,6 +150,18 @@ impl Node {
             let text = format!("{unsynced} partitions have no vote here until merged with every other owner");
             list.add("syncing", text);
         }
+        let owed = self.inner.replica.hints().owed();
+        let leaves = self.inner.keeper.newest().is_some_and(|newest| {
+            let me = self.inner.replica.identity().store();
+            newest.leaving().any(|member| member.store == me)
+        });
+        if leaves && owed > 0 {
+            let text = format!(
+                "this node leaves once it has handed over {owed} keys that it keeps for owners that are down: start \
+                 those, or replace them"
+            );
+            list.add_with("leave_waits_for_hints", text, "quorate hints");
+        }
         let quarantined = health.quarantined().len();
         if quarantined > 0 {
             let text = format!("{quarantined} keys could not be read and are being fetched from the other owners");

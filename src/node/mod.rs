@@ -271,7 +271,11 @@ impl Node {
         let (interval, rate) = (config.node.repair_interval, config.node.repair_rate as u64);
         let entropy = AntiEntropy::start(env, copy, links, keeps, Arc::clone(metrics), window, interval, rate, roster);
         let (copy, links, keeps) = data();
-        let options = HintOptions { window: config.node.hint_window, rate: config.node.hint_rate as u64 };
+        let options = HintOptions {
+            window: config.node.hint_window,
+            idempotency_window: config.cluster.idempotency_window,
+            rate: config.node.hint_rate as u64,
+        };
         let hints = Hints::start(env, copy, links, keeps, Arc::clone(metrics), options, roster);
         let (copy, _, keeps) = data();
         let options = ScrubOptions { interval: config.node.scrub_interval, rate: config.node.scrub_rate as u64 };
@@ -325,7 +329,9 @@ impl Node {
         let deletes_only = inner.replica.health().room().is_short();
         let in_doubt = !inner.replica.health().unsynced().is_empty();
         let pauses = inner.roster.all().iter().any(repair::Worker::is_paused);
-        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt, pauses });
+        let hints_full = inner.replica.hints().is_full();
+        let mood = PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt, pauses, hints_full };
+        inner.peers.set_mood(mood);
     }
 
     /// Compares what this node holds with the other owners, now, and makes equal what differs. Nothing before it serves.

@@ -124,6 +124,7 @@ impl NodeView for Node {
         metrics.replica.deletes_only.set(i64::from(health.room().is_short()));
         let (keys, bytes) = self.inner.replica.hints().total();
         metrics.hints.waiting.set(i64::try_from(keys).unwrap_or(i64::MAX));
+        metrics.hints.owed.set(i64::try_from(self.inner.replica.hints().owed()).unwrap_or(i64::MAX));
         metrics.hints.waiting_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let layout = self.inner.keeper.newest();
         metrics.peers.members.set(count(layout.as_ref().map_or(0, |layout| layout.members().len())));

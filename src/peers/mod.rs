@@ -58,6 +58,8 @@ pub struct PeerMood {
     pub in_doubt: bool,
     /// Some of its background workers were told to pause.
     pub pauses: bool,
+    /// As many hints wait there as may: it stands in for nobody.
+    pub hints_full: bool,
 }
 
 impl PeerMood {
@@ -69,6 +71,7 @@ impl PeerMood {
             | u32::from(self.deletes_only) << 4
             | u32::from(self.in_doubt) << 5
             | u32::from(self.pauses) << 6
+            | u32::from(self.hints_full) << 7
     }
 
     fn from_bits(bits: u32) -> Self {
@@ -80,6 +83,7 @@ impl PeerMood {
             deletes_only: bits & 16 != 0,
             in_doubt: bits & 32 != 0,
             pauses: bits & 64 != 0,
+            hints_full: bits & 128 != 0,
         }
     }
 }
@@ -132,6 +136,12 @@ impl UpSet {
     pub fn writes(&self, store: StoreId, grows: bool) -> bool {
         let takes = |mood: PeerMood| !(mood.read_only || grows && mood.deletes_only);
         self.peers.get(&store).is_some_and(|peer| peer.up && takes(peer.mood))
+    }
+
+    /// Whether it is up and may stand in for an owner of a write; `grows`: one that brings a new value.
+    #[must_use]
+    pub fn stands_in(&self, store: StoreId, grows: bool) -> bool {
+        self.writes(store, grows) && self.get(store).is_some_and(|peer| !peer.mood.hints_full && !peer.mood.draining)
     }
 
     /// What is known of a member.

@@ -8,6 +8,10 @@
 //! An owner that owns the object in no live layout any more has been replaced: what it missed goes to all who own it now.
 //! Who of them does not take it is left a hint of its own.
 //!
+//! A hint *by value* holds what is sent, and the owner that it is for may be the first to see it. So while layouts change
+//! it goes to all owners in all live layouts, as every state that reaches one of them does; and what this node itself owns
+//! by now it merges.
+//!
 //! Nobody waits for anybody: each owner has its own window, which opens and closes with how fast it answers; one that is
 //! down, slow or full holds up no other, and a key that cannot be read or sent now holds up no other key. Everybody who
 //! was left hints by many nodes would hear from all of them at once when it comes back: each begins at a time of its own.
@@ -28,13 +32,14 @@ use tracing::{debug, info};
 
 use super::rate::Rate;
 use super::worker::{Roster, Worker};
-use crate::causality::digest_of_record;
+use crate::causality::{MergeRules, digest_of_record};
 use crate::cluster::{Known, LayoutKeeper};
 use crate::env::Env;
 use crate::metrics::{Dropped, Metrics};
 use crate::pacing::{AdaptiveWindow, Backoff};
 use crate::peers::Peers;
-use crate::replica::{Fault, Hint, HintEnd, HintPage, Place, Replica, name_of};
+use crate::replica::{Cause, Fault, Hint, HintEnd, HintPage, KeepRequest, MergeRequest, Place, Replica, name_of};
+use crate::ring::Mode;
 use crate::ring::live::holders;
 use crate::transport::messages::{Ask, Refusal, Target, Tell, Write};
 use crate::types::{Mono, ObjectId, PartitionId, StoreId, Wall};
@@ -66,6 +71,8 @@ const GIVES_WAY: u32 = 50;
 pub struct HintOptions {
     /// How long a hint is kept.
     pub window: Duration,
+    /// How long, by an object's own stamps, request ids are remembered; the same on all nodes.
+    pub idempotency_window: Duration,
     /// Most bytes a second that are sent; 0: as many as there are.
     pub rate: u64,
 }
@@ -127,6 +134,7 @@ struct Inner {
     keeper: LayoutKeeper,
     metrics: Arc<Metrics>,
     window: Duration,
+    idempotency_window: Duration,
     rate: Rate,
     worker: Worker,
     /// The owners that something is under way for.
@@ -165,14 +173,15 @@ impl Hints {
         options: HintOptions,
         roster: &Roster,
     ) -> Self {
-        let HintOptions { window, rate } = options;
-        let worker = roster.register("hints", "Sends owners that are back what they missed.", Some(rate));
+        use super::worker::{Roster, Worker};
+        let HintOptions { window, idempotency_window, rate } = options;
         let rate = Rate::new(env, rate, rate.min(BURST));
         let targets = Mutex::default();
         let turns = Semaphore::new(TURNS);
-        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, worker, targets, turns };
+        let env = env.clone();
+        let inner = Inner { env, replica, peers, keeper, metrics, window, idempotency_window, rate, targets, turns };
         let this = Self { inner: Arc::new(inner) };
-        env.tasks.spawn(this.clone().run());
+        this.inner.env.tasks.spawn(this.clone().run());
         this
     }
 
@@ -394,7 +403,10 @@ impl Hints {
         let partition = place.partition;
         // Before its object is in memory, until it has been sent.
         let Ok(_turn) = self.inner.turns.acquire().await else { return Ok(None) };
-        let found = self.patiently(|| replica.read_to_mend(place.clone())).await.map_err(here)?;
+        let found = match &hint.kept {
+            Some(kept) => Some(kept.record.clone()),
+            None => self.patiently(|| replica.read_to_mend(place.clone())).await.map_err(here)?,
+        };
         let Some(record) = found else {
             return end(HintEnd::Dropped(Dropped::Gone)).await.map(|()| None);
         };
@@ -403,9 +415,14 @@ impl Hints {
         let guard = keeper.held().take();
         let Some(known) = keeper.known() else { return Err(Unsent::Owner("this node is in no cluster".into())) };
         let target_of = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
-        let write = Write { target: target_of, record: record.clone(), epoch: 0, flush: false, repair: true };
+        let epoch = hint.kept.as_ref().map_or(0, |kept| kept.epoch);
+        let write = Write { target: target_of, record: record.clone(), epoch, flush: false, repair: true };
         let sent = env.clock.now();
-        let took = if owned_by(&known, partition, &id, target).is_empty() {
+        let owns = !owned_by(&known, partition, &id, target).is_empty();
+        let took = if hint.kept.is_some() && (!owns || known.chain.live().len() > 1) {
+            self.spread(&known, &place, &id, target, &write).await?;
+            None
+        } else if !owns {
             let missed = self.send_to_owners(&known, partition, &id, target, &write).await;
             if !missed.is_empty() {
                 let digest = digest_of_record(&record);
@@ -422,6 +439,38 @@ impl Hints {
         end(HintEnd::Replayed).await?;
         self.tell(target, |replaying| replaying.replayed += 1);
         Ok(took)
+    }
+
+    /// Brings what was kept by value to all owners in all live layouts, and is done once the owner it was for, where that is
+    /// one still, has it. For every other one that does not take it, it is kept as well.
+    async fn spread(
+        &self,
+        known: &Known,
+        place: &Place,
+        id: &ObjectId,
+        target: StoreId,
+        write: &Write,
+    ) -> Result<(), Unsent> {
+        let Inner { replica, idempotency_window, .. } = &*self.inner;
+        let here = |fault: Fault| Unsent::Key(format!("it cannot be kept here: {fault}"));
+        let settings = known.newest().settings(&id.bucket);
+        let rules = MergeRules { last_write_wins: settings.mode == Mode::Lww, idempotency_window: *idempotency_window };
+        let (record, class) = (write.record.clone(), known.newest().class_of(settings));
+        if !owned_by(known, place.partition, id, known.me).is_empty() {
+            let (record, cause) = (record.clone(), Cause::Repair);
+            let merge = MergeRequest { place: place.clone(), record, rules, class, flush: false, cause };
+            self.patiently(|| replica.merge(merge.clone())).await.map_err(here)?;
+        }
+        let owns = !owned_by(known, place.partition, id, target).is_empty();
+        if owns {
+            self.send(known, place.partition, id, target, write.clone()).await?;
+        }
+        for owner in self.send_to_owners(known, place.partition, id, target, write).await {
+            let (place, record, epoch) = (place.clone(), record.clone(), write.epoch);
+            let keep = KeepRequest { place, owner, record, epoch, rules, flush: false };
+            self.patiently(|| replica.keep_hint(keep.clone())).await.map_err(here)?;
+        }
+        Ok(())
     }
 
     /// Sends an object to all its owners but this node and one that is none any more; tells who of them has not taken it.
@@ -482,7 +531,7 @@ impl Hints {
     /// A node whose clock is wrong drops nothing.
     fn is_too_old(&self, hint: &Hint) -> bool {
         let Inner { env, replica, window, .. } = &*self.inner;
-        hint.since + *window < env.clock.wall() && replica.identity().clock_is_right()
+        !hint.owed && hint.since + *window < env.clock.wall() && replica.identity().clock_is_right()
     }
 
     /// Drops what is too old, whether or not the owner is up.
@@ -490,7 +539,7 @@ impl Hints {
         let Inner { env, replica, window, .. } = &*self.inner;
         let now = env.clock.now();
         let oldest = replica.hints().waiting(target).map_or(Wall(u64::MAX), |waiting| waiting.oldest);
-        let some = Hint { owed: false, revision: crate::types::Digest([0; 16]), since: oldest };
+        let some = Hint { owed: false, revision: crate::types::Digest([0; 16]), since: oldest, kept: None };
         let lately = swept.is_some_and(|last| now.since(last) < SWEEP_EVERY.min(*window / 4));
         if lately || oldest == Wall(u64::MAX) || !self.is_too_old(&some) {
             return;

@@ -22,6 +22,11 @@ pub enum Fault {
     /// The disk is filled up to its reserve, and this would bring a new value. Nothing was done.
     #[error("this node's disk is filled up to what it keeps back for deletes: it takes no new values")]
     NoRoom,
+    /// As many bytes of hints wait here as may, and this one would be owed. Nothing was done.
+    #[error(
+        "as many hints wait on this node as may (`node.hints.max_bytes`): it stands in for nobody until some are replayed"
+    )]
+    HintsFull,
     /// The queue of the partition's storage thread is full. Nothing was done.
     #[error("too many operations wait for the disk")]
     Overloaded,
@@ -68,6 +73,7 @@ impl Fault {
             Self::Syncing => Refusal::Syncing,
             Self::ReadOnly(_) => Refusal::ReadOnly,
             Self::NoRoom => Refusal::NoRoom,
+            Self::HintsFull => Refusal::HintsFull,
             Self::Overloaded => Refusal::Overloaded,
             Self::Stopping => Refusal::Stopping,
             Self::Barred(_) => Refusal::ClockDrift,

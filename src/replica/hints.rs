@@ -8,12 +8,16 @@
 //! What is not kept, because there are too many hints, or no room, or for too long, marks its partition, durably and in
 //! the same batch: its owners are to be compared.
 //!
+//! A hint *by value* (`keep`) is an owner's copy on a node that stands in for it, and counted towards a quorum: it is as
+//! durable as `durability` says before it is acknowledged, and nothing drops it but the end of its bucket.
+//!
 //! Left to others: who is left one (`coordinator`), when they are sent (`repair`).
 //!
-//! Bounds: `ReplicaOptions::max_hint_bytes` for all owners together, past it new keys are dropped (several storage threads may
-//! pass it by a batch each); the summary in memory is [`HintBook`]'s.
+//! Bounds: `ReplicaOptions::max_hint_bytes` for all owners together. Past it new keys are dropped, and what would be owed
+//! is refused (several storage threads may pass it by a batch each); the summary in memory is [`HintBook`]'s.
 
 mod book;
+mod keep;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -26,7 +30,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 pub use book::{HintBook, Waiting};
-pub use record::Hint;
+pub use keep::KeepRequest;
+pub use record::{Hint, Kept};
 use record::{bytes_of, hint_key, partition_of, target_of};
 
 use super::place::Place;
@@ -35,6 +40,9 @@ use super::{Fault, Replica, ReplicaOptions};
 use crate::metrics::Dropped;
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 use crate::types::{Digest, PartitionId, StoreId};
+
+/// A page of hints by value ends once it has so many bytes of objects.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// Why a hint is no longer needed, or kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +66,8 @@ pub struct HintPage {
 pub(super) enum HintOp {
     /// These owners missed the state with this digest.
     Leave { place: Place, revision: Digest, targets: Vec<StoreId>, answer: oneshot::Sender<Merged> },
+    /// This node stands in for an owner.
+    Keep { request: Box<KeepRequest>, answer: oneshot::Sender<Merged> },
     /// This revision is done with.
     End { target: StoreId, stored: Bytes, revision: Digest, why: HintEnd, answer: oneshot::Sender<Merged> },
 }
@@ -89,6 +99,17 @@ pub(super) fn open(storage: &dyn Storage, options: &ReplicaOptions) -> Result<Hi
     Ok(book)
 }
 
+impl HintOp {
+    /// Whether what it does has to be as durable as data, and whether it is to be flushed whatever that is. Hints alone are
+    /// not worth a flush.
+    pub(super) fn is_data(&self) -> (bool, bool) {
+        match self {
+            Self::Keep { request, .. } => (true, request.flush),
+            Self::Leave { .. } | Self::End { .. } => (false, false),
+        }
+    }
+}
+
 impl HintWork {
     /// Adds what is to be written.
     pub(super) fn write(&self, batch: &mut Batch) {
@@ -114,6 +135,7 @@ impl Shard {
                 });
                 (left, answer)
             }
+            HintOp::Keep { request, answer } => (self.keep_hint(work, &request), answer),
             HintOp::End { target, stored, revision, why, answer } => {
                 (self.check_writable().map(|()| self.end_hint(work, target, &stored, revision, why)), answer)
             }
@@ -134,16 +156,17 @@ impl Shard {
             // One that cannot be read is written anew, or is none.
             let found = self.storage.get(Keyspace::Hints, key).ok().flatten();
             let before = found.and_then(|value| Hint::decode(&value));
-            Slot { target, stored: stored.clone(), before, after: before }
+            Slot { target, stored: stored.clone(), before: before.clone(), after: before }
         })
     }
 
     fn leave_hint(&self, work: &mut HintWork, target: StoreId, stored: &Bytes, revision: Digest) {
-        let left = Hint { owed: false, revision, since: self.env.clock.wall() };
-        let (grows, bytes) = (work.grows, bytes_of(stored));
+        let left = Hint { owed: false, revision, since: self.env.clock.wall(), kept: None };
+        let (grows, bytes) = (work.grows, bytes_of(stored, &left));
         let slot = self.slot(work, target, stored);
-        let known = slot.after;
-        if known.is_none() {
+        let known = slot.after.take();
+        let new = known.is_none();
+        if new {
             let full = self.hints.total().1 + grows + bytes > self.hints.max_bytes();
             let short = self.health.room().is_short();
             if full || short {
@@ -152,9 +175,12 @@ impl Shard {
                 return self.mark(work, stored);
             }
         }
-        slot.after = Some(known.map_or(left, |known| known.merged(left)));
+        slot.after = Some(match known {
+            Some(known) => known.merged(left),
+            None => left,
+        });
         self.metrics.hints.left.inc();
-        if known.is_none() {
+        if new {
             work.grows += bytes;
             self.health.room().took(usize::try_from(bytes).unwrap_or(usize::MAX));
         }
@@ -163,8 +189,10 @@ impl Shard {
     fn end_hint(&self, work: &mut HintWork, target: StoreId, stored: &Bytes, revision: Digest, why: HintEnd) {
         let any = self.env.buggify.breaks("an acknowledgement ends only the revision it answers");
         let slot = self.slot(work, target, stored);
-        let replayed = why == HintEnd::Replayed;
-        if !slot.after.is_some_and(|hint| (any || hint.revision == revision) && (replayed || !hint.owed)) {
+        // Of a bucket that is no more, nothing is promised.
+        let owed_no_more = matches!(why, HintEnd::Replayed | HintEnd::Dropped(Dropped::Purged));
+        let ends = |hint: &Hint| (any || hint.revision == revision) && (owed_no_more || !hint.owed);
+        if !slot.after.as_ref().is_some_and(ends) {
             return;
         }
         slot.after = None;
@@ -248,11 +276,13 @@ fn hints_of(shard: &Shard, target: StoreId, after: &[u8], most: usize) -> Result
     let end = target.bits().checked_add(1).map(u128::to_be_bytes);
     let to = end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..]));
     let mut page = HintPage::default();
+    let mut bytes = 0;
     for entry in shard.storage.scan(Keyspace::Hints, from, to) {
         let (key, value) = entry.map_err(Fault::from)?;
         let (Some((_, stored)), Some(hint)) = (target_of(&key), Hint::decode(&value)) else { continue };
+        bytes += hint.kept.as_ref().map_or(0, |kept| kept.record.len());
         page.entries.push((stored.clone(), hint));
-        if page.entries.len() >= most.max(1) {
+        if page.entries.len() >= most.max(1) || bytes >= PAGE_BYTES {
             page.next = Some(stored);
             break;
         }

@@ -38,7 +38,7 @@ pub use audit::{Audit, audit};
 pub use fault::Fault;
 pub use forget::{DigestPage, OfBucket};
 pub use health::Health;
-pub use hints::{Hint, HintBook, HintEnd, HintPage, Waiting};
+pub use hints::{Hint, HintBook, HintEnd, HintPage, KeepRequest, Kept, Waiting};
 pub use identity::{Bar, Identity, Opened, Renewal};
 pub use place::{Place, name_of, range_of};
 pub use room::{Reserve, Room};

@@ -7,7 +7,7 @@
 //! again, also those that acknowledged before, since between the two an owner may have lost the partition, deleted it
 //! and got it back empty.
 
-use super::live::{View, holders};
+use super::live::{View, holders, settings_of};
 use super::sync::Merged;
 use crate::types::{Bucket, PartitionId, StoreId};
 
@@ -33,6 +33,8 @@ pub enum Unfit {
     NotLive,
     /// This node owns the object in none of the layouts.
     NotOwner,
+    /// This node is no fallback of the object, so it keeps no hint of it for anybody.
+    NotFallback,
     /// This node is an owner, but does not hold everything yet.
     Syncing,
     /// This node has sync_acked a later layout: writes may already leave this one out.
@@ -64,6 +66,33 @@ impl View<'_> {
         live.retain(|version| {
             let layout = self.chain.get(*version);
             layout.is_some_and(|layout| holders(layout, partition, bucket).contains(self.me))
+        });
+        if live.is_empty() { Err(self.refused(Unfit::NotOwner)) } else { Ok(live) }
+    }
+
+    /// Whether a hint for an owner is taken, that counts in its place, and in which layouts: those in which the owner is
+    /// one. Only the newest layout's fallbacks keep any, so that it is known where they lie; whoever owns the object in a
+    /// live layout is written to itself.
+    ///
+    /// # Panics
+    /// If the grid has no such partition.
+    pub fn judge_hint(
+        &self,
+        named: Named<'_>,
+        partition: PartitionId,
+        bucket: Option<&Bucket>,
+        owner: StoreId,
+    ) -> Result<Vec<u64>, Refusal> {
+        let mut live = self.judge_sender(named)?;
+        let newest = self.chain.newest();
+        let stands = newest.fallback_stores(partition, settings_of(newest, bucket)).any(|(_, store)| store == self.me);
+        let owns = self.chain.live().iter().any(|layout| holders(layout, partition, bucket).contains(self.me));
+        if !stands || owns {
+            return Err(self.refused(Unfit::NotFallback));
+        }
+        live.retain(|version| {
+            let layout = self.chain.get(*version);
+            layout.is_some_and(|layout| holders(layout, partition, bucket).contains(owner))
         });
         if live.is_empty() { Err(self.refused(Unfit::NotOwner)) } else { Ok(live) }
     }

@@ -21,3 +21,4 @@ mod repair;
 mod scenarios;
 mod scrub;
 mod seeds;
+mod sloppy;

@@ -28,6 +28,8 @@ pub struct Waiting {
     pub keys: u64,
     /// Bytes of their keys and values.
     pub bytes: u64,
+    /// Of the keys: those that counted towards a quorum, and that nothing drops.
+    pub owed: u64,
     /// When the oldest was left, to the second.
     pub oldest: Wall,
 }
@@ -53,6 +55,7 @@ struct State {
 struct Target {
     keys: u64,
     bytes: u64,
+    owed: u64,
     /// Hints by the second they were left in.
     ages: BTreeMap<u64, u64>,
 }
@@ -112,6 +115,18 @@ impl HintBook {
     pub fn total(&self) -> (u64, u64) {
         let state = self.state();
         (state.keys, state.bytes)
+    }
+
+    /// How many of those that wait counted towards a quorum.
+    #[must_use]
+    pub fn owed(&self) -> u64 {
+        self.state().targets.values().map(|target| target.owed).sum()
+    }
+
+    /// Whether more bytes wait than may.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.total().1 >= self.max_bytes
     }
 
     /// What waits, by owner.
@@ -184,9 +199,10 @@ impl HintBook {
 
 impl State {
     fn enter(&mut self, target: StoreId, stored: &[u8], before: Option<&Hint>, after: Option<&Hint>) {
-        let bytes = bytes_of(stored);
         let waiting = self.targets.entry(target).or_default();
         if let Some(before) = before {
+            let bytes = bytes_of(stored, before);
+            waiting.owed = waiting.owed.saturating_sub(before.owed.into());
             if let Some(count) = waiting.ages.get_mut(&second(before.since)) {
                 *count -= 1;
                 if *count == 0 {
@@ -197,6 +213,8 @@ impl State {
             (self.keys, self.bytes) = (self.keys.saturating_sub(1), self.bytes.saturating_sub(bytes));
         }
         if let Some(after) = after {
+            let bytes = bytes_of(stored, after);
+            waiting.owed += u64::from(after.owed);
             *waiting.ages.entry(second(after.since)).or_default() += 1;
             (waiting.keys, waiting.bytes) = (waiting.keys + 1, waiting.bytes + bytes);
             (self.keys, self.bytes) = (self.keys + 1, self.bytes + bytes);
@@ -210,7 +228,7 @@ impl State {
 impl Target {
     fn view(&self) -> Waiting {
         let oldest = self.ages.keys().next().map_or(0, |second| second * 1000);
-        Waiting { keys: self.keys, bytes: self.bytes, oldest: Wall(oldest) }
+        Waiting { keys: self.keys, bytes: self.bytes, owed: self.owed, oldest: Wall(oldest) }
     }
 }
 

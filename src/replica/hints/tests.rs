@@ -1,7 +1,9 @@
 use super::*;
+use crate::causality::{self, MergeRules, Object, Payload, Supersedes, decode_object, encode_object};
 use crate::env::Entropy;
-use crate::replica::tests::{Life, disk, live, place};
-use crate::types::Wall;
+use crate::replica::tests::{Life, disk, live, place, roomy};
+use crate::replica::{Coordinated, MintRequest};
+use crate::types::{ActorId, Stamp, Wall};
 
 const A: StoreId = StoreId::from_bits(7);
 const B: StoreId = StoreId::from_bits(u128::MAX);
@@ -31,9 +33,10 @@ impl Life {
     async fn agrees(&self) {
         for target in [A, B] {
             let all = self.all(target).await;
-            let bytes = all.iter().map(|(stored, _)| bytes_of(stored)).sum();
+            let bytes = all.iter().map(|(stored, hint)| bytes_of(stored, hint)).sum();
+            let owed = all.iter().filter(|(_, hint)| hint.owed).count() as u64;
             let oldest = all.iter().map(|(_, hint)| Wall(hint.since.0 / 1000 * 1000)).min();
-            let waiting = oldest.map(|oldest| Waiting { keys: all.len() as u64, bytes, oldest });
+            let waiting = oldest.map(|oldest| Waiting { keys: all.len() as u64, bytes, owed, oldest });
             assert_eq!(self.replica.hints().waiting(target), waiting);
         }
         let sum: u64 = self.replica.hints().targets().values().map(|waiting| waiting.bytes).sum();
@@ -125,7 +128,7 @@ async fn what_is_dropped_marks_its_partition_unless_nobody_lacks_it_and_what_is_
     expected.dedup();
     assert_eq!(marked, expected);
     assert!(!expected.contains(&place("purged").partition), "another key would show more");
-    let owed = Hint { owed: true, revision: Digest([1; 16]), since: Wall(5000) };
+    let owed = Hint { owed: true, revision: Digest([1; 16]), since: Wall(5000), kept: None };
     let mut batch = Batch::new();
     batch.put(Keyspace::Hints, hint_key(A, &place("owed").stored), owed.encode());
     batch.put(Keyspace::Hints, hint_key(A, &place("newer").stored), vec![2, 1, 0]);
@@ -134,7 +137,7 @@ async fn what_is_dropped_marks_its_partition_unless_nobody_lacks_it_and_what_is_
     let life = live(&disk);
     life.agrees().await;
     life.end("owed", owed.revision, HintEnd::Dropped(Dropped::TooOld)).await;
-    assert_eq!(life.all(A).await, [(place("owed").stored, owed)]);
+    assert_eq!(life.all(A).await, [(place("owed").stored, owed.clone())]);
     assert_eq!((life.replica.hints().left_by(A, Wall(4999)), life.replica.hints().left_by(A, Wall(5000))), (0, 1));
     life.end("owed", owed.revision, HintEnd::Replayed).await;
     assert_eq!(life.all(A).await, []);
@@ -160,4 +163,115 @@ async fn no_flush_is_forced_and_a_hint_is_never_there_before_its_object() {
     let siblings = life.object("k").await.unwrap().siblings().len();
     assert!(life.all(B).await.is_empty() || siblings == 2, "the hint without what it is for");
     assert_eq!(life.all(A).await.len(), 1);
+}
+
+impl Life {
+    fn keep(&self, key: &str, owner: StoreId, record: &Bytes) -> KeepRequest {
+        let rules = MergeRules::default();
+        KeepRequest { place: place(key), owner, record: record.clone(), epoch: 4, rules, flush: false }
+    }
+
+    /// Mints in the place of `A`.
+    async fn put_for(&self, key: &str, value: &str) -> Coordinated {
+        let request = MintRequest { stands_for: Some(A), ..self.request(key, value) };
+        let (coordinated, durable) = self.mint(request).await.unwrap();
+        assert_eq!(durable, Ok(true));
+        coordinated
+    }
+
+    async fn kept(&self, key: &str) -> Option<Object> {
+        let record = self.replica.kept(place(key), MergeRules::default()).await.unwrap();
+        record.map(|record| decode_object(record).unwrap())
+    }
+}
+
+/// A record of a value of so many bytes, by an actor of its own.
+fn record(actor: u64, bytes: usize) -> Bytes {
+    let payload = Payload { value: Some(vec![7; bytes].into()), ..Payload::default() };
+    let write = causality::Write { payload, supersedes: Supersedes::Tombstones, request: None };
+    let rules = MergeRules::default();
+    encode_object(&causality::write(&Object::new(), write, ActorId(actor), Stamp(1), Stamp(0), &rules).object)
+}
+
+#[tokio::test]
+async fn what_is_kept_for_an_owner_is_merged_and_ends_with_the_state_that_was_answered() {
+    let disk = disk();
+    let life = roomy(&disk);
+    assert_eq!(life.replica.keep_hint(life.keep("k", A, &record(1, 3))).await, Ok(true), "as durable as any write");
+    assert_eq!(disk.unsynced(), 0);
+    let [(_, first)] = &life.all(A).await[..] else { panic!("one hint") };
+    assert!(first.owed && first.kept.as_ref().is_some_and(|kept| kept.record == record(1, 3) && kept.epoch == 4));
+    // While that one is on its way:
+    life.replica.keep_hint(KeepRequest { epoch: 2, ..life.keep("k", A, &record(2, 3)) }).await.unwrap();
+    life.end("k", first.revision, HintEnd::Replayed).await;
+    let [(_, second)] = &life.all(A).await[..] else { panic!("one hint") };
+    assert_eq!((second.kept.as_ref().unwrap().epoch, second.since), (2, first.since));
+    assert_eq!(life.kept("k").await.unwrap().siblings().len(), 2);
+    life.replica.keep_hint(life.keep("k", A, &record(1, 3))).await.unwrap();
+    assert_eq!(life.all(A).await, [(place("k").stored, second.clone())], "it brought nothing");
+    life.replica.keep_hint(life.keep("k", B, &record(3, 3))).await.unwrap();
+    assert_eq!(life.kept("k").await.unwrap().siblings().len(), 3, "whomever it is for");
+    assert_eq!((life.kept("other").await, life.object("k").await), (None, None), "it is no copy of this node's own");
+    life.agrees().await;
+    assert_eq!(life.replica.hints().owed(), 2);
+    life.end("k", second.revision, HintEnd::Dropped(Dropped::TooOld)).await;
+    life.leave("k", 9, &[A]).await;
+    let [(_, third)] = &life.all(A).await[..] else { panic!("one hint") };
+    assert!(third.owed && third.kept == second.kept && third.revision != second.revision);
+    disk.crash(&Entropy::seeded(5));
+    let life = roomy(&disk);
+    life.agrees().await;
+    assert_eq!(life.kept("k").await.unwrap().siblings().len(), 3);
+    let [(_, left)] = &life.all(A).await[..] else { panic!("one hint") };
+    life.end("k", left.revision, HintEnd::Dropped(Dropped::Purged)).await;
+    assert_eq!(life.all(A).await, [], "of a bucket that is no more nothing is owed");
+    life.agrees().await;
+}
+
+#[tokio::test]
+async fn at_the_bound_what_would_be_owed_is_refused_and_what_is_owed_stays() {
+    let disk = disk();
+    let life = live(&disk);
+    // 300 bytes in all.
+    assert_eq!(life.replica.keep_hint(life.keep("k", A, &record(1, 60))).await, Ok(true));
+    assert_eq!(life.replica.keep_hint(life.keep("other", A, &record(1, 300))).await, Err(Fault::HintsFull));
+    assert_eq!(life.replica.keep_hint(life.keep("k", A, &record(2, 300))).await, Err(Fault::HintsFull));
+    let request = MintRequest { stands_for: Some(A), ..life.request("k", &"v".repeat(300)) };
+    assert_eq!(life.replica.mint(request).unwrap().minted().await.unwrap_err(), Fault::HintsFull);
+    assert_eq!(life.kept("k").await.unwrap().siblings().len(), 1);
+    life.agrees().await;
+    let metrics = &life.replica.inner.metrics.hints;
+    assert_eq!((metrics.refused.get(), metrics.kept.get(), metrics.all_dropped()), (3, 1, 0));
+    assert!(life.replica.hints().marked().is_empty());
+    let damaged = life.replica.keep_hint(life.keep("k", A, &Bytes::from_static(b"x"))).await;
+    assert!(matches!(damaged, Err(Fault::Malformed(_))));
+}
+
+/// I-MINT on a hint's record: one actor while the record is there, another one after it, and in every other life.
+#[tokio::test]
+async fn who_mints_on_a_hint_is_drawn_for_its_record() {
+    let disk = disk();
+    let life = roomy(&disk);
+    let first = life.put_for("k", "one").await;
+    let again = life.put_for("k", "two").await;
+    assert_eq!(first.dot.actor, again.dot.actor);
+    assert!(again.object.context().covers(first.dot) && again.object.siblings().len() == 2, "on top of what is there");
+    let owned = life.put("k", "mine").await;
+    assert_ne!(owned.dot.actor, first.dot.actor, "not the partition's");
+    assert_ne!(life.put_for("other", "one").await.dot.actor, first.dot.actor);
+    let all = life.all(A).await;
+    let (_, kept) = all.iter().find(|(stored, _)| *stored == place("k").stored).unwrap();
+    life.end("k", kept.revision, HintEnd::Replayed).await;
+    let anew = life.put_for("k", "three").await;
+    assert_ne!(anew.dot.actor, first.dot.actor, "it does not hold what it minted before");
+    disk.kill();
+    let life = roomy(&disk);
+    assert_ne!(life.put_for("k", "four").await.dot.actor, anew.dot.actor, "it may have forgotten some");
+    // Two in one batch see each other.
+    let [one, other] = ["five", "six"]
+        .map(|value| life.replica.mint(MintRequest { stands_for: Some(A), ..life.request("b", value) }).unwrap());
+    let (mut one, mut other) = (one, other);
+    let (one, other) = (one.minted().await.unwrap(), other.minted().await.unwrap());
+    assert_eq!(one.dot.actor, other.dot.actor);
+    assert!(other.object.context().covers(one.dot));
 }

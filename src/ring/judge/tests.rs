@@ -77,3 +77,21 @@ fn a_read_is_served_by_a_synced_owner_and_never_below_what_was_sync_acked() {
     assert_eq!(read(&chain, 1, &none, 2, 2), Err(Unfit::Behind));
     assert_eq!(read(&chain, 1, &none, 4, 4), Err(Unfit::NotLive));
 }
+
+#[test]
+fn a_hint_is_taken_by_a_fallback_alone_and_counts_where_its_owner_does() {
+    let mut chain = moved();
+    let hint = |chain: &Chain, me: u128, newest: u64, counted: &[u64], owner: u128| {
+        let trackers = Trackers::default();
+        let view = View { chain, trackers: &trackers, me: store(me) };
+        view.judge_hint(Named { sender: store(1), newest, counted }, P, None, store(owner))
+            .map_err(|refusal| refusal.why)
+    };
+    assert_eq!(hint(&chain, 3, 3, &[2, 3], 4), Err(Unfit::NotFallback), "it owns it in layout 2");
+    chain.drop_before(3);
+    assert_eq!(hint(&chain, 3, 3, &[2, 3], 4), Ok(vec![3]));
+    assert_eq!(hint(&chain, 3, 3, &[3], 3), Err(Unfit::NotOwner), "for itself it keeps none");
+    assert_eq!(hint(&chain, 4, 3, &[3], 1), Err(Unfit::NotFallback));
+    assert_eq!(hint(&chain, 3, 2, &[2], 1), Err(Unfit::Behind));
+    assert_eq!(hint(&chain, 3, 4, &[4], 1), Err(Unfit::NotLive));
+}
