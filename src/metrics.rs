@@ -436,6 +436,8 @@ group! {
             "Keys found damaged, and quarantined until they are merged from the other owners.";
         index: Counter = Counter::default(), "scrub_index_entries",
             "Index entries that could not be read, or were missing, and were written again.";
+        disagreed: Counter = Counter::default(), "scrub_disagreeing_index_entries",
+            "Index entries that said something else than their records, and were written again from them.";
         leaves: Counter = Counter::default(), "scrub_leaves",
             "Merkle leaves that could not be read, or were not the sum of their objects, and were recomputed.";
         gaps: Counter = Counter::default(), "scrub_gaps",

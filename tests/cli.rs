@@ -294,6 +294,9 @@ fn members_are_told_to_compare_and_what_they_found_is_summed_up() {
     assert!(stderr(&ends(2, &["repair", "--partition", "99999"])).contains("got 99999"));
     assert!(stderr(&ends(2, &["repair", "--bucket", "a/b"])).contains("bucket"));
     ends(2, &["repair", "--accept-data-loss"]);
+    let unasked = stderr(&ends(2, &["repair", "--partition", "3", "--accept-data-loss"]));
+    assert!(unasked.contains("read as never written") && unasked.contains("--yes"), "{unasked}");
+    ends(0, &["repair", "--partition", "3", "--accept-data-loss", "--yes"]);
 }
 
 #[test]

@@ -302,7 +302,7 @@ async fn every_error_is_a_problem_with_its_outcome() {
         ErrorCode::ContextTooLarge | ErrorCode::TooManySiblings | ErrorCode::IdempotencyInFlight => 409,
         ErrorCode::ContextRequired | ErrorCode::PreconditionRequired => 428,
         ErrorCode::PreconditionFailed => 412,
-        ErrorCode::LayoutConflict | ErrorCode::LayoutRefused => 409,
+        ErrorCode::LayoutConflict | ErrorCode::LayoutRefused | ErrorCode::Paused => 409,
         ErrorCode::NotKnown => 404,
         ErrorCode::ValueTooLarge | ErrorCode::ObjectTooLarge => 413,
         ErrorCode::IdempotencyReused => 422,

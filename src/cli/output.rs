@@ -115,6 +115,7 @@ fn next(code: ErrorCode) -> &'static str {
         ErrorCode::IdempotencyInFlight | ErrorCode::IdempotencyReused => "`quorate get BUCKET KEY` shows what is there",
         ErrorCode::LayoutConflict => "`quorate layout show` tells what is in force; then plan again",
         ErrorCode::LayoutRefused => "`quorate layout show` tells how things are, `quorate status` what to do about it",
+        ErrorCode::Paused => "`quorate workers` shows what is paused; resume it, then the same again",
         ErrorCode::Undecided => {
             "`quorate layout show` tells whether it is by now; if not, the same again (a plan is decided once)"
         }

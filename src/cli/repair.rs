@@ -1,5 +1,6 @@
 //! `repair`: members compare what they hold, now, and make equal what differs.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::Format;
 use super::hints::Said;
-use super::output::{Exit, Failure, Paint, json, note, print, state_cell, table};
+use super::output::{Exit, Failure, Paint, confirm, json, note, print, state_cell, table};
 use super::workers::Asked;
 use crate::client::Client;
 use crate::env::{Clock, Env};
@@ -20,13 +21,15 @@ use crate::kv::{Error, RepairRequest, RepairView};
 pub(super) const REPAIR: &str = "\
 Every member compares what it holds with the other owners and makes equal what differs; each pair of members is compared
 once. Keys that were written in the last seconds are left out. What is compared by itself, and how often: node.repair.
---accept-data-loss gives up keys of one partition that cannot be read and that no other owner holds.
+--accept-data-loss gives up keys of one partition that cannot be read and that no other owner holds; it asks first, unless
+--yes is said.
 
 Examples:
   quorate repair --dry-run                     what differs; nothing is changed
   quorate repair
   quorate repair --bucket orders
-  quorate repair --partition 17 --node n2";
+  quorate repair --partition 17 --node n2
+  quorate repair --partition 17 --accept-data-loss --yes";
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -47,12 +50,19 @@ pub(super) struct RepairArgs {
     /// Give up what cannot be read in this partition, and what no other owner holds.
     #[arg(long, requires = "partition", conflicts_with_all = ["dry_run", "bucket"])]
     accept_data_loss: bool,
+    /// Do not ask.
+    #[arg(long, requires = "accept_data_loss")]
+    yes: bool,
     #[command(flatten)]
     asked: Asked,
 }
 
 pub(super) async fn repair(args: RepairArgs) -> Result<(), Failure> {
-    let RepairArgs { bucket, partition, dry_run, accept_data_loss, asked } = args;
+    let RepairArgs { bucket, partition, dry_run, accept_data_loss, yes, asked } = args;
+    if accept_data_loss {
+        let of = partition.map_or_else(String::new, |partition| format!(" of partition {partition}"));
+        confirm(&format!("Keys{of} that nobody can read will read as never written, for good. Go on?"), yes)?;
+    }
     let clients = asked.clients().await?;
     // Where some are named, they compare with everybody.
     let once = asked.names_none();
@@ -66,6 +76,7 @@ pub(super) async fn repair(args: RepairArgs) -> Result<(), Failure> {
     let clock = Env::real().clock;
     let bar = bar();
     let mut watched: Vec<Watched<'_>> = Vec::new();
+    let mut told = BTreeSet::new();
     for ((node, client), begun) in clients.iter().zip(begun) {
         let began = clock.now();
         watched.push(match begun {
@@ -81,7 +92,14 @@ pub(super) async fn repair(args: RepairArgs) -> Result<(), Failure> {
         bar.set_length(operations().map(|operation| operation.total).sum());
         bar.set_position(operations().map(|operation| operation.done).sum());
         let keys: u64 = operations().filter_map(|one| one.repair.as_ref()).map(|repair| repair.keys).sum();
-        let waits = operations().filter(|one| one.state == "running").find_map(|one| one.error.clone());
+        if bar.is_hidden() {
+            // Nobody sees the bar: what is waited for is said once.
+            let waiting = watched.iter().filter_map(Watched::waits_for);
+            for (node, why) in waiting.filter(|(node, _)| told.insert((*node).to_owned())) {
+                note(&format!("{node}: {why}"));
+            }
+        }
+        let waits = watched.iter().find_map(Watched::waits_for).map(|(_, why)| why.to_owned());
         bar.set_message(waits.unwrap_or_else(|| format!("{keys} keys differ")));
         if watched.iter().all(Watched::is_over) {
             break;
@@ -121,6 +139,12 @@ struct Watched<'a> {
 impl Watched<'_> {
     fn is_over(&self) -> bool {
         self.last.as_ref().map_or(true, |operation| !matches!(operation.state.as_str(), "" | "running"))
+    }
+
+    /// Why it does not go on, though it is under way: which node, and what for.
+    fn waits_for(&self) -> Option<(&str, &str)> {
+        let operation = self.last.as_ref().ok().filter(|operation| operation.state == "running")?;
+        operation.error.as_deref().map(|why| (self.node.as_str(), why))
     }
 
     async fn look(&mut self, clock: &dyn Clock) {

@@ -172,7 +172,9 @@ fn screen(said: &[Said<WorkersView>], wide: bool, paint: Paint) -> String {
         text += &table(&header, rows, paint);
     }
     for view in said.iter().filter_map(|said| said.said.as_ref()) {
-        if let Some(scrub) = view.scrub.as_ref().filter(|scrub| wide || scrub.found + scrub.gaps > 0) {
+        if let Some(scrub) =
+            view.scrub.as_ref().filter(|scrub| wide || scrub.found + scrub.disagreeing + scrub.gaps > 0)
+        {
             text += &format!("\n{} scrub: {}\n", view.node, scrub_line(scrub, paint));
         }
     }
@@ -184,17 +186,23 @@ fn screen(said: &[Said<WorkersView>], wide: bool, paint: Paint) -> String {
 
 /// What a scrub came to.
 fn scrub_line(scrub: &ScrubView, paint: Paint) -> String {
-    let ScrubView { began, ended, keys, bytes, found, mended, waiting, index_entries, leaves, gaps } = scrub;
+    let ScrubView { began, ended, keys, bytes, found, mended, waiting, index_entries, disagreeing, leaves, gaps } =
+        scrub;
     let until = ended.as_ref().map_or("and goes on".to_owned(), |ended| format!("to {ended}"));
     let bytes = HumanBytes(*bytes);
     let mut line = format!("{began} {until}: {keys} keys, {bytes} read; ");
-    if found + index_entries + leaves + gaps == 0 {
+    if found + index_entries + disagreeing + leaves + gaps == 0 {
         return line + "all well";
     }
     line += &paint.red(&format!("{found} keys damaged"));
     line += &format!(
         ", {mended} of them mended, {waiting} waiting; {index_entries} index entries, {leaves} Merkle leaves rewritten"
     );
+    if *disagreeing > 0 {
+        line += &format!(
+            "; {disagreeing} index entries were not their records': written again, compared with the other owners"
+        );
+    }
     if *gaps > 0 {
         line += &format!("; {gaps} partitions with unreadable places, merged from the other owners");
     }

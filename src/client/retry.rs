@@ -103,6 +103,7 @@ fn is_passing(code: ErrorCode) -> bool {
         | ErrorCode::IdempotencyReused
         | ErrorCode::LayoutConflict
         | ErrorCode::LayoutRefused
+        | ErrorCode::Paused
         | ErrorCode::Undecided
         | ErrorCode::NotKnown
         | ErrorCode::PreconditionFailed

@@ -466,11 +466,11 @@ impl LayoutKeeper {
                 }
                 // The others wait for every member; so who finds that they have gone on is none any more, or holds a
                 // directory of long ago.
+                let ours = other.newest().cluster() == known.newest().cluster();
                 let gap = matches!(bad, ChainError::Gap { .. }) && other.live_from() > known.newest().version();
-                if other.newest().cluster() != known.newest().cluster() {
-                } else if other.ended().contains(&self.inner.me) {
+                if ours && other.ended().contains(&self.inner.me) {
                     self.removed(other.newest().version());
-                } else if gap {
+                } else if ours && gap {
                     self.outdated(known.newest().version(), other.live_from());
                 }
                 Err(bad.into())

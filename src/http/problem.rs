@@ -168,6 +168,7 @@ fn status(code: ErrorCode) -> (StatusCode, &'static str) {
         ErrorCode::ReplicasFailed => (StatusCode::SERVICE_UNAVAILABLE, "Too few replicas could answer"),
         ErrorCode::LayoutConflict => (StatusCode::CONFLICT, "Another layout was decided"),
         ErrorCode::LayoutRefused => (StatusCode::CONFLICT, "The layout may not change so, or not now"),
+        ErrorCode::Paused => (StatusCode::CONFLICT, "Who would do it is paused"),
         ErrorCode::Undecided => (StatusCode::GATEWAY_TIMEOUT, "Not decided in time"),
         ErrorCode::NotKnown => (StatusCode::NOT_FOUND, "Not known here"),
         ErrorCode::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "Not as it was taken for"),

@@ -56,6 +56,8 @@ pub enum ErrorCode {
     LayoutConflict,
     /// The layouts' rules, or the risk, stand against it as things are (409).
     LayoutRefused,
+    /// Who would do it was told to pause (409).
+    Paused,
     /// Too few of those who decide answered in time: it may be decided yet (504).
     Undecided,
     /// There is no such plan, operation or member here (404).
@@ -99,6 +101,7 @@ impl ErrorCode {
         Self::ReplicasFailed,
         Self::LayoutConflict,
         Self::LayoutRefused,
+        Self::Paused,
         Self::Undecided,
         Self::NotKnown,
         Self::PreconditionFailed,
@@ -141,6 +144,7 @@ impl ErrorCode {
             Self::ReplicasFailed => "replicas_failed",
             Self::LayoutConflict => "layout_conflict",
             Self::LayoutRefused => "layout_refused",
+            Self::Paused => "paused",
             Self::Undecided => "undecided",
             Self::NotKnown => "not_known",
             Self::PreconditionFailed => "precondition_failed",

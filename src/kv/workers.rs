@@ -99,6 +99,10 @@ pub struct ScrubView {
     pub waiting: u64,
     /// Index entries that could not be read, or were missing, and were written again.
     pub index_entries: u64,
+    /// Index entries that said something else than their records; they were written again from the records, and the
+    /// partition is compared with its other owners.
+    #[serde(default)]
+    pub disagreeing: u64,
     /// Merkle leaves that could not be read, or were not the sum of their objects, and were recomputed.
     pub leaves: u64,
     /// Partitions in which something could not even be named; they are merged as a whole from their other owners.

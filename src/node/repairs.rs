@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Node, Workers};
 use crate::kv::layouts::OperationView;
 use crate::kv::{Error, ErrorCode, REPAIR_ID, RepairAdmin, RepairBegun, RepairRequest, RepairView, unknown_repair};
-use crate::repair::{Repaired, Scope};
+use crate::repair::{Repaired, Scope, Worker};
 use crate::types::{Bucket, Mono, PartitionId};
 
 /// Most under way: they take turns, pair by pair.
@@ -54,6 +54,13 @@ impl RepairAdmin for Node {
         let workers = self.inner.workers.get();
         let workers = workers.ok_or_else(|| Error::refused(ErrorCode::NotServing, "this node does not serve yet"))?;
         let scope = self.scope_of(&request)?;
+        if self.compares_no_more() {
+            let detail = format!(
+                "anti-entropy is paused on {}: resume it with `quorate workers resume anti-entropy`",
+                self.inner.config.node.name
+            );
+            return Err(Error::refused(ErrorCode::Paused, detail));
+        }
         let total = workers.entropy.pairs(&scope).ok_or_else(|| {
             let detail = "layouts change: until that has ended transfers bring what differs, and nothing is compared";
             Error::refused(ErrorCode::LayoutRefused, detail)
@@ -113,40 +120,67 @@ impl Node {
 
     async fn repair_as_asked(self, operation: Arc<Operation>, scope: Scope, give_up: Option<PartitionId>) {
         let Some(workers) = self.inner.workers.get() else { return };
+        let mut left = None;
         if let Some(partition) = give_up {
-            operation.state().given_up = self.give_up(workers, partition).await;
+            let given_up;
+            (given_up, left) = self.give_up(workers, partition).await;
+            operation.state().given_up = given_up;
         }
         let told = |done: &Repaired| operation.state().done = *done;
         let (done, why) = workers.entropy.repair_and_tell(&scope, &told).await;
         let mut state = operation.state();
         state.done = done;
-        let incomplete = || {
+        let unfinished = || {
             let why = why.map_or_else(String::new, |why| format!(": {why}"));
             format!("{} pairs could not be compared to the end{why}", done.unfinished)
         };
-        state.ended = Some(match (done.unfinished, done.failed) {
-            (1.., _) => Some(incomplete()),
+        let compared = match (done.unfinished, done.failed) {
+            (1.., _) => Some(unfinished()),
             (0, 1..) => Some(format!("{} keys that differ could not be made equal: the same again", done.failed)),
             (0, 0) => None,
-        });
+        };
+        let why: Vec<String> = left.into_iter().chain(compared).collect();
+        state.ended = Some((!why.is_empty()).then(|| why.join("; ")));
     }
 
-    /// Has the mending worker give up what no owner holds of a partition's quarantined keys; tells how many.
-    async fn give_up(&self, workers: &Workers, partition: PartitionId) -> u64 {
+    /// Has the mending worker give up what no owner holds of a partition's quarantined keys; tells how many it did, and
+    /// where some are left why.
+    async fn give_up(&self, workers: &Workers, partition: PartitionId) -> (u64, Option<String>) {
         let Workers { mending, .. } = workers;
-        let clock = &self.inner.env.clock;
-        let before = mending.given_up.load(Ordering::Relaxed);
-        mending.accept_loss(partition, true);
-        if let Some(worker) = self.inner.roster.named("mending") {
-            worker.run();
-        }
+        let Self { inner } = self;
+        let clock = &inner.env.clock;
+        let (before, began) = (mending.given_up.load(Ordering::Relaxed), clock.wall());
+        let accepted = mending.accept_loss(partition);
+        let worker = inner.roster.named("mending");
+        worker.iter().for_each(Worker::run);
         let until = clock.now() + GIVE_UP_FOR;
-        let waits = || self.inner.replica.health().quarantined().iter().any(|(at, _)| *at == partition);
-        while waits() && clock.now() < until {
+        let left = || inner.replica.health().quarantined().iter().filter(|(at, _)| *at == partition).count();
+        let paused = || worker.as_ref().is_some_and(Worker::is_paused);
+        while left() > 0 && clock.now() < until && !paused() {
             clock.sleep(LOOK_EVERY).await;
         }
-        mending.accept_loss(partition, false);
-        mending.given_up.load(Ordering::Relaxed) - before
+        let left = left();
+        drop(accepted);
+        let error = || worker.as_ref().and_then(|worker| worker.log().error).filter(|(_, at)| *at >= began);
+        let why = (left > 0).then(|| match paused() {
+            true => {
+                let node = &inner.config.node.name;
+                format!(
+                    "mending is paused on {node}: resume it with `quorate workers resume mending`, then the same again"
+                )
+            }
+            false => error().map_or_else(
+                || "the other owners have not all been asked yet: the same again".to_owned(),
+                |(why, _)| format!("{why}; once that is mended: the same again"),
+            ),
+        });
+        let why = why.map(|why| format!("{left} keys of partition {partition} still cannot be read: {why}"));
+        (mending.given_up.load(Ordering::Relaxed) - before, why)
+    }
+
+    /// Whether anti-entropy is paused here.
+    fn compares_no_more(&self) -> bool {
+        self.inner.roster.named("anti-entropy").is_some_and(|worker| worker.is_paused())
     }
 
     fn repair_view(&self, operation: &Operation) -> OperationView {
@@ -158,7 +192,7 @@ impl Node {
             Some(None) => "done",
             Some(Some(_)) => "incomplete",
         };
-        let paused = self.inner.roster.named("anti-entropy").is_some_and(|worker| worker.is_paused());
+        let paused = self.compares_no_more();
         let error = match &state.ended {
             Some(why) => why.clone(),
             None => paused.then(|| "anti-entropy is paused on this node: it goes on once that is resumed".to_owned()),

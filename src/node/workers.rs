@@ -29,7 +29,7 @@ impl Node {
     /// What the last scrub came to, or the one under way; none before the first.
     pub(super) fn scrub_view(&self) -> Option<ScrubView> {
         let report = self.inner.workers.get()?.scrub.as_ref()?.report();
-        let Report { began, ended, keys, bytes, found, waiting, index, leaves, gaps, .. } = report;
+        let Report { began, ended, keys, bytes, found, waiting, index, disagreed, leaves, gaps, .. } = report;
         Some(ScrubView {
             began: date::rfc3339(began?),
             ended: ended.map(date::rfc3339),
@@ -39,6 +39,7 @@ impl Node {
             mended: found.saturating_sub(waiting),
             waiting,
             index_entries: index,
+            disagreeing: disagreed,
             leaves,
             gaps,
         })

@@ -173,15 +173,26 @@ impl Hints {
         options: HintOptions,
         roster: &Roster,
     ) -> Self {
-        use super::worker::{Roster, Worker};
         let HintOptions { window, idempotency_window, rate } = options;
+        let worker = roster.register("hints", "Sends owners that are back what they missed.", Some(rate));
         let rate = Rate::new(env, rate, rate.min(BURST));
         let targets = Mutex::default();
         let turns = Semaphore::new(TURNS);
-        let env = env.clone();
-        let inner = Inner { env, replica, peers, keeper, metrics, window, idempotency_window, rate, targets, turns };
+        let inner = Inner {
+            env: env.clone(),
+            replica,
+            peers,
+            keeper,
+            metrics,
+            window,
+            idempotency_window,
+            rate,
+            worker,
+            targets,
+            turns,
+        };
         let this = Self { inner: Arc::new(inner) };
-        this.inner.env.tasks.spawn(this.clone().run());
+        env.tasks.spawn(this.clone().run());
         this
     }
 

@@ -5,14 +5,15 @@
 //! (I-ACK, I-OVERLAP). An owner that cannot read its own copy has nothing to give and has been asked; but where another
 //! copy is damaged and nobody holds one, nothing is released: that takes an operator.
 //!
-//! A source that was copied is not copied again in this incarnation: what is acknowledged later reaches this node by the
-//! write path.
+//! A source that was copied is not copied again until the partition is synced: what is acknowledged later reaches this
+//! node by the write path. What makes the partition unsynced once more (a second gap on the disk) comes after that, and
+//! every source is copied again.
 //!
 //! What nobody holds is given up where an operator says so ([`Mending::accept_loss`]): the key reads as never written.
 //!
 //! Bounds: one worker; one page of 1 MiB and 64 merges under way per source; tries again every 250 ms to 5 s.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -51,23 +52,43 @@ pub struct Mending {
     pub partitions: AtomicU64,
     /// Keys given up: nobody holds what was in them.
     pub given_up: AtomicU64,
-    /// Partitions in which keys may be given up.
-    accepted: Mutex<BTreeSet<PartitionId>>,
+    /// Partitions in which keys may be given up, with how many said so who have not taken it back.
+    accepted: Mutex<BTreeMap<PartitionId, usize>>,
 }
 
 impl Mending {
-    /// Whether keys of a partition that nobody holds may be given up.
-    pub fn accept_loss(&self, partition: PartitionId, accept: bool) {
-        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        if accept {
-            accepted.insert(partition);
-        } else {
-            accepted.remove(&partition);
-        }
+    /// Keys of a partition that nobody holds may be given up, for as long as this lives, or another of the same partition.
+    #[must_use]
+    pub fn accept_loss(self: &Arc<Self>, partition: PartitionId) -> Accepted {
+        *self.accepted().entry(partition).or_insert(0) += 1;
+        Accepted { mending: Arc::clone(self), partition }
     }
 
     fn accepts_loss(&self, partition: PartitionId) -> bool {
-        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).contains(&partition)
+        self.accepted().contains_key(&partition)
+    }
+
+    fn accepted(&self) -> MutexGuard<'_, BTreeMap<PartitionId, usize>> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody's word that keys of a partition may be given up; dropped, it is taken back.
+#[derive(Debug)]
+pub struct Accepted {
+    mending: Arc<Mending>,
+    partition: PartitionId,
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        let mut accepted = self.mending.accepted();
+        if let Some(count) = accepted.get_mut(&self.partition) {
+            *count -= 1;
+            if *count == 0 {
+                accepted.remove(&self.partition);
+            }
+        }
     }
 }
 
@@ -82,7 +103,8 @@ struct Mender {
     copied: Mutex<Copied>,
 }
 
-/// What was copied in this incarnation, under these live layouts: under others it may be others that have to be.
+/// What was copied, of partitions that are not synced yet, in this incarnation and under these live layouts: under others
+/// it may be others that have to be.
 #[derive(Debug)]
 struct Copied {
     incarnation: Incarnation,
@@ -229,6 +251,8 @@ impl Mender {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
         self.replica.mark_synced(partition).await.map_err(|fault| fault.to_string())?;
+        // Whatever befalls it from here on is not in what was copied.
+        self.copied().whole.retain(|(at, _)| *at != partition);
         self.done.partitions.fetch_add(1, Ordering::Relaxed);
         if !others.is_empty() {
             info!(%partition, sources = others.len(), "a partition is synced");
@@ -375,4 +399,20 @@ pub(super) async fn merge_into(
     }
     let class = layout.class_of(settings);
     replica.merge(MergeRequest { place, record, rules, class, flush: false, cause }).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_accepted_until_all_who_did_have_taken_it_back() {
+        let mending = Arc::new(Mending::default());
+        let (first, second) = (mending.accept_loss(PartitionId(3)), mending.accept_loss(PartitionId(3)));
+        assert!(!mending.accepts_loss(PartitionId(4)));
+        drop(first);
+        assert!(mending.accepts_loss(PartitionId(3)), "the other one is still under way");
+        drop(second);
+        assert!(!mending.accepts_loss(PartitionId(3)));
+    }
 }

@@ -24,7 +24,7 @@ pub use entropy::{AntiEntropy, Repaired, Scope};
 pub use expiry::start as start_expiry;
 pub use hints::{HintOptions, Hints, Replaying, Stage, wait_for as wait_for_hints};
 pub use leftover::start as clear_leftovers;
-pub use mend::{Mending, start};
+pub use mend::{Accepted, Mending, start};
 pub use purge::start as start_purging;
 pub use scrub::{Report, Scrub, ScrubOptions};
 pub use transfer::{Progress, Transfers};

@@ -2,8 +2,10 @@
 //! still hold it.
 //!
 //! What the storage threads find they quarantine (`replica::scrub`), and the mender fetches it from every other owner; the
-//! index and Merkle leaves are recomputed on the way. This worker goes from partition to partition, at its own rate, once
-//! an interval, remembers on disk how far it is, and reports. All partitions that anything is stored of, owned or not.
+//! index and Merkle leaves are recomputed on the way, the index from the records: where they disagree, the record is
+//! believed, and anti-entropy compares the partition. This worker goes from partition to partition, at its own rate, once
+//! an interval, remembers on disk how far it is, and reports. All partitions that anything is stored of, owned or not. Since
+//! when the first pass is waited for is said once, on disk, so that a node that is started again and again comes to it.
 //!
 //! Not found by it: what a cache of the operating system, or RocksDB's, still holds unspoilt (the next pass, or the one
 //! after), and what is as well-formed as before and has an index entry to match.
@@ -34,8 +36,10 @@ const GIVE_WAY: Duration = Duration::from_millis(2);
 const AGAIN: Duration = Duration::from_millis(250);
 /// After a pass that could not go on.
 const RETRY: Duration = Duration::from_secs(60);
-/// How far it is is remembered after so many partitions.
-const REMEMBERED: u32 = 64;
+/// How far it is is remembered so often.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// A pass that was under way when the node stopped goes on after so long, at most.
+const RESUMED: Duration = Duration::from_secs(60);
 /// Damaged keys of a pass that are followed until they are mended.
 const FOLLOWED: usize = 10_000;
 
@@ -65,12 +69,35 @@ pub struct Report {
     pub found: u64,
     /// Of those, keys that still wait to be merged from the other owners.
     pub waiting: u64,
-    /// Index entries written again.
+    /// Index entries that could not be read, or were missing, and were written again.
     pub index: u64,
+    /// Index entries that said something else than their records, and were written again.
+    #[serde(default)]
+    pub disagreed: u64,
     /// Merkle leaves recomputed.
     pub leaves: u64,
     /// Partitions in which something could not even be named.
     pub gaps: u64,
+}
+
+/// What is remembered of it on disk.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    report: Report,
+    #[serde(flatten)]
+    ahead: Ahead,
+}
+
+/// What is to be done yet.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Ahead {
+    /// Since when the first pass is waited for: said once, however often the node is started until then.
+    #[serde(default)]
+    since: Option<Wall>,
+    /// Partitions that the pass under way is to read once more, when what had no name there has been merged.
+    #[serde(default)]
+    again: BTreeSet<u32>,
 }
 
 /// Reads everything. Clones are the same worker.
@@ -88,6 +115,7 @@ struct Inner {
     rate: Rate,
     worker: Worker,
     report: Mutex<Report>,
+    ahead: Mutex<Ahead>,
     /// Keys that the last pass found damaged.
     found: Mutex<BTreeSet<Bytes>>,
 }
@@ -113,14 +141,15 @@ impl Scrub {
         let worker = roster.register("scrub", about, Some(rate));
         let remembered = replica.storage().get(Keyspace::Meta, REPORT)?;
         // One that cannot be read was none: a pass begins anew.
-        let mut report: Report = remembered.and_then(|report| serde_json::from_slice(&report).ok()).unwrap_or_default();
+        let kept: Option<Kept> = remembered.and_then(|kept| serde_json::from_slice(&kept).ok());
+        let Kept { mut report, ahead } = kept.unwrap_or_default();
         if report.waiting > 0 {
             // What was in quarantine is so no more, and not mended: it is to be found again, now.
             report = Report { began: report.began, ..Report::default() };
         }
         let (env, rate) = (env.clone(), Rate::new(env, rate, rate.max(1 << 20)));
-        let (report, found) = (Mutex::new(report), Mutex::default());
-        let inner = Inner { env, replica, keeper, metrics, interval, rate, worker, report, found };
+        let (report, ahead, found) = (Mutex::new(report), Mutex::new(ahead), Mutex::default());
+        let inner = Inner { env, replica, keeper, metrics, interval, rate, worker, report, ahead, found };
         let this = Self { inner: Arc::new(inner) };
         this.inner.env.tasks.spawn(this.clone().run());
         Ok(this)
@@ -141,12 +170,36 @@ impl Scrub {
         self.inner.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says once, durably, since when the first pass is waited for.
+    async fn wait_for_the_first(&self) -> Result<(), Fault> {
+        if self.lock().began.is_some() || self.ahead().since.is_some() {
+            return Ok(());
+        }
+        self.ahead().since = Some(self.inner.env.clock.wall());
+        self.remember().await
+    }
+
     async fn run(self) {
         let Inner { env, worker, .. } = &*self.inner;
         let (mut bell, mut retry) = (worker.bell(), false);
+        match self.wait_for_the_first().await {
+            Ok(()) => {}
+            Err(Fault::Stopping) => return,
+            // It is said again in the next life.
+            Err(fault) => worker.failed(fault.to_string()),
+        }
         loop {
             let rest = if retry { RETRY.min(self.inner.interval) } else { self.rest(env.clock.wall()) };
             worker.rest(&mut bell, rest).await;
+            if self.inner.keeper.newest().is_none() {
+                // In no cluster yet: there is nothing to read, and nobody to fetch it from.
+                retry = true;
+                continue;
+            }
             let pass = {
                 let _run = worker.begin();
                 self.pass().await
@@ -163,20 +216,23 @@ impl Scrub {
         }
     }
 
-    /// How long until the next pass. Not all nodes at once, nor all that were started at once: each has a time of its own.
-    fn rest(&self, now: Wall) -> Duration {
+    /// A time of this node's own, within an interval: not all nodes read at once, nor all that were started at once.
+    fn own(&self) -> Duration {
         let Inner { interval, replica, .. } = &*self.inner;
         let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
-        let own = Duration::from_millis((replica.identity().store().bits() % u128::from(millis)) as u64);
+        Duration::from_millis((replica.identity().store().bits() % u128::from(millis)) as u64)
+    }
+
+    /// How long until the next pass.
+    fn rest(&self, now: Wall) -> Duration {
+        let (interval, own) = (self.inner.interval, self.own());
         let Report { began, ended, .. } = *self.lock();
+        let passed = |since: Wall| Duration::from_millis(now.0.saturating_sub(since.0));
         match (began, ended) {
-            (None, _) => own,
+            (None, _) => own.saturating_sub(self.ahead().since.map_or(Duration::ZERO, passed)),
             // It was under way when this node stopped.
-            (Some(_), None) => own / 64,
-            (Some(_), Some(ended)) => {
-                let passed = Duration::from_millis(now.0.saturating_sub(ended.0));
-                (*interval - own / 16).saturating_sub(passed)
-            }
+            (Some(_), None) => (own / 64).min(RESUMED),
+            (Some(_), Some(ended)) => (interval - own / 16).saturating_sub(passed(ended)),
         }
     }
 
@@ -190,25 +246,32 @@ impl Scrub {
         if first == 0 {
             *self.lock() = Report { began: Some(env.clock.wall()), ..Report::default() };
             self.inner.found.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            *self.ahead() = Ahead::default();
+            // Whoever is started from here on goes on with it.
+            self.remember().await?;
         }
-        let (q, mut again) = (layout.grid().q(), Vec::new());
+        let (q, mut remembered) = (layout.grid().q(), env.clock.now());
         for partition in (first..q).map(PartitionId) {
             worker.progress(u64::from(partition.0), u64::from(q));
             if self.scrub(partition).await? {
-                again.push(partition);
+                self.ahead().again.insert(partition.0);
             }
             self.lock().next = partition.0 + 1;
-            if partition.0 % REMEMBERED == REMEMBERED - 1 {
+            if env.clock.now().since(remembered) >= REMEMBERED {
                 self.remember().await?;
+                remembered = env.clock.now();
             }
         }
         // Once they are merged from their other owners, what lay behind the gap has a name.
         let until = env.clock.now() + RETRY;
-        for partition in again {
+        loop {
+            // Forgotten once it has been read: what goes wrong here ends the try, and the next one goes on with it.
+            let Some(partition) = self.ahead().again.first().copied().map(PartitionId) else { break };
             while !replica.health().is_synced(partition) && env.clock.now() < until {
                 env.clock.sleep(AGAIN).await;
             }
             self.scrub(partition).await?;
+            self.ahead().again.remove(&partition.0);
         }
         {
             let mut report = self.lock();
@@ -217,7 +280,7 @@ impl Scrub {
         self.remember().await?;
         metrics.scrub.passes.inc();
         let report = self.report();
-        match report.found + report.index + report.leaves + report.gaps {
+        match report.found + report.index + report.disagreed + report.leaves + report.gaps {
             0 => info!(keys = report.keys, bytes = report.bytes, "all that is stored here was read, and is well"),
             _ => warn!(?report, "all that is stored here was read, and something was damaged"),
         }
@@ -235,7 +298,8 @@ impl Scrub {
     }
 
     async fn remember(&self) -> Result<(), Fault> {
-        let value = serde_json::to_vec(&self.report()).map_err(|wrong| Fault::Malformed(wrong.to_string()))?;
+        let kept = Kept { report: self.report(), ahead: self.ahead().clone() };
+        let value = serde_json::to_vec(&kept).map_err(|wrong| Fault::Malformed(wrong.to_string()))?;
         let entry = (Bytes::from_static(REPORT), Bytes::from(value));
         self.patiently(|| self.inner.replica.remember(vec![entry.clone()])).await
     }
@@ -243,12 +307,21 @@ impl Scrub {
     /// Reads a partition; tells whether there is something in it that cannot even be named.
     async fn scrub(&self, partition: PartitionId) -> Result<bool, Fault> {
         let Inner { env, replica, metrics, worker, rate, .. } = &*self.inner;
-        let before = self.patiently(|| replica.leaves(partition)).await?;
         let (mut sums, mut unknown, mut after, mut gap) = (Leaves::new(), BTreeSet::new(), Bytes::new(), false);
         loop {
             worker.allowed().await;
-            let Scrubbed { keys, bytes, damaged, index_mended, gap: here, leaves, unknown: some, next } =
-                self.patiently(|| replica.scrub(partition, after.clone())).await?;
+            let Scrubbed {
+                keys,
+                bytes,
+                damaged,
+                index_mended,
+                disagreed,
+                leaves_mended,
+                gap: here,
+                leaves,
+                unknown: some,
+                next,
+            } = self.patiently(|| replica.scrub(partition, after.clone())).await?;
             for (leaf, sum) in leaves {
                 let of = sums.entry(leaf).or_default();
                 *of = of.wrapping_add(sum);
@@ -258,12 +331,16 @@ impl Scrub {
             metrics.scrub.bytes.inc_by(bytes);
             metrics.scrub.damaged.inc_by(damaged.len() as u64);
             metrics.scrub.index.inc_by(index_mended);
+            metrics.scrub.disagreed.inc_by(disagreed);
+            metrics.scrub.leaves.inc_by(leaves_mended);
             {
                 let mut report = self.lock();
                 report.keys += keys;
                 report.bytes += bytes;
                 report.found += damaged.len() as u64;
                 report.index += index_mended;
+                report.disagreed += disagreed;
+                report.leaves += leaves_mended;
                 if here && !gap {
                     report.gaps += 1;
                     metrics.scrub.gaps.inc();
@@ -286,7 +363,7 @@ impl Scrub {
             return Ok(true);
         }
         let now = self.patiently(|| replica.leaves(partition)).await?;
-        let suspects = suspects(&before, &now, &sums, &unknown);
+        let suspects = suspects(&now, &sums, &unknown);
         if suspects.is_empty() {
             return Ok(false);
         }
@@ -307,31 +384,39 @@ impl Scrub {
     }
 }
 
-/// The leaves that nobody changed while their objects were read, and that are not their sum. One that is changed and back
-/// is taken for one of them: it is recomputed, and found right.
-fn suspects(before: &Leaves, now: &Leaves, sums: &Leaves, unknown: &BTreeSet<u8>) -> BTreeSet<Bytes> {
+/// The leaves that are not what was summed up. Of those written meanwhile, most are right: whoever owns them decides.
+fn suspects(now: &Leaves, sums: &Leaves, unknown: &BTreeSet<u8>) -> BTreeSet<Bytes> {
     let of = |leaves: &Leaves, leaf: &Bytes| leaves.get(leaf).copied().unwrap_or_default();
-    let all: BTreeSet<&Bytes> = before.keys().chain(now.keys()).chain(sums.keys()).collect();
-    let known = all.into_iter().filter(|leaf| leaf.last().is_none_or(|number| !unknown.contains(number)));
-    let wrong = known.filter(|leaf| of(before, leaf) == of(now, leaf) && of(sums, leaf) != of(now, leaf));
-    wrong.cloned().collect()
+    let all = now.keys().chain(sums.keys());
+    let known = all.filter(|leaf| leaf.last().is_none_or(|number| !unknown.contains(number)));
+    known.filter(|leaf| of(sums, leaf) != of(now, leaf)).cloned().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_ahead_is_remembered_and_a_report_without_it_is_read() {
+        let report = Report { began: Some(Wall(5)), next: 7, found: 3, ..Report::default() };
+        let ahead = Ahead { since: Some(Wall(9)), again: BTreeSet::from([2, 5]) };
+        let kept = Kept { report, ahead };
+        let read: Kept = serde_json::from_slice(&serde_json::to_vec(&kept).unwrap()).unwrap();
+        assert_eq!(read, kept);
+        let old: Kept = serde_json::from_slice(&serde_json::to_vec(&report).unwrap()).unwrap();
+        assert_eq!(old, Kept { report, ahead: Ahead::default() });
+    }
+
     fn leaves(sums: &[(u8, u128)]) -> Leaves {
         sums.iter().map(|(leaf, sum)| (Bytes::copy_from_slice(&[0, *leaf]), *sum)).collect()
     }
 
     #[test]
-    fn a_leaf_is_suspect_that_nobody_changed_and_that_is_not_its_objects_sum() {
-        let before = leaves(&[(1, 10), (2, 20), (3, 30), (5, 50)]);
-        let now = leaves(&[(1, 10), (2, 21), (3, 30), (5, 50)]);
+    fn a_leaf_is_suspect_that_is_not_what_its_objects_were_summed_up_to() {
+        let now = leaves(&[(1, 10), (2, 21), (3, 30), (5, 50), (6, 60)]);
         let sums = leaves(&[(1, 10), (2, 20), (3, 31), (4, 40), (5, 51)]);
-        let found = suspects(&before, &now, &sums, &BTreeSet::from([5]));
+        let found = suspects(&now, &sums, &BTreeSet::from([5]));
         let found: Vec<u8> = found.iter().filter_map(|leaf| leaf.last().copied()).collect();
-        assert_eq!(found, [3, 4], "2 was changed meanwhile, of 5 not all is known");
+        assert_eq!(found, [2, 3, 4, 6], "of 5 not all is known");
     }
 }

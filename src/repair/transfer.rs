@@ -270,13 +270,11 @@ impl Transfers {
         let resume = resume_key(partition, source);
         // Where an earlier try for this layout got to.
         let mut after = self.point(&resume).filter(|(_, of)| *of == layout).map(|(after, _)| after).unwrap_or_default();
-        let mut moved = 0;
         loop {
-            // Before anything is held: neither a pace nor a pause here keeps a newer layout waiting.
-            self.inner.rate.pace(moved).await;
+            // Before anything is held: a pause here keeps no newer layout waiting.
             self.inner.worker.allowed().await;
             // What is merged here is in flight: newer layouts are not acked before it has ended.
-            let _guard = keeper.held().take();
+            let guard = keeper.held().take();
             if keeper.newest().is_none_or(|newest| newest.version() != layout) {
                 // What this node is given, and keeps of what it merged, is another question by now.
                 return Err(Stopped::NotYet);
@@ -297,7 +295,6 @@ impl Transfers {
                 return Err(failed(format!("it cannot read {} of its keys", unreadable.len())));
             }
             let (objects, bytes) = (entries.len() as u64, entries.iter().map(|entry| entry.record.len() as u64).sum());
-            moved = bytes;
             self.merge_all(entries).await.map_err(failed)?;
             metrics.layout.transferred_objects.inc_by(objects);
             metrics.layout.transferred_bytes.inc_by(bytes);
@@ -306,9 +303,14 @@ impl Transfers {
                 progress.objects += objects;
                 progress.bytes += bytes;
             }
+            if let Some(next) = &next {
+                let point = (resume.clone(), point(layout, next));
+                replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
+            }
+            drop(guard);
+            // Nor does a pace. The last page is paid for, too: of most partitions there is no other.
+            self.inner.rate.pace(bytes).await;
             let Some(next) = next else { return Ok(!after.is_empty()) };
-            let point = (resume.clone(), point(layout, &next));
-            replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
             after = next;
         }
     }

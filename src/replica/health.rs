@@ -2,7 +2,11 @@
 //!
 //! An unsynced partition answers `syncing`, a quarantined key answers *error*; neither is a vote for "not found". Both
 //! end only when the state of every other owner has been merged (`repair::mend`). Unsynced partitions are remembered on
-//! disk; a quarantined key needs no memory, for reading it again finds the damage again.
+//! disk; a quarantined key needs no memory, for reading it again finds the damage again (a record that is gone altogether a
+//! scrub finds by its index entry; a pass that left something unmended begins anew in the next life).
+//!
+//! Quarantined is what cannot be read, or does not decode. A record that decodes stays a vote, whatever its index entry says
+//! (`replica::scrub`); and mending merges on top of whatever decodes here, and never drops it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

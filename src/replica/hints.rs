@@ -6,7 +6,7 @@
 //! sent as well.
 //!
 //! What is not kept, because there are too many hints, or no room, or for too long, marks its partition, durably and in
-//! the same batch: its owners are to be compared.
+//! the same batch: its owners are to be compared. A scrub that puts right what it cannot vouch for leaves the same mark.
 //!
 //! A hint *by value* (`keep`) is an owner's copy on a node that stands in for it, and counted towards a quorum: it is as
 //! durable as `durability` says before it is acknowledged, and nothing drops it but the end of its bucket.
@@ -212,6 +212,13 @@ impl Shard {
             && self.hints.mark(partition)
         {
             work.marks.push(partition);
+        }
+    }
+
+    /// Marks a partition of which more than a hint may have been lost: its owners are to be compared.
+    pub(super) fn mark_for_comparison(&self, partition: PartitionId, batch: &mut Batch) {
+        if self.hints.mark(partition) {
+            batch.put(Keyspace::Meta, book::mark_key(partition), vec![1]);
         }
     }
 

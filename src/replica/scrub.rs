@@ -1,9 +1,17 @@
 //! What a scrub reads here: everything, a chunk at a time, past all caches of ours, and whether it agrees.
 //!
-//! A record must be readable, decode, and be what its index entry says; else its key is quarantined, and mended from the
-//! other owners like any other (a new tenure included). An index entry that cannot be read, or is missing, is written
-//! again from its record. Leaves are summed up chunk by chunk: those that did not change meanwhile must be the sum of
-//! their objects, and one that is not is recomputed by the thread that owns it, in one go: the only rebuild there is.
+//! A record must be readable and decode; else its key is quarantined, and mended from the other owners like any other (a
+//! new tenure included). An index entry that cannot be read, or is missing, is written again from its record.
+//!
+//! So is one that says something else than a record that decodes: **the record is believed.** A hole in the log that
+//! recovery skips can take index and leaf of the last commits together, while their records had reached a table: to believe
+//! the index would delete an acknowledged write. It may as well have been the record that stayed behind: so the leaf is
+//! recomputed, what is minted next is under a new tenure (dots may be forgotten), and the partition is marked for comparison
+//! with its other owners, all in the same job.
+//!
+//! Leaves are summed up chunk by chunk. Each that is something else in the end (written meanwhile, most of them) is suspect:
+//! the thread that owns it recomputes it from the index, in one go, and only that decides. It is the only rebuild there is.
+//! One that could be read and was wrong means that something went that nobody knows of: a new tenure, and a mark, here too.
 //!
 //! The index names every key, so one damaged record hides none. Behind what cannot be read of the index, the objects name
 //! the next key, or the quarantine does. Where neither can be read nobody here knows what was there: then the partition has
@@ -42,8 +50,12 @@ pub struct Scrubbed {
     pub bytes: u64,
     /// Keys that were put into quarantine.
     pub damaged: Vec<Bytes>,
-    /// Index entries written again from their records.
+    /// Index entries that could not be read, or were missing, and were written again from their records.
     pub index_mended: u64,
+    /// Index entries that said something else than their records, and were written again from them.
+    pub disagreed: u64,
+    /// Leaves recomputed, because they hang under such an index entry.
+    pub leaves_mended: u64,
     /// Whether something lies here of which not even the key can be read.
     pub gap: bool,
     /// What the objects of the chunk add to their leaves.
@@ -88,6 +100,15 @@ struct Sums {
     cut: bool,
 }
 
+/// What makes leaves right.
+struct Recomputed {
+    batch: Batch,
+    /// Leaves that were not the sum of their objects.
+    wrong: u64,
+    /// Of those, leaves that could be read.
+    readable: u64,
+}
+
 impl Replica {
     /// Reads a chunk of a partition, from the first stored key after `after` on, and quarantines what is damaged.
     pub async fn scrub(&self, partition: PartitionId, after: Bytes) -> Result<Scrubbed, Fault> {
@@ -100,7 +121,8 @@ impl Replica {
     }
 
     /// Recomputes leaves of a partition from its index; tells how many were not the sum of their objects. Those under which
-    /// something unknown hangs are left alone.
+    /// something unknown hangs are left alone. Where one was wrong that could be read, the partition gets a new tenure and is
+    /// marked for comparison with its other owners.
     pub async fn recompute(&self, partition: PartitionId, leaves: BTreeSet<Bytes>) -> Result<u64, Fault> {
         self.run(partition, move |shard| shard.recompute(partition, &leaves)).await?
     }
@@ -129,7 +151,8 @@ impl Shard {
                 .mark_unsynced(&*self.storage, &[partition], Batch::new())
                 .map_err(|failed| self.failed(&failed))?;
         }
-        let (mut batch, mut alone) = (Batch::new(), 0);
+        let (mut batch, mut alone, mut doubtful) = (Batch::new(), 0, BTreeSet::new());
+        let mut isolated = false;
         for (stored, entry) in listed.entries {
             let Some((id, generation)) = name_of(&stored) else { continue };
             let place = Place { stored, ..Place::of(self.grid(), &id, generation) };
@@ -148,9 +171,14 @@ impl Shard {
             };
             match self.judge(&place, entry, record) {
                 Ok((digest, hour, rewritten)) => {
-                    if let Some(entry) = rewritten {
-                        batch.put(Keyspace::Index, place.stored.clone(), entry);
-                        done.index_mended += 1;
+                    if let Some(rewritten) = rewritten {
+                        batch.put(Keyspace::Index, place.stored.clone(), rewritten);
+                        if let Entry::Says(_, its) = entry {
+                            done.disagreed += 1;
+                            doubtful.extend([leaf_at(its), leaf_at(hour)]);
+                        } else {
+                            done.index_mended += 1;
+                        }
                     }
                     add(&mut done.leaves, leaf_at(hour), leaf_element(&place.stored, &digest));
                 }
@@ -162,7 +190,7 @@ impl Shard {
                         Entry::Unreadable | Entry::Missing => drop(done.unknown.insert(place.leaf)),
                     }
                     if let Some(why) = why.filter(|_| !self.env.buggify.breaks("a scrub reports what it cannot read")) {
-                        self.quarantine(&place, &why);
+                        isolated |= self.isolate(&place, &why);
                         done.damaged.push(place.stored.clone());
                     }
                 }
@@ -172,9 +200,26 @@ impl Shard {
                 break;
             }
         }
+        // Nothing is minted in this partition before this job ends: one tenure does for all that was found.
+        if isolated && done.disagreed == 0 {
+            self.forgets_dots(partition);
+        }
+        if done.disagreed > 0 {
+            let entries = done.disagreed;
+            error!(%partition, entries, "index entries were not their records': the records are believed, and compared with the other owners'");
+            self.doubt(partition, &mut batch)?;
+        }
         if !batch.is_empty() {
-            warn!(%partition, entries = done.index_mended, "index entries are written again from their records");
+            warn!(%partition, entries = done.index_mended + done.disagreed, "index entries are written again from their records");
             self.storage.commit(batch, Durability::Flush).map_err(|failed| self.failed(&failed))?;
+        }
+        if !doubtful.is_empty() {
+            // By the index as it is now; doubted already.
+            let Recomputed { batch, wrong, .. } = self.recomputed(partition, &doubtful);
+            if wrong > 0 {
+                self.storage.commit(batch, Durability::Flush).map_err(|failed| self.failed(&failed))?;
+            }
+            done.leaves_mended = wrong;
         }
         done.bytes += alone as u64;
         Ok(done)
@@ -229,14 +274,11 @@ impl Shard {
         let digest = digest_of_record(&record);
         let object = decode_object(record).map_err(|bad| Some(format!("it cannot be decoded: {bad}")))?;
         let hour = hour_of(object.horizon());
-        match entry {
-            Entry::Says(says, its) if (says, its) == (digest, hour) => Ok((digest, hour, None)),
-            Entry::Says(..) => Err(Some("it is not what its index entry says".to_owned())),
-            Entry::Unreadable | Entry::Missing => {
-                let siblings = u32::try_from(object.siblings().len()).unwrap_or(u32::MAX);
-                Ok((digest, hour, Some(index_entry(&digest, siblings, object.horizon()))))
-            }
+        if entry == Entry::Says(digest, hour) {
+            return Ok((digest, hour, None));
         }
+        let siblings = u32::try_from(object.siblings().len()).unwrap_or(u32::MAX);
+        Ok((digest, hour, Some(index_entry(&digest, siblings, object.horizon()))))
     }
 
     /// A stretch of a partition's index, from the first stored key after `after` on.
@@ -334,8 +376,23 @@ impl Shard {
     }
 
     fn recompute(&self, partition: PartitionId, leaves: &BTreeSet<Bytes>) -> Result<u64, Fault> {
+        self.check_writable()?;
+        let Recomputed { mut batch, wrong, readable } = self.recomputed(partition, leaves);
+        if readable > 0 {
+            error!(%partition, wrong = readable, "Merkle leaves were not the sums of their objects: recomputed; find out why");
+            self.doubt(partition, &mut batch)?;
+        }
+        if wrong > 0 {
+            warn!(%partition, wrong, "Merkle leaves are written again");
+            self.storage.commit(batch, Durability::Flush).map_err(|failed| self.failed(&failed))?;
+        }
+        Ok(wrong)
+    }
+
+    /// What is to be written so that leaves are the sums of what the index names.
+    fn recomputed(&self, partition: PartitionId, leaves: &BTreeSet<Bytes>) -> Recomputed {
         let Sums { leaves: sums, unknown, .. } = self.sums(partition, &BTreeSet::new());
-        let (mut batch, mut wrong) = (Batch::new(), 0);
+        let mut done = Recomputed { batch: Batch::new(), wrong: 0, readable: 0 };
         for leaf in leaves.iter().filter(|leaf| leaf.last().is_none_or(|number| !unknown.contains(number))) {
             let sum = sums.get(leaf).copied().unwrap_or_default();
             let stored = self
@@ -343,15 +400,20 @@ impl Shard {
                 .get(Keyspace::Merkle, leaf)
                 .map(|stored| stored.map_or(0, |stored| stored.as_ref().try_into().map_or(0, u128::from_le_bytes)));
             if stored != Ok(sum) {
-                batch.put(Keyspace::Merkle, leaf.clone(), sum.to_le_bytes().to_vec());
-                wrong += 1;
+                done.batch.put(Keyspace::Merkle, leaf.clone(), sum.to_le_bytes().to_vec());
+                done.wrong += 1;
+                done.readable += u64::from(stored.is_ok());
             }
         }
-        if !batch.is_empty() {
-            error!(%partition, wrong, "Merkle leaves were not the sums of their objects: recomputed; find out why");
-            self.storage.commit(batch, Durability::Flush).map_err(|failed| self.failed(&failed))?;
-        }
-        Ok(wrong)
+        done
+    }
+
+    /// What is stored of a partition may not be all that was: a new tenure before the next mint, for dots may be forgotten
+    /// (I-MINT), and a mark, so that its owners are compared.
+    fn doubt(&self, partition: PartitionId, batch: &mut Batch) -> Result<(), Fault> {
+        self.identity.new_tenure(partition).map_err(|failed| self.failed(&failed))?;
+        self.mark_for_comparison(partition, batch);
+        Ok(())
     }
 
     /// Puts to `batch` the leaves under which these keys of a partition hang, without them: what they hung under cannot be

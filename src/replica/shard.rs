@@ -328,16 +328,29 @@ impl Shard {
     /// Takes a key out of service: a new tenure of its partition before the next mint, for dots that only this copy
     /// held are forgotten (I-MINT).
     pub(super) fn quarantine(&self, place: &Place, why: &str) -> Fault {
-        if self.health.quarantine(place.partition, place.stored.clone()) {
-            self.metrics.replica.quarantines.inc();
-            error!(partition = %place.partition, why, "a stored object cannot be read: quarantined until fetched from the other owners");
-            if !self.env.buggify.breaks("a quarantine begins a tenure")
-                && let Err(failed) = self.identity.new_tenure(place.partition)
-            {
-                self.fail(&failed);
-            }
+        if self.isolate(place, why) {
+            self.forgets_dots(place.partition);
         }
         Fault::Damaged
+    }
+
+    /// Takes a key out of service; tells whether it was in it. Before the next mint [`Shard::forgets_dots`] is to follow.
+    pub(super) fn isolate(&self, place: &Place, why: &str) -> bool {
+        let new = self.health.quarantine(place.partition, place.stored.clone());
+        if new {
+            self.metrics.replica.quarantines.inc();
+            error!(partition = %place.partition, why, "a stored object cannot be read: quarantined until fetched from the other owners");
+        }
+        new
+    }
+
+    /// A new tenure of a partition in which keys were quarantined.
+    pub(super) fn forgets_dots(&self, partition: PartitionId) {
+        if !self.env.buggify.breaks("a quarantine begins a tenure")
+            && let Err(failed) = self.identity.new_tenure(partition)
+        {
+            self.fail(&failed);
+        }
     }
 
     fn load<'a>(&self, loaded: &'a mut BTreeMap<Bytes, Loaded>, place: &Place) -> Result<&'a mut Loaded, Fault> {
@@ -360,8 +373,7 @@ impl Shard {
     }
 
     /// What a quarantined key is mended on: what can be read there after all (a disk that failed once may not the second
-    /// time, and this copy may be the only one of what it acknowledged), unless its index entry knows it otherwise; else
-    /// nothing.
+    /// time, and this copy may be the only one of what it acknowledged), whatever its index entry says; else nothing.
     fn load_to_mend(&self, place: &Place) -> Loaded {
         let entry = self.storage.get(Keyspace::Index, &place.stored);
         let says = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| index_digest(entry));
@@ -370,10 +382,10 @@ impl Shard {
         if let Ok(Some(record)) = record {
             let digest = digest_of_record(&record);
             if let Ok(object) = decode_object(record) {
-                let stored = Some((digest, hour_of(object.horizon())));
-                if says.is_none() || says == stored {
-                    return Loaded { object, stored, dirty: None, unknown: false };
-                }
+                let its = (digest, hour_of(object.horizon()));
+                // Where they disagree nobody knows which of them hangs under the leaf: it is recomputed.
+                let unknown = says.is_some_and(|says| says != its);
+                return Loaded { object, stored: (!unknown).then_some(its), dirty: None, unknown };
             }
         }
         // Its contribution to the Merkle leaf is the index entry's; where that cannot be read, the leaf is recomputed.

@@ -1,5 +1,6 @@
 //! The replica on a memory disk: what is acknowledged is durable, what is not is never readable, and who mints.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
@@ -241,6 +242,104 @@ async fn mending_with_nothing_leaves_nothing() {
     life.merge("k", &Object::new(), Cause::Mend).await.unwrap();
     assert_eq!(life.object("k").await, None);
     assert_eq!(life.replica.storage().get(Keyspace::Index, &place("k").stored).unwrap(), None);
+}
+
+/// Puts index entry and leaf back to what they were before `key` was written last, as a hole in the log does; the record
+/// stays.
+async fn lose_index_and_leaf(life: &Life, key: &str, value: &str) {
+    let storage = life.replica.storage();
+    let stored = place(key).stored;
+    let index = storage.get(Keyspace::Index, &stored).unwrap().unwrap();
+    let leaves = life.replica.leaves(place(key).partition).await.unwrap();
+    life.put(key, value).await;
+    let mut batch = crate::storage::Batch::new();
+    batch.put(Keyspace::Index, stored, index);
+    for (leaf, _) in life.replica.leaves(place(key).partition).await.unwrap() {
+        batch.put(Keyspace::Merkle, leaf, vec![0; 16]);
+    }
+    for (leaf, sum) in leaves {
+        batch.put(Keyspace::Merkle, leaf, sum.to_le_bytes().to_vec());
+    }
+    storage.commit(batch, Durability::Flush).unwrap();
+}
+
+#[tokio::test]
+async fn a_record_that_decodes_is_believed_and_its_index_entry_written_again() {
+    let disk = disk();
+    let life = live(&disk);
+    let before = life.put("k", "old").await;
+    lose_index_and_leaf(&life, "k", "new").await;
+    let written = life.object("k").await.unwrap();
+    let grid = crate::ring::Grid::new(8).unwrap();
+    assert_eq!(audit(&**life.replica.storage(), grid).unwrap().wrong.len(), 2, "the entry and its leaf");
+    let partition = place("k").partition;
+    let scrubbed = life.replica.scrub(partition, Bytes::new()).await.unwrap();
+    assert_eq!((scrubbed.keys, scrubbed.disagreed, scrubbed.index_mended, scrubbed.gap), (1, 1, 0, false));
+    assert_eq!((scrubbed.damaged.len(), scrubbed.leaves_mended), (0, 1));
+    assert!(life.replica.health().is_well(), "it stays a vote");
+    assert_eq!(life.object("k").await, Some(written));
+    assert_eq!(audit(&**life.replica.storage(), grid).unwrap().wrong, [""; 0]);
+    assert!(life.replica.hints().marked().contains_key(&partition), "its owners are compared");
+    assert_ne!(life.put("k", "next").await.dot.actor, before.dot.actor, "a new tenure");
+    let again = life.replica.scrub(partition, Bytes::new()).await.unwrap();
+    assert_eq!((again.disagreed, again.leaves_mended), (0, 0));
+    disk.kill();
+    assert!(live(&disk).replica.hints().marked().contains_key(&partition), "the mark is durable");
+}
+
+#[tokio::test]
+async fn a_chunk_costs_one_tenure_however_much_of_it_is_damaged() {
+    let disk = disk();
+    let life = live(&disk);
+    let partition = place("k").partition;
+    let keys: Vec<String> =
+        (0..).map(|key| format!("k{key}")).filter(|key| place(key).partition == partition).take(20).collect();
+    let mut actor = None;
+    for key in &keys {
+        actor = Some(life.put(key, "v").await.dot.actor);
+    }
+    keys.iter().for_each(|key| assert!(disk.damage(Keyspace::Objects, &place(key).stored)));
+    let flushes = disk.flushes();
+    assert_eq!(life.replica.scrub(partition, Bytes::new()).await.unwrap().damaged.len(), keys.len());
+    assert_eq!(disk.flushes() - flushes, 1);
+    assert_ne!(Some(life.put("k", "v").await.dot.actor), actor);
+}
+
+#[tokio::test]
+async fn a_readable_leaf_that_is_wrong_costs_the_tenure_and_is_compared_and_one_that_is_right_nothing() {
+    let disk = disk();
+    let life = live(&disk);
+    let before = life.put("k", "v").await;
+    let partition = place("k").partition;
+    let leaves: BTreeSet<Bytes> = life.replica.leaves(partition).await.unwrap().into_keys().collect();
+    assert_eq!(life.replica.recompute(partition, leaves.clone()).await, Ok(0));
+    // Unreadable: recomputed from what is here, and nothing else is in doubt.
+    leaves.iter().for_each(|leaf| assert!(disk.damage(Keyspace::Merkle, leaf)));
+    assert_eq!(life.replica.recompute(partition, leaves.clone()).await, Ok(1));
+    assert!(life.replica.hints().marked().is_empty());
+    assert_eq!(life.put("k", "v").await.dot.actor, before.dot.actor);
+    let mut batch = crate::storage::Batch::new();
+    leaves.iter().for_each(|leaf| batch.put(Keyspace::Merkle, leaf.clone(), vec![7; 16]));
+    life.replica.storage().commit(batch, Durability::Flush).unwrap();
+    assert_eq!(life.replica.recompute(partition, leaves).await, Ok(1));
+    assert!(life.replica.hints().marked().contains_key(&partition));
+    assert_ne!(life.put("k", "v").await.dot.actor, before.dot.actor, "dots may be forgotten");
+    assert_eq!(audit(&**life.replica.storage(), crate::ring::Grid::new(8).unwrap()).unwrap().wrong, [""; 0]);
+}
+
+#[tokio::test]
+async fn mending_drops_nothing_that_decodes_whatever_the_index_says() {
+    let disk = disk();
+    let life = live(&disk);
+    life.put("k", "old").await;
+    lose_index_and_leaf(&life, "k", "new").await;
+    let written = life.object("k").await;
+    life.replica.suspect(place("k")).await;
+    assert_eq!(life.replica.read(place("k")).await, Err(Fault::Damaged));
+    life.merge("k", &Object::new(), Cause::Mend).await.unwrap();
+    assert_eq!(life.object("k").await, written, "nobody else holds what was acknowledged here");
+    let grid = crate::ring::Grid::new(8).unwrap();
+    assert_eq!(audit(&**life.replica.storage(), grid).unwrap().wrong, [""; 0]);
 }
 
 #[tokio::test]

@@ -2,10 +2,10 @@
 //!
 //! Every request names the newest layout its sender knows and those in which its quorum is counted. A write has to be
 //! counted in the newest that is known here, whatever its sender has heard since it began: accepted for an older one
-//! alone it could be acknowledged while who owns the object next is told nothing of it. A refusal is no vote; it carries what is live here, and the sender goes on with the same dot. An acknowledgement counts only in the
-//! layouts that the request named *and* that were live here when it was accepted: for a later one the sender asks
-//! again, also those that acknowledged before, since between the two an owner may have lost the partition, deleted it
-//! and got it back empty.
+//! alone it could be acknowledged while who owns the object next is told nothing of it. A refusal is no vote; it carries
+//! what is live here, and the sender goes on with the same dot. An acknowledgement counts only in the layouts that the
+//! request named *and* that were live here when it was accepted: for a later one the sender asks again, also those that
+//! acknowledged before, since between the two an owner may have lost the partition, deleted it and got it back empty.
 
 use super::live::{View, holders, settings_of};
 use super::sync::Merged;

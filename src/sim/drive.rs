@@ -109,7 +109,9 @@ impl Options {
                 // A power cut that may have taken what was not flushed is made good from *every* other owner, and a wiped
                 // one holds nothing to make it good with. So is what was minted, sent, and then not taken by a disk that failed.
                 options.durability = Durability::Flush;
-                options.profile.kinds.remove(&Kind::DiskError);
+                for kind in [Kind::DiskError, Kind::DiskFull] {
+                    options.profile.kinds.remove(&kind);
+                }
                 options.always(Kind::Wipe);
             }
             Variety::Copied => options.always(Kind::Copy),

@@ -66,6 +66,8 @@ struct State {
     read_only: Option<String>,
     faults: Faults,
     snapshots: Snapshots,
+    /// Flushes so far.
+    flushes: u64,
     /// There is no platter: `live` is all there is, and nothing is kept for a crash.
     ephemeral: bool,
 }
@@ -223,6 +225,12 @@ impl MemoryDisk {
         found
     }
 
+    /// Flushes so far.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.drive.read().flushes
+    }
+
     /// Batches that a crash may lose.
     #[must_use]
     pub fn unsynced(&self) -> usize {
@@ -362,6 +370,7 @@ impl Storage for MemoryStorage {
         }
         state.changed(Event::Batch(batch));
         state.sync();
+        state.flushes += 1;
         Ok(Committed { stall: self.drive.stall(faults.flush_stall) })
     }
 
@@ -372,6 +381,7 @@ impl Storage for MemoryStorage {
             return fail(&mut state, StorageError::Io("simulated flush error".to_owned()));
         }
         state.sync();
+        state.flushes += 1;
         Ok(Committed { stall: self.drive.stall(faults.flush_stall) })
     }
 

@@ -9,6 +9,7 @@
 
 mod chain;
 mod clock;
+mod collection;
 mod contexts;
 mod expiry;
 mod explore;

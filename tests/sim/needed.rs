@@ -32,8 +32,10 @@ use quorate::transport::{Answer, CallError, Handler, Hello, Transport};
 use quorate::types::StoreId;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Seeds of each scenario.
+/// Seeds of each scenario without a bug.
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=8;
+/// And in how many at most the bug is looked for: the one that shows least does so in one of eight.
+const SOUGHT: std::ops::RangeInclusive<u64> = 1..=64;
 
 fn sim<F: Future<Output = Vec<Violation>>>(seed: u64, body: impl FnOnce(SimTime) -> F) -> Vec<Violation> {
     time::run(seed, body).unwrap()
@@ -45,15 +47,14 @@ fn breaking(rule: &'static str) -> Wraps {
 
 /// With the bug the judges find something of these kinds in some seed; without it all is well in all of them.
 fn needed(name: &str, plant: &Wraps, kinds: &[&str], scenario: impl Fn(u64, Wraps) -> Vec<Violation>) {
-    let mut found = None;
     for seed in SEEDS {
         assert_eq!(scenario(seed, Wraps::default()), [], "{name}, seed {seed}: without the bug all is well");
-        if found.is_none() {
-            let violations = scenario(seed, plant.clone());
-            found = violations.into_iter().find(|it| kinds.contains(&it.rule)).map(|first| (seed, first));
-        }
     }
-    let Some((seed, first)) = found else { panic!("{name}: nobody noticed in seeds {SEEDS:?}") };
+    let found = SOUGHT.into_iter().find_map(|seed| {
+        let violations = scenario(seed, plant.clone());
+        violations.into_iter().find(|it| kinds.contains(&it.rule)).map(|first| (seed, first))
+    });
+    let Some((seed, first)) = found else { panic!("{name}: nobody noticed in seeds {SOUGHT:?}") };
     eprintln!("{name}: caught by seed {seed}: {first}");
 }
 

@@ -226,6 +226,10 @@ fn a_repair_that_is_asked_for_is_followed_to_its_end_and_keeps_to_its_bucket() {
             assert!(wrong.code == ErrorCode::BadParameter && wrong.detail.contains(says), "{wrong:?}");
         }
         assert_eq!(node.repair_operation("repair-0").unwrap_err().code, ErrorCode::NotKnown);
+        node.steer("anti-entropy", Steer::Pause).unwrap();
+        let paused = wrong(RepairRequest::default());
+        assert!(paused.code == ErrorCode::Paused && paused.detail.contains("workers resume anti-entropy"), "{paused}");
+        node.steer("anti-entropy", Steer::Resume).unwrap();
         cluster.crash(2, Death::Killed);
         time.sleep(6 * SECOND).await;
         let begun = node.begin_repair(RepairRequest::default()).unwrap();

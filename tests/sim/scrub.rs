@@ -10,7 +10,7 @@ use quorate::repair::Report;
 use quorate::sim::cluster::{Cluster, Setup, Wraps};
 use quorate::sim::time::{self, SimTime};
 use quorate::storage::Keyspace;
-use quorate::types::{Bucket, Key, ObjectId};
+use quorate::types::{Bucket, Key, ObjectId, PartitionId};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -19,10 +19,15 @@ fn sim<F: Future<Output = ()>>(seed: u64, body: impl FnOnce(SimTime) -> F) {
     time::run(seed, body).unwrap();
 }
 
-/// Two hundred keys on three nodes, none of which compares or expires anything by itself.
+/// Two hundred keys on three nodes, none of which compares, reads or expires anything by itself.
 async fn filled(time: SimTime, setup: Setup) -> Cluster {
     let cluster = Cluster::new(time, setup);
-    (0..3).for_each(|at| cluster.tell(at, |config| config.node.repair_interval = 24 * 60 * MINUTE));
+    (0..3).for_each(|at| {
+        cluster.tell(at, |config| {
+            config.node.repair_interval = 24 * 60 * MINUTE;
+            config.node.scrub_interval = 7 * 24 * 60 * MINUTE;
+        });
+    });
     cluster.start_all().await;
     assert!(cluster.until_well(MINUTE).await, "{:?}", cluster.ills());
     for key in 0..200 {
@@ -123,6 +128,26 @@ fn index_entries_and_leaves_are_written_again_and_what_has_no_name_is_merged_fro
     }
 }
 
+/// What was merged from all when something had no name is no help when it happens again.
+#[test]
+fn a_second_gap_in_one_life_is_merged_from_every_owner_too() {
+    sim(8, |time| async move {
+        let cluster = filled(time, Setup::new(8, 3)).await;
+        let keys = stored(&cluster, 2);
+        let first = PartitionId(u32::from_be_bytes(*keys[50].first_chunk().unwrap()));
+        for round in 1..=2 {
+            assert!(cluster.damage_entry(2, Keyspace::Index, &keys[50]));
+            assert!(cluster.damage_entry(2, Keyspace::Objects, &keys[50]));
+            let report = scrubbed(&cluster, 2).await;
+            assert_eq!(report.gaps, 1, "round {round}: {report:?}");
+            assert!(cluster.until(MINUTE, || is_whole(&cluster, 2)).await, "round {round}: {:?}", cluster.ills());
+            assert!(cluster.node(2).unwrap().replica().health().is_synced(first));
+            are_equal_and_right(&cluster);
+        }
+        cluster.end();
+    });
+}
+
 #[test]
 fn what_nobody_can_read_is_given_up_where_an_operator_says_so_and_not_before() {
     sim(6, |time| async move {
@@ -138,6 +163,15 @@ fn what_nobody_can_read_is_given_up_where_an_operator_says_so_and_not_before() {
         assert!(!cluster.until(2 * MINUTE, || (0..3).any(|at| is_whole(&cluster, at))).await, "it was acknowledged");
         let partition = u32::from_be_bytes(*key.first_chunk().unwrap());
         let request = RepairRequest { partition: Some(partition), accept_data_loss: true, ..RepairRequest::default() };
+        // Nothing is given up where mending is paused; it says so, and what to do.
+        let node = cluster.node(0).unwrap();
+        node.steer("mending", Steer::Pause).unwrap();
+        let begun = node.begin_repair(request.clone()).unwrap();
+        let over = || node.repair_operation(&begun.id).unwrap().state == "incomplete";
+        assert!(cluster.until(2 * MINUTE, over).await);
+        let why = node.repair_operation(&begun.id).unwrap().error.unwrap();
+        assert!(why.starts_with("1 keys of partition") && why.contains("workers resume mending"), "{why}");
+        node.steer("mending", Steer::Resume).unwrap();
         let mut given_up = 0;
         for at in 0..3 {
             let node = cluster.node(at).unwrap();
@@ -179,6 +213,25 @@ fn a_scrub_begins_by_itself_and_goes_on_where_a_stopped_node_was() {
         let after = cluster.node(0).unwrap().scrub_report().unwrap();
         assert_eq!((after.began, after.found), (before.began, before.found), "it is remembered");
         are_equal_and_right(&cluster);
+        cluster.end();
+    });
+}
+
+#[test]
+fn nodes_that_are_started_again_and_again_come_to_their_first_scrub_within_an_interval() {
+    sim(9, |time| async move {
+        let cluster = filled(time, Setup::new(9, 3)).await;
+        (0..3).for_each(|at| cluster.tell(at, |config| config.node.scrub_interval = 30 * MINUTE));
+        for _ in 0..11 {
+            for at in 0..3 {
+                cluster.stop(at).await.unwrap();
+                cluster.start(at).await.unwrap();
+                assert!(cluster.until_well(MINUTE).await, "{:?}", cluster.ills());
+            }
+            time.sleep(3 * MINUTE).await;
+        }
+        let ended = |at: usize| cluster.node(at).unwrap().scrub_report().is_some_and(|report| report.ended.is_some());
+        assert!((0..3).all(ended), "half an hour has passed");
         cluster.end();
     });
 }

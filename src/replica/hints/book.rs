@@ -155,8 +155,8 @@ impl HintBook {
         self.changes.subscribe()
     }
 
-    /// The partitions in which something was dropped here that was never sent, each with how often that was told in this
-    /// life: what [`Replica::unmark`](crate::replica::Replica::unmark) is to name once the owners have been compared.
+    /// The partitions in which something was dropped here that was never sent, or put right by a scrub, each with how often
+    /// that was told in this life: what [`Replica::unmark`](crate::replica::Replica::unmark) is to name once the owners have been compared.
     #[must_use]
     pub fn marked(&self) -> BTreeMap<PartitionId, u64> {
         self.state().marked.clone()
