@@ -44,8 +44,8 @@ pub(super) struct Needs {
     /// Who has to vote.
     pub(super) votes: Requirement,
     /// Who has to hold what is returned, with blocking repair.
-    hold: Requirement,
-    repair: RepairMode,
+    pub(super) hold: Requirement,
+    pub(super) repair: RepairMode,
 }
 
 enum Event {

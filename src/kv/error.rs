@@ -78,7 +78,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::BadParameter,
         Self::BadContext,
         Self::ContextTooLarge,
