@@ -90,6 +90,8 @@ pub struct PutCore {
     /// Whom else it may ask, and whom it has asked; nobody where it is strict.
     fallbacks: Fallbacks,
     stand_ins: Vec<StandIn>,
+    /// All fallbacks that were ever asked, whatever the layouts were then: one disk is one vote.
+    asked: Vec<StoreId>,
     decided: bool,
     recorder: Option<Box<Recorder>>,
 }
@@ -117,13 +119,14 @@ impl PutCore {
         if let Some(recorder) = &mut recorder {
             recorder.expect(owners.iter().map(|(id, _)| *id));
         }
-        let (fallbacks, stand_ins) = (Fallbacks::default(), Vec::new());
+        let (fallbacks, stand_ins, asked) = (Fallbacks::default(), Vec::new(), Vec::new());
         Self {
             tally: Tally::durable(requirement, durable),
             own,
             owners,
             fallbacks,
             stand_ins,
+            asked,
             decided: false,
             recorder,
         }
@@ -136,6 +139,7 @@ impl PutCore {
         self.fallbacks = fallbacks.only(|store| own.is_none_or(|(_, me)| me != store));
         let stand = |(owner, fallback)| StandIn { owner, fallback, copy: Copy::Sent };
         self.stand_ins.extend(own.map(stand));
+        self.asked.extend(own.map(|(_, me)| me));
         self
     }
 
@@ -147,11 +151,11 @@ impl PutCore {
 
     /// Asks fallbacks in the place of these owners, as far as there are any and nobody stands in for them yet.
     pub fn stand_in(&mut self, now: Mono, owners: &[StoreId]) -> Vec<PutAction> {
-        let lacks = |owner: &StoreId| !self.tally.has_all_of(*owner) && !self.has_stand_in(*owner);
-        let owners: Vec<StoreId> = owners.iter().copied().filter(lacks).collect();
-        if self.decided || owners.is_empty() {
+        if self.decided || self.fallbacks.is_empty() {
             return Vec::new();
         }
+        let lacks = |owner: &StoreId| !self.tally.has_all_of(*owner) && !self.has_stand_in(*owner);
+        let owners: Vec<StoreId> = owners.iter().copied().filter(lacks).collect();
         let stands = self.fallbacks.take_for_all(self.tally.requirement(), &owners);
         stands.into_iter().map(|(owner, fallback)| self.ask_to_stand_in(now, owner, fallback)).collect()
     }
@@ -162,6 +166,7 @@ impl PutCore {
 
     fn ask_to_stand_in(&mut self, now: Mono, owner: StoreId, fallback: StoreId) -> PutAction {
         self.stand_ins.push(StandIn { owner, fallback, copy: Copy::Sent });
+        self.asked.push(fallback);
         if let Some(recorder) = &mut self.recorder {
             recorder.sent(now, fallback, false);
         }
@@ -249,9 +254,9 @@ impl PutCore {
 
     /// Other layouts are live now, and it is counted in these. What was acknowledged stands for the layouts it was for;
     /// whoever lacks one is asked again, with the same dot, also who acknowledged for other layouts: between the two it
-    /// may have lost what it held. After the decision nothing is asked any more. `fallbacks`: those there are now; who was
-    /// one and is an owner now stands in for nobody any more, and the votes it has given stand for the layouts they were
-    /// for.
+    /// may have lost what it held. After the decision nothing is asked any more. `fallbacks`: those there are now. Who was
+    /// one and is none now stands in for nobody any more, also where it is one again later: the votes it has given stand
+    /// for the layouts they were for, and a second one would be of the same disk.
     pub fn on_layouts(
         &mut self,
         now: Mono,
@@ -264,8 +269,8 @@ impl PutCore {
         }
         self.tally = self.tally.carried_into(requirement);
         self.stand_ins.retain(|stand| fallbacks.stores().any(|store| store == stand.fallback));
-        let stood = |store: StoreId| self.stand_ins.iter().any(|stand| stand.fallback == store);
-        self.fallbacks = fallbacks.only(|store| !stood(store));
+        let asked = &self.asked;
+        self.fallbacks = fallbacks.only(|store| !asked.contains(&store));
         for owner in owners.into_iter().chain(self.tally.requirement().members().to_vec()) {
             if self.owners.iter().all(|(id, _)| *id != owner) {
                 self.owners.push((owner, Copy::Sent));

@@ -251,3 +251,18 @@ fn a_hint_counts_only_where_its_owner_does_and_not_for_a_fallback_that_owns() {
     assert_eq!(core.on_ack(NOW, A, &[1], true), None, "B's copy of layout 2 is nowhere yet");
     assert!(matches!(core.on_hinted(NOW, by(8), &[2], true), Some(PutAction::Answer(_))));
 }
+
+#[test]
+fn a_fallback_that_was_none_for_a_while_is_still_the_same_disk() {
+    let mut core = PutCore::new(one_layout(Level::All, 3), [], 0, Some(A), None);
+    core = core.sloppy(Fallbacks::new([(ids(0..3), ids([7]))]), None);
+    core.start(NOW);
+    assert_eq!(core.stand_in(NOW, &[B]), [hint(7, B)]);
+    core.on_hinted(NOW, by(7), &[1], true);
+    for free in [vec![8], vec![7, 8]] {
+        core.on_layouts(NOW, two_layouts(Level::All), [], Fallbacks::new([(ids(0..4), ids(free))]));
+    }
+    let next = core.on_failed(NOW, C, NoVote::Unreachable);
+    let instead = PutAction::Hint { to: by(8), owner: C, layouts: vec![2, 1] };
+    assert_eq!(next, Some(instead), "7 has given B's vote in layout 1");
+}

@@ -58,11 +58,7 @@ impl View<'_> {
         partition: PartitionId,
         bucket: Option<&Bucket>,
     ) -> Result<Vec<u64>, Refusal> {
-        let mut live = self.judge_sender(named)?;
-        if !named.counted.contains(&self.chain.newest().version()) {
-            // The sender knows the newest layout by now, but began before it did, and counts without it.
-            return Err(self.refused(Unfit::Behind));
-        }
+        let mut live = self.judge_counted(named)?;
         live.retain(|version| {
             let layout = self.chain.get(*version);
             layout.is_some_and(|layout| holders(layout, partition, bucket).contains(self.me))
@@ -71,8 +67,10 @@ impl View<'_> {
     }
 
     /// Whether a hint for an owner is taken, that counts in its place, and in which layouts: those in which the owner is
-    /// one. Only the newest layout's fallbacks keep any, so that it is known where they lie; whoever owns the object in a
-    /// live layout is written to itself.
+    /// one. It has to be counted in the newest layout that is known here, as any write. Only [`Chain::fallbacks`] keep any,
+    /// so that it is known where they lie; whoever owns the object in a live layout is written to itself.
+    ///
+    /// [`Chain::fallbacks`]: super::Chain::fallbacks
     ///
     /// # Panics
     /// If the grid has no such partition.
@@ -83,9 +81,9 @@ impl View<'_> {
         bucket: Option<&Bucket>,
         owner: StoreId,
     ) -> Result<Vec<u64>, Refusal> {
-        let mut live = self.judge_sender(named)?;
-        let newest = self.chain.newest();
-        let stands = newest.fallback_stores(partition, settings_of(newest, bucket)).any(|(_, store)| store == self.me);
+        let mut live = self.judge_counted(named)?;
+        let settings = settings_of(self.chain.newest(), bucket);
+        let stands = self.chain.fallback_stores(partition, settings).any(|(_, store)| store == self.me);
         let owns = self.chain.live().iter().any(|layout| holders(layout, partition, bucket).contains(self.me));
         if !stands || owns {
             return Err(self.refused(Unfit::NotFallback));
@@ -131,6 +129,16 @@ impl View<'_> {
         }
         let live: Vec<u64> = named.counted.iter().copied().filter(|version| self.chain.is_live(*version)).collect();
         if live.is_empty() { Err(self.refused(Unfit::NotLive)) } else { Ok(live) }
+    }
+
+    /// The same for what is written, which has to be counted in the newest layout.
+    fn judge_counted(&self, named: Named<'_>) -> Result<Vec<u64>, Refusal> {
+        let live = self.judge_sender(named)?;
+        if !named.counted.contains(&self.chain.newest().version()) {
+            // The sender knows the newest layout by now, but began before it did, and counts without it.
+            return Err(self.refused(Unfit::Behind));
+        }
+        Ok(live)
     }
 
     /// What is said to one who would copy from here by layouts that are past: who gave a partition up may hold nothing of

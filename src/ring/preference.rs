@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{BucketSettings, Layout, MemberIndex};
+use super::{BucketSettings, Chain, Layout, MemberIndex};
 use crate::types::{PartitionId, StoreId};
 
 impl Layout {
@@ -25,22 +25,35 @@ impl Layout {
     /// shuffled by the partition's number and their store ids. Of these the first comes next whose zone has the fewest
     /// fallbacks so far, and then the fewest listed owners: a zone that fails takes few of those that stand in.
     ///
-    /// Costs a hash per member of the region where the owner list is too short; it is for when owners are down.
+    /// Of a chain they are [`Chain::fallbacks`]. Costs a hash per member of the region where the owner list is too short; it
+    /// is for when owners are down.
     ///
     /// # Panics
     /// If the grid has no such partition.
     #[must_use]
     pub fn fallbacks(&self, region: &str, partition: PartitionId, n: u8) -> Vec<MemberIndex> {
+        self.fallbacks_among(region, partition, n, |_| true)
+    }
+
+    fn fallbacks_among(
+        &self,
+        region: &str,
+        partition: PartitionId,
+        n: u8,
+        may: impl Fn(StoreId) -> bool,
+    ) -> Vec<MemberIndex> {
         let listed = self.owners_in(region, partition, u8::MAX);
         let wanted = usize::from(n);
-        let mut order: Vec<MemberIndex> = listed.iter().copied().skip(wanted).take(wanted).collect();
+        let may = |index: MemberIndex| may(self.member(index).store);
+        let behind = listed.iter().copied().skip(wanted);
+        let mut order: Vec<MemberIndex> = behind.filter(|index| may(*index)).take(wanted).collect();
         if order.len() >= wanted {
             return order;
         }
         let mut others: Vec<_> = (0..)
             .map(MemberIndex)
             .zip(self.members())
-            .filter(|(index, m)| m.region == region && m.weight > 0 && !listed.contains(index))
+            .filter(|(index, m)| m.region == region && m.weight > 0 && !listed.contains(index) && may(*index))
             .map(|(index, member)| (shuffle(partition, member.store.bits()), index))
             .collect();
         others.sort_unstable();
@@ -58,6 +71,19 @@ impl Layout {
         }
         order
     }
+}
+
+impl Chain {
+    /// The [`Layout::fallbacks`] of the newest layout, of those members alone that every live layout lists. Who has only
+    /// just come in may be given up before the change is complete, and with it what it keeps for others.
+    ///
+    /// # Panics
+    /// If the grid has no such partition.
+    #[must_use]
+    pub fn fallbacks(&self, region: &str, partition: PartitionId, n: u8) -> Vec<MemberIndex> {
+        let stays = |store| self.live().iter().all(|layout| layout.member_by_store(store).is_some());
+        self.newest().fallbacks_among(region, partition, n, stays)
+    }
 
     /// The stores that stand in for owners of a bucket's objects in `partition`, region by region: (region, store).
     ///
@@ -68,9 +94,10 @@ impl Layout {
         partition: PartitionId,
         settings: &'a BucketSettings,
     ) -> impl Iterator<Item = (&'a str, StoreId)> + 'a {
-        self.regions().flat_map(move |region| {
+        let newest = self.newest();
+        newest.regions().flat_map(move |region| {
             let fallbacks = self.fallbacks(region, partition, settings.n_in(region)).into_iter();
-            fallbacks.map(move |index| (region, self.member(index).store))
+            fallbacks.map(move |index| (region, newest.member(index).store))
         })
     }
 }

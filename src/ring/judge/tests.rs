@@ -94,4 +94,39 @@ fn a_hint_is_taken_by_a_fallback_alone_and_counts_where_its_owner_does() {
     assert_eq!(hint(&chain, 4, 3, &[3], 1), Err(Unfit::NotFallback));
     assert_eq!(hint(&chain, 3, 2, &[2], 1), Err(Unfit::Behind));
     assert_eq!(hint(&chain, 3, 4, &[4], 1), Err(Unfit::NotLive));
+    // Six that own nothing more or less than before, three times.
+    let chain = crate::ring::chain::tests::chain(&[&[1, 2, 3, 4, 5, 6], &[1, 2, 3, 4, 5, 6]]);
+    let (layout, owns) = (chain.newest(), |number: u128| holders(chain.newest(), P, None).contains(store(number)));
+    let stands =
+        |number: &u128| chain.fallback_stores(P, settings_of(layout, None)).any(|(_, one)| one == store(*number));
+    let (me, owner) = ((1..=6).find(stands).unwrap(), (1..=6).find(|number| owns(*number)).unwrap());
+    assert_eq!(hint(&chain, me, 2, &[1, 2], owner), Ok(vec![1, 2]));
+    assert_eq!(hint(&chain, me, 2, &[1], owner), Err(Unfit::Behind), "begun before its sender knew the newest");
+}
+
+#[test]
+fn who_has_only_just_come_in_stands_in_for_nobody() {
+    let mut chain = crate::ring::chain::tests::chain(&[&[1, 2, 3, 4], &[1, 2, 3, 4, 5]]);
+    let newest = chain.newest().clone();
+    let settings = settings_of(&newest, None);
+    let joiner = newest.member_by_store(store(5)).unwrap();
+    let partitions = newest.grid().partitions();
+    let at: Vec<PartitionId> =
+        partitions.filter(|at| newest.fallbacks("home", *at, settings.n).contains(&joiner)).collect();
+    assert!(!at.is_empty(), "it is listed behind the owners somewhere");
+    for complete in [false, true] {
+        if complete {
+            chain.drop_before(2);
+        }
+        let (trackers, counted) = (Trackers::default(), if complete { &[2][..] } else { &[1, 2] });
+        for partition in &at {
+            let owner = holders(&newest, *partition, None).stores().next().unwrap();
+            let view = View { chain: &chain, trackers: &trackers, me: store(5) };
+            let named = Named { sender: store(1), newest: 2, counted };
+            let judged = view.judge_hint(named, *partition, None, owner).map_err(|refusal| refusal.why);
+            assert_eq!(judged.is_ok(), complete, "{judged:?}");
+            let stands = chain.fallback_stores(*partition, settings).any(|(_, one)| one == store(5));
+            assert_eq!(stands, complete);
+        }
+    }
 }
