@@ -48,7 +48,7 @@ pub enum Ended {
 }
 
 /// Label words for why a hint was dropped, in the order of [`Dropped`].
-const DROPS: [&str; 5] = ["full", "no_room", "too_old", "gone", "purged"];
+const DROPS: [&str; 6] = ["full", "no_room", "too_old", "gone", "purged", "unreadable"];
 
 /// Why a hint was dropped, or not kept.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -63,6 +63,8 @@ pub enum Dropped {
     Gone,
     /// The object's bucket was emptied or deleted since.
     Purged,
+    /// What is in its place cannot be read, and may be owed.
+    Unreadable,
 }
 
 impl Dropped {
@@ -312,13 +314,15 @@ pub struct HintMetrics {
     pub kept: Counter,
     /// Times that it did not, since as many hints wait as may.
     pub refused: Counter,
+    /// Times that one was looked at which cannot be read, or which a later version left.
+    pub unreadable: Counter,
     /// Keys that wait and counted towards a quorum.
     pub owed: Gauge,
     /// Keys that wait, each for one owner.
     pub waiting: Gauge,
     /// Bytes of the hints that wait.
     pub waiting_bytes: Gauge,
-    dropped: [Counter; 5],
+    dropped: [Counter; 6],
 }
 
 impl HintMetrics {
@@ -332,6 +336,11 @@ impl HintMetrics {
             failures: counter(registry, "hint_failures", "Sends because of hints that failed, to be repeated"),
             kept: counter(registry, "hints_kept", "Times this node stood in for an owner that was down"),
             refused: counter(registry, "hints_refused", "Times it did not, since as many hints wait as may"),
+            unreadable: counter(
+                registry,
+                "hints_unreadable",
+                "Looks at hints that cannot be read: they are left alone",
+            ),
             owed: gauge(registry, "hints_owed_keys", "Keys that wait and counted towards a quorum: never dropped"),
             waiting: gauge(registry, "hints_waiting_keys", "Keys that owners missed and that wait to be sent to them"),
             waiting_bytes: gauge(registry, "hints_waiting_bytes", "Bytes of the hints that wait"),

@@ -459,10 +459,7 @@ impl Shard {
             return Err(self.no_room());
         }
         let merged = entry.object.merge(&incoming, &request.rules);
-        if merged.clashes > 0 {
-            self.metrics.replica.dot_clashes.inc_by(merged.clashes as u64);
-            error!(partition = %place.partition, "one dot came with two values: two nodes mint as one actor; nothing is lost, but find out why");
-        }
+        self.count_clashes(place.partition, &merged);
         if mends && entry.object.is_empty() {
             let (partition, class, leaf) = (place.partition, request.class, place.leaf);
             entry.dirty = Some(Dirty { record: None, partition, class, leaf });
@@ -472,6 +469,14 @@ impl Shard {
             entry.set_dirty(record, place, request.class);
         }
         Ok(())
+    }
+
+    /// Counts, and says loudly, where one dot came with two values.
+    pub(super) fn count_clashes(&self, partition: PartitionId, merged: &causality::Merged) {
+        if merged.clashes > 0 {
+            self.metrics.replica.dot_clashes.inc_by(merged.clashes as u64);
+            error!(%partition, "one dot came with two values: two nodes mint as one actor; nothing is lost, but find out why");
+        }
     }
 
     fn mint_at(

@@ -40,6 +40,7 @@ fn live_with(disk: &MemoryDisk, durability: Durability, answers: &[Memory], mach
         max_clock_drift: Duration::from_millis(500),
         idempotency_window: Duration::from_secs(600),
         max_hint_bytes: hints,
+        max_object: 100,
     };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(on_start(replica.identity().last_life(), answers)).unwrap();
@@ -384,6 +385,7 @@ async fn a_context_that_names_me_above_what_i_hold_proves_a_rollback() {
         max_clock_drift: Duration::from_millis(500),
         idempotency_window: Duration::from_secs(600),
         max_hint_bytes: 300,
+        max_object: 100,
     };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(Start::SameIncarnation).unwrap();

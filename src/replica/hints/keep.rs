@@ -17,7 +17,6 @@ use crate::causality::{MergeRules, Object, decode_object, digest_of_record, enco
 use crate::replica::place::Place;
 use crate::replica::shard::{Coordinated, MintRequest, Shard};
 use crate::replica::{Cause, Fault, Replica};
-use crate::storage::Keyspace;
 use crate::types::{PartitionId, StoreId};
 
 /// An object to be kept for an owner.
@@ -42,13 +41,14 @@ impl Shard {
         self.check_writable()?;
         let KeepRequest { place, owner, record, epoch, rules, flush: _ } = request;
         let incoming = decode_object(record.clone()).map_err(|bad| Fault::Malformed(bad.to_string()))?;
-        let slot = self.slot(work, *owner, &place.stored);
+        let slot = self.slot(work, *owner, &place.stored)?;
         let known = slot.after.as_ref().and_then(|hint| hint.kept.clone());
         let mut object = kept_object(known.as_ref())?;
         if !self.health.room().admits(&object, &incoming, Cause::Written) {
             return Err(self.no_room());
         }
         let merged = object.merge(&incoming, rules);
+        self.count_clashes(place.partition, &merged);
         if known.is_some() && !merged.changed {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl Shard {
     ) -> Result<Coordinated, Fault> {
         self.check_writable()?;
         let place = &request.place;
-        let known = self.slot(work, owner, &place.stored).after.as_ref().and_then(|hint| hint.kept.clone());
+        let known = self.slot(work, owner, &place.stored)?.after.as_ref().and_then(|hint| hint.kept.clone());
         let object = kept_object(known.as_ref())?;
         let tenure = match known.as_ref().map_or(0, |known| known.tenure) {
             0 => self.env.entropy.u64().max(1),
@@ -84,9 +84,9 @@ impl Shard {
     /// Puts what is kept for an owner in its place, if it fits.
     fn store_hint(&self, work: &mut HintWork, owner: StoreId, place: &Place, kept: Kept) -> Result<(), Fault> {
         let (revision, since) = (digest_of_record(&kept.record), self.env.clock.wall());
-        let left = Hint { owed: true, revision, since, kept: Some(kept) };
+        let left = Hint { owed: true, revision, since, kept: Some(kept), refers: false };
         let grows = work.grows;
-        let slot = self.slot(work, owner, &place.stored);
+        let slot = self.slot(work, owner, &place.stored)?;
         let before = slot.after.as_ref().map_or(0, |hint| bytes_of(&place.stored, hint));
         let more = bytes_of(&place.stored, &left).saturating_sub(before);
         if more > 0 && self.hints.total().1 + grows + more > self.hints.max_bytes() {
@@ -111,9 +111,9 @@ impl Shard {
     /// What is kept here of one object, for whomever.
     fn kept_of(&self, place: &Place, rules: &MergeRules) -> Result<Option<Bytes>, Fault> {
         let (mut one, mut all): (Option<Bytes>, Option<Object>) = (None, None);
-        for owner in self.hints.targets().into_keys() {
-            let found = self.storage.get(Keyspace::Hints, &hint_key(owner, &place.stored))?;
-            let Some(Kept { record, .. }) = found.and_then(|value| Hint::decode(&value)?.kept) else { continue };
+        for owner in self.hints.known_owners() {
+            let found = self.read_hint(&hint_key(owner, &place.stored))?;
+            let Some(Kept { record, .. }) = found.and_then(|hint| hint.kept) else { continue };
             if one.as_ref() == Some(&record) {
                 continue;
             }
@@ -121,10 +121,15 @@ impl Shard {
             match &mut all {
                 None => (one, all) = (Some(record), Some(object)),
                 Some(all) => {
-                    all.merge(&object, rules);
+                    let merged = all.merge(&object, rules);
+                    self.count_clashes(place.partition, &merged);
                     one = Some(encode_object(all));
                 }
             }
+        }
+        if one.is_none() && self.hints.has_gaps() {
+            // Who cannot tell does not say that there is nothing.
+            return Err(Fault::HintUnreadable);
         }
         Ok(one)
     }

@@ -3,8 +3,8 @@
 //! Key: the store id of the owner that missed something (16) | the stored key of what it missed, so that the hints of one
 //! owner are one range, and in that those of one partition another.
 //!
-//! Value: version (u8, 1) | kind (u8) | flags (u8: bit 0, owed) | revision (16) | since (u64, milliseconds of wall time,
-//! big endian). Kind 1 is a hint *by reference*: this node owns the object, and what is to be sent is whatever its own
+//! Value: version (u8, 1) | kind (u8) | flags (u8: bit 0, owed; bit 1, of kind 2 alone, what this node owns was missed as
+//! well) | revision (16) | since (u64, milliseconds of wall time, big endian). Kind 1 is a hint *by reference*: this node owns the object, and what is to be sent is whatever its own
 //! store holds by then, so a million overwrites of one key are one hint, and the newest state is what travels. Kind 2 is a
 //! hint *by value*: this node owns no copy and stands in for one who does. Behind `since` it goes on: epoch (u64) | tenure
 //! (u64) | the object's record, merged from all that was left for this owner and key. It counted towards a quorum, so it
@@ -20,6 +20,7 @@ const VERSION: u8 = 1;
 const BY_REFERENCE: u8 = 1;
 const BY_VALUE: u8 = 2;
 const OWED: u8 = 1;
+const REFERS: u8 = 2;
 /// Bytes of a value.
 const LEN: usize = 27;
 /// Bytes that a hint by value has beside those and its object's record.
@@ -37,6 +38,9 @@ pub struct Hint {
     pub since: Wall,
     /// The object itself, where this node holds it for nothing else.
     pub kept: Option<Kept>,
+    /// Whether the owner missed what this node's own copy holds: every hint by reference, and one by value with which one
+    /// by reference was merged. Both are to be sent then.
+    pub refers: bool,
 }
 
 /// What a hint by value holds.
@@ -58,7 +62,8 @@ impl Hint {
         let mut value = BytesMut::with_capacity(LEN + more);
         value.put_u8(VERSION);
         value.put_u8(if self.kept.is_some() { BY_VALUE } else { BY_REFERENCE });
-        value.put_u8(if self.owed { OWED } else { 0 });
+        let refers = self.refers && self.kept.is_some();
+        value.put_u8(if self.owed { OWED } else { 0 } | if refers { REFERS } else { 0 });
         value.put_slice(&self.revision.0);
         value.put_u64(self.since.0);
         if let Some(kept) = &self.kept {
@@ -72,9 +77,10 @@ impl Hint {
     /// Reads a value; none where this build does not know it.
     #[must_use]
     pub fn decode(value: &Bytes) -> Option<Self> {
-        let [VERSION, kind @ (BY_REFERENCE | BY_VALUE), flags @ (0 | OWED), rest @ ..] = &value[..] else {
+        let [VERSION, kind @ (BY_REFERENCE | BY_VALUE), flags, rest @ ..] = &value[..] else { return None };
+        if flags & !(if *kind == BY_VALUE { OWED | REFERS } else { OWED }) != 0 {
             return None;
-        };
+        }
         let (revision, rest) = rest.split_at_checked(16)?;
         let (since, rest) = rest.split_first_chunk()?;
         let (owed, since) = (flags & OWED != 0, Wall(u64::from_be_bytes(*since)));
@@ -88,7 +94,8 @@ impl Hint {
             _ if rest.is_empty() => None,
             _ => return None,
         };
-        Some(Self { owed, revision: Digest::from_slice(revision)?, since, kept })
+        let refers = kept.is_none() || flags & REFERS != 0;
+        Some(Self { owed, revision: Digest::from_slice(revision)?, since, kept, refers })
     }
 
     /// This hint, and another one left later for the same owner and key. Where they were left for different states the
@@ -109,7 +116,8 @@ impl Hint {
             (Some(older), Some(newer)) => Some(Kept { epoch: older.epoch.min(newer.epoch), ..newer }),
             (older, newer) => newer.or(older),
         };
-        Self { owed: self.owed || later.owed, revision, since: self.since.min(later.since), kept }
+        let (owed, refers) = (self.owed || later.owed, self.refers || later.refers);
+        Self { owed, revision, since: self.since.min(later.since), kept, refers }
     }
 }
 
@@ -149,7 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn hint(revision: u8, since: u64) -> Hint {
-        Hint { owed: false, revision: Digest([revision; 16]), since: Wall(since), kept: None }
+        Hint { owed: false, revision: Digest([revision; 16]), since: Wall(since), kept: None, refers: true }
     }
 
     fn kept(epoch: u64, tenure: u64, record: &'static [u8]) -> Option<Kept> {
@@ -159,17 +167,20 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let golden: Vec<u8> = [&[1, 1, 1][..], &[0xAB; 16], &[0, 0, 1, 0x8C, 0, 0, 0, 7]].concat();
-        let hint = Hint { owed: true, revision: Digest([0xAB; 16]), since: Wall(0x018C_0000_0007), kept: None };
+        let (revision, since) = (Digest([0xAB; 16]), Wall(0x018C_0000_0007));
+        let hint = Hint { owed: true, revision, since, kept: None, refers: true };
         assert_eq!(hint.encode(), golden);
         assert_eq!(Hint::decode(&golden.clone().into()).as_ref(), Some(&hint));
         assert_eq!(golden.len() as u64 + 16 + 5, bytes_of(b"12345", &hint));
-        let by_value = Hint { kept: kept(3, 0x0102, b"object"), ..hint };
+        let by_value = Hint { kept: kept(3, 0x0102, b"object"), refers: false, ..hint };
         let mut bytes = golden;
         bytes[1] = 2;
         bytes.extend([&[0; 7][..], &[3], &[0; 6], &[1, 2], b"object"].concat());
         assert_eq!(by_value.encode(), bytes);
         assert_eq!(bytes.len() as u64 + 16 + 5, bytes_of(b"12345", &by_value));
-        assert_eq!(Hint::decode(&bytes.into()), Some(by_value));
+        assert_eq!(Hint::decode(&bytes.clone().into()).as_ref(), Some(&by_value));
+        bytes[2] = 3;
+        assert_eq!(Hint::decode(&bytes.into()), Some(Hint { refers: true, ..by_value }));
         let key = hint_key(StoreId::from_bits(0x0102), &[0, 0, 0, 9, 1, b'b']);
         assert_eq!(key[..], [&[0; 14][..], &[1, 2, 0, 0, 0, 9, 1, b'b']].concat());
         assert_eq!(target_of(&key), Some((StoreId::from_bits(0x0102), key.slice(16..))));
@@ -198,9 +209,11 @@ mod tests {
         let again = both.clone().merged(one.clone());
         assert!(again.revision != one.revision && again.revision != both.revision, "one was answered in between");
         assert_eq!(one.clone().merged(hint(1, 900)), one, "the same state is the same hint");
-        let owed = Hint { owed: true, kept: kept(4, 9, b"v"), ..one.clone() };
+        let owed = Hint { owed: true, kept: kept(4, 9, b"v"), refers: false, ..one.clone() };
         let both = [one.clone().merged(owed.clone()), owed.clone().merged(one)];
         assert!(both.iter().all(|hint| hint.owed && hint.kept == owed.kept), "what was kept stays");
+        assert!(both.iter().all(|hint| hint.refers), "and so does what was noted");
+        assert!(!owed.clone().merged(owed.clone()).refers);
         let later = Hint { kept: kept(6, 9, b"vw"), ..owed.clone() };
         assert_eq!(owed.merged(later).kept, kept(4, 9, b"vw"), "the least epoch");
     }
@@ -208,9 +221,10 @@ mod tests {
     proptest! {
         #[test]
         fn every_hint_is_read_back(owed: bool, revision: [u8; 16], since: u64, garbage in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let plain = Hint { owed, revision: Digest(revision), since: Wall(since), kept: None };
-            let kept = Kept { epoch: since, tenure: !since, record: garbage.clone().into() };
-            for hint in [plain.clone(), Hint { kept: Some(kept), ..plain }] {
+            let plain = Hint { owed, revision: Digest(revision), since: Wall(since), kept: None, refers: true };
+            let kept = Some(Kept { epoch: since, tenure: !since, record: garbage.clone().into() });
+            let both = Hint { kept: kept.clone(), ..plain.clone() };
+            for hint in [plain.clone(), both, Hint { kept, refers: false, ..plain }] {
                 prop_assert_eq!(Hint::decode(&hint.encode()), Some(hint));
             }
             let garbage = Bytes::from(garbage);
