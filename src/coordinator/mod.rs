@@ -426,7 +426,7 @@ fn no_vote_of_fault(fault: &Fault) -> NoVote {
 /// A refusal before the mint, as the client is told.
 fn refused(fault: &Fault) -> Error {
     let code = match fault {
-        Fault::Damaged | Fault::Syncing => ErrorCode::ReplicasFailed,
+        Fault::Damaged | Fault::HintUnreadable | Fault::Syncing => ErrorCode::ReplicasFailed,
         Fault::ReadOnly(_) => ErrorCode::ReadOnly,
         Fault::NoRoom => ErrorCode::DiskFull,
         Fault::HintsFull => ErrorCode::HintsFull,

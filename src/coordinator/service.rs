@@ -364,7 +364,7 @@ impl Coordinator {
         }
         let stands_for = match owns {
             true => None,
-            false => match self.stands_for(&located, &plan) {
+            false => match self.stands_for(&located, &plan, None) {
                 Ok(owner) => Some(owner),
                 Err(error) => return fail(&error),
             },

@@ -8,7 +8,8 @@
 //! **Reads** ask all fallbacks for what they keep, and merge it with what the owners hold; one that answered votes in the
 //! place of an owner that is down. The node that was asked does that itself: nothing is minted.
 //!
-//! At the limit of hints a write is refused before anything is sent (503 `hints_full`), as far as heartbeats tell.
+//! Near the limit of hints a write is refused before anything is sent (503 `hints_full`), as far as heartbeats tell: while the
+//! largest object still fits, so that few are refused by who is to keep them, after the mint.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,11 +39,11 @@ pub(super) struct Kept {
 }
 
 impl Located {
-    /// Who may stand in for owners of this object, whether or not they are up: fallbacks of the newest layout, each within
-    /// its region. Works them out each time: owners that are down are the exception.
+    /// Who may stand in for owners of this object, whether or not they are up, each within its region. Works them out each
+    /// time: owners that are down are the exception.
     pub(super) fn fallbacks(&self) -> Fallbacks {
-        let newest = self.known.newest();
-        let settings = newest.settings(&self.id.bucket);
+        let chain = &self.known.chain;
+        let settings = chain.newest().settings(&self.id.bucket);
         let mut regions: Vec<(&str, Vec<StoreId>, Vec<StoreId>)> = Vec::new();
         for owners in self.route.live.iter().flat_map(|layout| &layout.regions) {
             let holders = owners.owners.iter().take(owners.n);
@@ -51,7 +52,7 @@ impl Located {
                 None => regions.push((&owners.region, holders.copied().collect(), Vec::new())),
             }
         }
-        for (region, store) in newest.fallback_stores(self.place.partition, settings) {
+        for (region, store) in chain.fallback_stores(self.place.partition, settings) {
             if let Some((.., free)) = regions.iter_mut().find(|(known, ..)| *known == region) {
                 free.push(store);
             }
@@ -132,7 +133,7 @@ impl Coordinator {
         }
         let fallbacks = located.fallbacks();
         if fallbacks.stores().any(|store| store == self.inner.me) {
-            match self.stands_for(&located, plan) {
+            match self.stands_for(&located, plan, Some(&last)) {
                 Ok(owner) => {
                     return self.write_here(located, plan.clone(), Some(owner), began, deadline, held).await;
                 }
@@ -145,21 +146,34 @@ impl Coordinator {
         let takes = |store: &StoreId| up.mints(*store) && up.stands_in(*store, plan.grows());
         let hosts: Vec<StoreId> = fallbacks.stores().filter(takes).collect();
         if plan.looks() && !hosts.is_empty() {
-            return Err(self.sees_nothing());
+            return Err(self.sees_nothing(Some(&last)));
         }
         self.hand_over_write_to(&located, plan, &hosts, deadline, last).await
     }
 
-    fn sees_nothing(&self) -> Error {
-        let detail = "no owner of the object can be reached, and who stands in for one does not see what this write would \
-                      supersede: send the context of what you have read; nothing was done";
-        self.later(Error::refused(ErrorCode::QuorumUnavailable, detail))
+    /// `last`: why no owner took it, where one was asked here.
+    fn sees_nothing(&self, last: Option<&Error>) -> Error {
+        let (code, why) = match last {
+            Some(last) => (last.code, &*last.detail),
+            None => (ErrorCode::QuorumUnavailable, "this node owns no copy of the object"),
+        };
+        let detail = format!(
+            "{why}; and who stands in for an owner does not see what this write would supersede: send the context of what you \
+             have read; nothing was done"
+        );
+        self.later(Error::refused(code, detail))
     }
 
     /// The owner for whom this node keeps a write that it coordinates as a fallback: one that is down, where there is one.
-    pub(super) fn stands_for(&self, located: &Located, plan: &WritePlan) -> Result<StoreId, Error> {
+    /// `last`: why no owner coordinates it, where that is known.
+    pub(super) fn stands_for(
+        &self,
+        located: &Located,
+        plan: &WritePlan,
+        last: Option<&Error>,
+    ) -> Result<StoreId, Error> {
         if plan.looks() {
-            return Err(self.sees_nothing());
+            return Err(self.sees_nothing(last));
         }
         if let Some(bar) = self.inner.replica.identity().barred() {
             return Err(self.refusal(&Fault::Barred(bar)));
@@ -190,7 +204,8 @@ impl Coordinator {
             match &reply {
                 ReplicaReply::NoVote(_) => continue,
                 ReplicaReply::Object(object) | ReplicaReply::Record(object, _) => {
-                    kept.add(object, &located.rules);
+                    let clashes = kept.add(object, &located.rules);
+                    self.inner.metrics.replica.dot_clashes.inc_by(clashes);
                 }
                 ReplicaReply::Same | ReplicaReply::Nothing => {}
             }
@@ -271,10 +286,14 @@ impl Coordinator {
 }
 
 impl Kept {
-    fn add(&mut self, object: &Object, rules: &MergeRules) {
+    /// Tells how many dots came with two values.
+    fn add(&mut self, object: &Object, rules: &MergeRules) -> u64 {
         match &mut self.object {
-            None => self.object = Some(Arc::new(object.clone())),
-            Some(known) => drop(Arc::make_mut(known).merge(object, rules)),
+            None => {
+                self.object = Some(Arc::new(object.clone()));
+                0
+            }
+            Some(known) => Arc::make_mut(known).merge(object, rules).clashes as u64,
         }
     }
 }

@@ -36,6 +36,10 @@ pub struct HintsView {
     /// Of the keys: those that counted towards a quorum, and that nothing drops.
     #[serde(default)]
     pub owed: u64,
+    /// Hints that could not be read when the node started, a stretch of them counted once: nobody knows for whom they are,
+    /// or a later version left them. They are left alone.
+    #[serde(default)]
+    pub unreadable: u64,
     /// Most bytes that may wait.
     pub max_bytes: u64,
     /// Hints left since the node started, those merged with an older one of their key included.

@@ -33,6 +33,7 @@ impl HintAdmin for Node {
             bytes: sum(|waiting| waiting.bytes),
             owed: sum(|waiting| waiting.owed),
             targets: targets.clone().into_iter().map(target).collect(),
+            unreadable: book.unreadable(),
             max_bytes: book.max_bytes(),
             left: metrics.left.get(),
             replayed: metrics.replayed.get(),

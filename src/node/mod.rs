@@ -157,6 +157,7 @@ impl Node {
             max_clock_drift: cluster.max_clock_drift,
             idempotency_window: cluster.idempotency_window,
             max_hint_bytes: node.max_hint_bytes as u64,
+            max_object: node.max_object as u64,
         };
         let replica = Replica::start(&env, storage, Arc::clone(&identity), &metrics, &options)?;
         let hello = Hello {

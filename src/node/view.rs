@@ -15,9 +15,10 @@ use super::Node;
 
 impl NodeView for Node {
     fn owners(&self, id: &ObjectId) -> Result<Owners, Error> {
-        let Some(layout) = self.inner.keeper.newest() else {
+        let Some(known) = self.inner.keeper.known() else {
             return Err(Error::refused(ErrorCode::NotServing, "this node is not in a cluster yet"));
         };
+        let layout = known.newest();
         let settings = layout.settings(&id.bucket);
         let partition = layout.partition(id.token());
         let region = &self.inner.config.node.region;
@@ -35,7 +36,7 @@ impl NodeView for Node {
             partition: partition.0,
             layout: layout.version(),
             owners: layout.preference_list(region, partition, settings).into_iter().map(view).collect(),
-            fallbacks: layout.fallbacks(region, partition, settings.n_in(region)).into_iter().map(view).collect(),
+            fallbacks: known.chain.fallbacks(region, partition, settings.n_in(region)).into_iter().map(view).collect(),
         })
     }
 
