@@ -22,3 +22,4 @@ mod scenarios;
 mod scrub;
 mod seeds;
 mod sloppy;
+mod sloppy_layouts;

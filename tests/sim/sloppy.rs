@@ -10,6 +10,7 @@ use quorate::env::BoxFuture;
 use quorate::kv::{
     ContextToken, Error, ErrorCode, NodeView as _, Outcome, ReadAnswer, ReadOptions, WriteAnswer, WriteOptions,
 };
+use quorate::node::Config;
 use quorate::quorum::{Level, Role};
 use quorate::sim::cluster::{Cluster, Setup, Wraps};
 use quorate::sim::net::Death;
@@ -18,49 +19,53 @@ use quorate::transport::messages::{Ask, Request};
 use quorate::transport::{Answer, CallError, Handler, Hello, Transport};
 use quorate::types::{Bucket, Key, ObjectId, StoreId};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-fn sim<T, F: Future<Output = T>>(seed: u64, body: impl FnOnce(SimTime) -> F) -> T {
+pub(crate) fn sim<T, F: Future<Output = T>>(seed: u64, body: impl FnOnce(SimTime) -> F) -> T {
     time::run(seed, body).unwrap()
 }
 
-fn id(key: &str) -> ObjectId {
+pub(crate) fn id(key: &str) -> ObjectId {
     ObjectId::new(Bucket::new("sloppy").unwrap(), Key::new(key.to_owned()).unwrap())
 }
 
-/// Five nodes, all serving.
-async fn five(time: SimTime, setup: Setup, max_hint_bytes: usize) -> Cluster {
+/// All of them serving.
+pub(crate) async fn serving(
+    time: SimTime,
+    setup: Setup,
+    told: impl Fn(usize, &mut Config) + Copy + Send + 'static,
+) -> Cluster {
     let cluster = Cluster::new(time, setup);
-    (0..5).for_each(|machine| cluster.tell(machine, move |config| config.node.max_hint_bytes = max_hint_bytes));
+    (0..cluster.len()).for_each(|machine| cluster.tell(machine, move |config| told(machine, config)));
     cluster.start_all().await;
     assert!(cluster.until_well(60 * SECOND).await, "{:?}", cluster.ills());
     cluster
 }
 
-fn machine(name: &str) -> usize {
+pub(crate) fn machine(name: &str) -> usize {
     name.trim_start_matches('n').parse().unwrap()
 }
 
 /// The machines that own a key, and those that stand in for them, in order.
-fn places(cluster: &Cluster, key: &str) -> (Vec<usize>, Vec<usize>) {
-    let node = (0..5).find_map(|at| cluster.node(at)).unwrap();
+pub(crate) fn places(cluster: &Cluster, key: &str) -> (Vec<usize>, Vec<usize>) {
+    let node = (0..cluster.len()).find_map(|at| cluster.node(at)).unwrap();
     let owners = node.owners(&id(key)).unwrap();
     let of = |views: &[quorate::kv::OwnerView]| views.iter().map(|view| machine(&view.node)).collect::<Vec<_>>();
     (of(&owners.owners), of(&owners.fallbacks))
 }
 
 /// These crash, and all others know.
-async fn lose(cluster: &Cluster, machines: &[usize]) {
+pub(crate) async fn lose(cluster: &Cluster, machines: &[usize]) {
     machines.iter().for_each(|machine| cluster.crash(*machine, Death::Killed));
     let knows = |at: usize| {
         let Some(node) = cluster.node(at) else { return true };
         let down = node.status().attention.iter().filter(|told| told.code == "member_down").count();
-        down >= (0..5).filter(|other| cluster.node(*other).is_none()).count()
+        down >= (0..cluster.len()).filter(|other| cluster.node(*other).is_none()).count()
     };
-    assert!(cluster.until(20 * SECOND, || (0..5).all(knows)).await);
+    assert!(cluster.until(20 * SECOND, || (0..cluster.len()).all(knows)).await);
 }
 
-async fn put(
+pub(crate) async fn put(
     cluster: &Cluster,
     at: usize,
     key: &str,
@@ -72,12 +77,12 @@ async fn put(
     cluster.kv(at).unwrap().put(id(key), value.to_owned().into(), options).await
 }
 
-async fn read(cluster: &Cluster, at: usize, key: &str, r: Level, sloppy: bool) -> Result<ReadAnswer, Error> {
+pub(crate) async fn read(cluster: &Cluster, at: usize, key: &str, r: Level, sloppy: bool) -> Result<ReadAnswer, Error> {
     let options = ReadOptions { r, sloppy, explain: true, ..ReadOptions::default() };
     cluster.kv(at).unwrap().get(id(key), options).await
 }
 
-fn values(answer: &ReadAnswer) -> Vec<String> {
+pub(crate) fn values(answer: &ReadAnswer) -> Vec<String> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let live = answer.siblings.iter().filter_map(|view| view.value.as_ref());
     let mut values: Vec<String> = live.map(|value| text(&value.bytes)).collect();
@@ -86,14 +91,14 @@ fn values(answer: &ReadAnswer) -> Vec<String> {
 }
 
 /// Keys that are kept for somebody, on all nodes.
-fn owed(cluster: &Cluster) -> u64 {
-    (0..5).filter_map(|at| cluster.node(at)).map(|node| node.replica().hints().owed()).sum()
+pub(crate) fn owed(cluster: &Cluster) -> u64 {
+    (0..cluster.len()).filter_map(|at| cluster.node(at)).map(|node| node.replica().hints().owed()).sum()
 }
 
 /// Whether every key lies on three nodes, all alike, and nothing waits any more.
-fn settled(cluster: &Cluster) -> bool {
+pub(crate) fn settled(cluster: &Cluster) -> bool {
     let mut copies: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
-    for at in 0..5 {
+    for at in 0..cluster.len() {
         let Some(node) = cluster.node(at) else { return false };
         if node.replica().hints().total() != (0, 0) {
             return false;
@@ -106,8 +111,8 @@ fn settled(cluster: &Cluster) -> bool {
 }
 
 /// All start that have crashed; then nothing waits for anybody, and owners agree.
-async fn returns(cluster: &Cluster) {
-    for at in (0..5).filter(|at| cluster.node(*at).is_none()).collect::<Vec<_>>() {
+pub(crate) async fn returns(cluster: &Cluster) {
+    for at in (0..cluster.len()).filter(|at| cluster.node(*at).is_none()).collect::<Vec<_>>() {
         cluster.start(at).await.unwrap();
     }
     assert!(cluster.until_well(60 * SECOND).await, "{:?}", cluster.ills());
@@ -124,7 +129,7 @@ async fn returns(cluster: &Cluster) {
 fn with_two_of_three_owners_down_a_sloppy_write_succeeds_and_reaches_them() {
     for seed in 1..=3 {
         sim(seed, |time| async move {
-            let cluster = five(time, Setup::new(seed, 5), 1 << 20).await;
+            let cluster = serving(time, Setup::new(seed, 5), |_, _| {}).await;
             put(&cluster, 0, "k", "before", Level::Quorum, None).await.unwrap();
             let (owners, fallbacks) = places(&cluster, "k");
             assert_eq!((owners.len(), fallbacks.len()), (3, 2), "three own it, the other two stand in");
@@ -164,7 +169,7 @@ fn with_two_of_three_owners_down_a_sloppy_write_succeeds_and_reaches_them() {
 fn with_all_owners_down_any_is_enough_and_survives_who_keeps_it() {
     for (seed, death) in [(1, Death::Killed), (2, Death::PowerCut), (3, Death::PowerCut)] {
         sim(seed, |time| async move {
-            let cluster = five(time, Setup::new(seed, 5), 1 << 20).await;
+            let cluster = serving(time, Setup::new(seed, 5), |_, _| {}).await;
             let (owners, fallbacks) = places(&cluster, "k");
             lose(&cluster, &owners).await;
             let one = put(&cluster, fallbacks[0], "k", "one", Level::One, None).await;
@@ -183,6 +188,7 @@ fn with_all_owners_down_any_is_enough_and_survives_who_keeps_it() {
                 (ErrorCode::QuorumUnavailable, Outcome::NotApplied),
                 "it sees nothing"
             );
+            assert!(blind.detail.starts_with("no owner is up") && blind.detail.contains("send the context"), "{blind}");
             let seen = read(&cluster, fallbacks[0], "k", Level::One, true).await.unwrap();
             assert_eq!(values(&seen), ["one", "two"]);
             for at in &fallbacks {
@@ -209,7 +215,7 @@ fn with_all_owners_down_any_is_enough_and_survives_who_keeps_it() {
 fn an_old_state_that_is_handed_off_late_brings_back_nothing() {
     for seed in 1..=4 {
         sim(seed, |time| async move {
-            let cluster = five(time, Setup::new(seed, 5), 1 << 20).await;
+            let cluster = serving(time, Setup::new(seed, 5), |_, _| {}).await;
             let (owners, fallbacks) = places(&cluster, "k");
             lose(&cluster, &owners).await;
             put(&cluster, fallbacks[0], "k", "old", Level::Any, None).await.unwrap();
@@ -256,41 +262,85 @@ fn an_old_state_that_is_handed_off_late_brings_back_nothing() {
     }
 }
 
-/// Fallbacks that have no room refuse, before anything is sent as far as is known; what was taken is delivered. Tells
-/// whether all that was acknowledged was found.
+/// Room for few hints, and what fits beside them: objects of 1000 bytes.
+fn narrow(_: usize, config: &mut Config) {
+    (config.node.max_hint_bytes, config.node.max_value, config.node.max_object) = (6000, 1000, 1000);
+}
+
+/// So many keys that the same machines own, and the same stand in for.
+fn alike(cluster: &Cluster, count: usize) -> Vec<String> {
+    let sorted = |(mut owners, mut fallbacks): (Vec<usize>, Vec<usize>)| {
+        owners.sort_unstable();
+        fallbacks.sort_unstable();
+        (owners, fallbacks)
+    };
+    let wanted = sorted(places(cluster, "k"));
+    let names = (0..).map(|at| format!("k{at}"));
+    names.filter(|name| sorted(places(cluster, name)) == wanted).take(count).collect()
+}
+
+/// Whether each of these keys is found, once all are back and nothing waits.
+async fn all_found(cluster: &Cluster, keys: &[String]) -> bool {
+    for at in (0..cluster.len()).filter(|at| cluster.node(*at).is_none()).collect::<Vec<_>>() {
+        cluster.start(at).await.unwrap();
+    }
+    assert!(cluster.until_well(60 * SECOND).await, "{:?}", cluster.ills());
+    // Who was left nothing since there was no room finds it by comparison, or by this read.
+    let none_wait = || (0..5).all(|at| cluster.node(at).is_some_and(|node| node.replica().hints().total() == (0, 0)));
+    assert!(cluster.until(60 * SECOND, none_wait).await, "{}", cluster.tally());
+    let mut found = 0;
+    for key in keys {
+        found += usize::from(!values(&read(cluster, 0, key, Level::All, false).await.unwrap()).is_empty());
+    }
+    found == keys.len()
+}
+
+/// Fallbacks that have no room for the largest object refuse, before anything is sent: nobody is left not knowing.
+#[test]
+fn near_the_limit_a_write_is_refused_before_anything_is_sent() {
+    for seed in 1..=3 {
+        sim(seed, |time| async move {
+            let cluster = serving(time, Setup::new(seed, 5), narrow).await;
+            let (keys, (owners, fallbacks)) = (alike(&cluster, 20), places(&cluster, "k"));
+            lose(&cluster, &owners).await;
+            let (mut taken, mut full) = (Vec::new(), 0);
+            for (step, key) in keys.into_iter().enumerate() {
+                match put(&cluster, fallbacks[step % 2], &key, &"v".repeat(300 + 40 * step), Level::Quorum, None).await
+                {
+                    Ok(_) => taken.push(key),
+                    Err(error) => {
+                        assert_eq!((error.code, error.outcome), (ErrorCode::HintsFull, Outcome::NotApplied), "{error}");
+                        full += 1;
+                    }
+                }
+                // Heartbeats tell who has room.
+                time.sleep(2 * SECOND).await;
+            }
+            assert!(taken.len() >= 4 && full >= 4, "{} were taken, {full} refused", taken.len());
+            assert!(all_found(&cluster, &taken).await);
+            cluster.end();
+        });
+    }
+}
+
+/// More at once than heartbeats tell of: whether all that was acknowledged was found.
 fn at_the_limit(seed: u64, broken: Option<&'static str>) -> bool {
     sim(seed, |time| async move {
         let wraps = Wraps { broken, ..Wraps::default() };
-        let cluster = five(time, Setup { wraps, ..Setup::new(seed, 5) }, 2000).await;
-        let (owners, fallbacks) = places(&cluster, "k");
+        let cluster = serving(time, Setup { wraps, ..Setup::new(seed, 5) }, narrow).await;
+        let (keys, (owners, fallbacks)) = (alike(&cluster, 30), places(&cluster, "k"));
         lose(&cluster, &owners).await;
-        let mut acknowledged = Vec::new();
-        let mut full = 0;
-        for step in 0..60 {
-            let value = format!("{step:0100}");
-            match put(&cluster, fallbacks[step % 2], "k", &value, Level::Any, None).await {
-                Ok(_) => acknowledged.push(value),
-                Err(error) => {
-                    full += usize::from((error.code, error.outcome) == (ErrorCode::HintsFull, Outcome::NotApplied));
-                }
-            }
-            time.sleep(SECOND).await;
-        }
-        assert!(acknowledged.len() >= 4, "{}", acknowledged.len());
-        assert!(full > 10 || broken.is_some(), "{full} were refused");
-        for at in owners {
-            cluster.start(at).await.unwrap();
-        }
-        assert!(cluster.until_well(60 * SECOND).await, "{:?}", cluster.ills());
-        // Who was left nothing since there was no room finds it by comparison, or by this read.
-        let none_wait =
-            || (0..5).all(|at| cluster.node(at).is_some_and(|node| node.replica().hints().total() == (0, 0)));
-        assert!(cluster.until(60 * SECOND, none_wait).await, "{}", cluster.tally());
-        let found = values(&read(&cluster, 0, "k", Level::All, false).await.unwrap());
-        let lost = acknowledged.iter().filter(|value| !found.contains(value)).count();
-        assert!(found.len() <= 64);
+        let cluster_ref = &cluster;
+        let puts = keys.into_iter().enumerate().map(async |(step, key)| {
+            let wrote = put(cluster_ref, fallbacks[step % 2], &key, &"v".repeat(900), Level::Any, None).await;
+            wrote.is_ok().then_some(key)
+        });
+        let taken: Vec<String> = futures_util::future::join_all(puts).await.into_iter().flatten().collect();
+        let refused: u64 = fallbacks.iter().map(|at| cluster.node(*at).unwrap().metrics().hints.refused.get()).sum();
+        assert!(taken.len() >= 4 && refused > 0, "{} were taken, {refused} refused", taken.len());
+        let found = all_found(&cluster, &taken).await;
         cluster.end();
-        lost == 0
+        found
     })
 }
 
@@ -308,6 +358,14 @@ fn a_hint_that_is_acknowledged_and_not_kept_is_caught() {
 struct KeepsNothing {
     inner: Arc<dyn Transport>,
     deaf: Arc<AtomicBool>,
+}
+
+/// What makes all machines deaf, and how they are told.
+pub(crate) fn deaf(broken: Option<&'static str>) -> (Arc<AtomicBool>, Wraps) {
+    let deaf = Arc::new(AtomicBool::new(false));
+    let switch = Arc::clone(&deaf);
+    let wrap = move |inner| Arc::new(KeepsNothing { inner, deaf: Arc::clone(&switch) }) as Arc<dyn Transport>;
+    (deaf, Wraps { transport: Some(Arc::new(wrap)), broken, ..Wraps::default() })
 }
 
 impl Transport for KeepsNothing {
@@ -336,11 +394,8 @@ impl Transport for KeepsNothing {
 /// All owners are down, two copies are asked for, and one fallback alone can keep any: whether the write is acknowledged.
 fn one_disk_for_two(seed: u64, broken: Option<&'static str>) -> bool {
     sim(seed, |time| async move {
-        let deaf = Arc::new(AtomicBool::new(false));
-        let switch = Arc::clone(&deaf);
-        let wrap = move |inner| Arc::new(KeepsNothing { inner, deaf: Arc::clone(&switch) }) as Arc<dyn Transport>;
-        let wraps = Wraps { transport: Some(Arc::new(wrap)), broken, ..Wraps::default() };
-        let cluster = five(time, Setup { wraps, ..Setup::new(seed, 5) }, 1 << 20).await;
+        let (deaf, wraps) = deaf(broken);
+        let cluster = serving(time, Setup { wraps, ..Setup::new(seed, 5) }, |_, _| {}).await;
         let (owners, fallbacks) = places(&cluster, "k");
         lose(&cluster, &owners).await;
         let two = put(&cluster, fallbacks[0], "k", "fine", Level::Quorum, None).await.unwrap();
