@@ -60,6 +60,8 @@ use crate::types::StoreId;
 const PROTOCOL: (u16, u16) = (1, 1);
 /// How often the node looks after itself: its mood, what it refuses.
 const TEND_EVERY: Duration = Duration::from_millis(250);
+/// What names and numbers take of an entry beside its object, at most: bucket, key, owner, dots.
+const LARGEST_NAME: u64 = 2 << 10;
 
 /// Why a node did not start.
 #[derive(Debug, Error)]
@@ -157,7 +159,8 @@ impl Node {
             max_clock_drift: cluster.max_clock_drift,
             idempotency_window: cluster.idempotency_window,
             max_hint_bytes: node.max_hint_bytes as u64,
-            max_object: node.max_object as u64,
+            // And its names.
+            max_object: node.max_object as u64 + LARGEST_NAME,
         };
         let replica = Replica::start(&env, storage, Arc::clone(&identity), &metrics, &options)?;
         let hello = Hello {

@@ -75,7 +75,8 @@ pub struct ReplicaOptions {
     pub idempotency_window: Duration,
     /// Most bytes of hints, for all owners together.
     pub max_hint_bytes: u64,
-    /// The largest object that clients may write: as much room there is to be where this node stands in for an owner.
+    /// The largest object that clients may write, with its names: as much room there is to be where this node stands in for
+    /// an owner.
     pub max_object: u64,
 }
 

@@ -3,14 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
+use bytes::Bytes;
 use quorate::cluster::Proposed;
 use quorate::kv::{
-    BucketAdmin as _, ErrorCode, NodeView as _, Outcome, ReadOptions, Steer, WorkerAdmin as _, WriteOptions,
+    BucketAdmin as _, BucketWish, ErrorCode, Guard, NodeView as _, Outcome, ReadOptions, Steer, WorkerAdmin as _,
+    WriteOptions,
 };
 use quorate::quorum::{Level, Role};
-use quorate::ring::{Layout, change, planner};
+use quorate::replica::name_of;
+use quorate::ring::{Layout, change};
 use quorate::sim::cluster::{Cluster, Setup, Wraps};
 use quorate::sim::layouts::settled as quiet;
 use quorate::sim::net::Death;
@@ -40,6 +42,25 @@ fn leaving(cluster: &Cluster, at: usize, who: StoreId) -> Layout {
 
 fn owed_on(cluster: &Cluster, at: usize) -> u64 {
     cluster.node(at).map_or(0, |node| node.replica().hints().owed())
+}
+
+/// The layouts that are live for a node.
+fn live(cluster: &Cluster, at: usize) -> usize {
+    cluster.node(at).unwrap().layouts().known().unwrap().live().len()
+}
+
+/// All serve, mint and hear each other.
+async fn all_up(cluster: &Cluster) {
+    let well = |at: usize| {
+        let node = cluster.node(at).unwrap();
+        let members = node.status().members;
+        let replica = node.replica();
+        replica.identity().barred().is_none()
+            && replica.health().unsynced().is_empty()
+            && members.iter().all(|member| member.state == "up")
+    };
+    let states = || (0..cluster.len()).map(|at| cluster.node(at).unwrap().status().members).collect::<Vec<_>>();
+    assert!(cluster.until(60 * SECOND, || (0..cluster.len()).all(well)).await, "{:?}", states());
 }
 
 /// Nobody hears the other side.
@@ -87,7 +108,7 @@ fn a_cluster_grows_while_hints_are_owed() {
                 let found = read(&cluster, turn % 6, key, Level::All, false).await.unwrap();
                 assert_eq!(values(&found).len(), 1, "{key}");
             }
-            assert_eq!((cluster.tally().clashes, cluster.tally().hints_dropped), (0, 0));
+            assert_eq!(cluster.tally().clashes, 0);
             cluster.end();
         });
     }
@@ -99,7 +120,7 @@ fn a_joiner_stands_in_for_nobody_until_the_change_is_complete() {
     for seed in 1..=4 {
         sim(seed, |time| async move {
             let (deaf, wraps) = deaf(None);
-            let cluster = serving(time, Setup { wraps, ..Setup::new(seed, 5) }, |_, _| {}).await;
+            let cluster = serving(time, Setup { wraps, partitions: 64, ..Setup::new(seed, 5) }, |_, _| {}).await;
             let keys: Vec<(String, Vec<usize>)> =
                 (0..200).map(|at| format!("k{at}")).map(|key| (key.clone(), places(&cluster, &key).0)).collect();
             let lost = places(&cluster, "k").0;
@@ -165,7 +186,7 @@ fn leaves_owing(seed: u64, broken: Option<&'static str>) -> bool {
         for at in &owners {
             cluster.start(*at).await.unwrap();
         }
-        assert!(cluster.until_well(60 * SECOND).await, "{:?}", cluster.ills());
+        all_up(&cluster).await;
         let (next, me) = (leaving(&cluster, owners[0], store(&cluster, who)), store(&cluster, who));
         propose(&cluster, owners[0], next).await;
         let gone = || newest(&cluster, owners[0]).member_by_store(me).is_none();
@@ -177,7 +198,8 @@ fn leaves_owing(seed: u64, broken: Option<&'static str>) -> bool {
             assert!(told.text.contains("3 keys"), "{told:?}");
             steer(&cluster, who, "hints", Steer::Resume);
         }
-        assert_eq!(quiet(&cluster, 120 * SECOND).await, Ok(BTreeSet::from([who])));
+        let complete = || gone() && owners.iter().all(|at| live(&cluster, *at) == 1);
+        assert!(cluster.until(120 * SECOND, complete).await, "{:?}", cluster.ills());
         let found = values(&read(&cluster, owners[0], "k", Level::All, false).await.unwrap());
         cluster.end();
         found == ["v"]
@@ -223,8 +245,7 @@ fn leaves_after_two_ended(seed: u64, broken: Option<&'static str>) -> bool {
         let gone = || newest(&cluster, up).member_by_store(me).is_none();
         let left = cluster.until(120 * SECOND, gone).await;
         if left {
-            let out = quiet(&cluster, 120 * SECOND).await.unwrap();
-            assert!(out.contains(&who));
+            assert!(cluster.until(60 * SECOND, || live(&cluster, up) == 1).await);
             let found = values(&read(&cluster, up, "k", Level::All, false).await.unwrap());
             assert_eq!(found, ["v"]);
         }
@@ -243,41 +264,55 @@ fn hints_for_two_who_have_ended_that_go_round_are_caught() {
     assert!(!leaves_after_two_ended(1, Some("who has ended is left no hints")));
 }
 
-/// An owner gives its partition up and then cannot be reached by who keeps something for it: whether that one waits for it.
+/// The keys that `at` keeps something of for an owner.
+async fn kept_for(cluster: &Cluster, at: usize, owner: StoreId) -> Vec<String> {
+    let page = cluster.node(at).unwrap().replica().hints_of(owner, Bytes::new(), 1000).await.unwrap();
+    assert_eq!((page.next, page.unreadable), (None, 0));
+    let name = |stored: &Bytes| String::from_utf8(name_of(stored).unwrap().0.key.as_bytes().to_vec()).unwrap();
+    page.entries.iter().map(|(stored, _)| name(stored)).collect()
+}
+
+/// An owner gives keys up and then cannot be reached by who keeps something for it: whether that one waits for it.
 fn goes_to_the_owners_of_now(seed: u64, broken: Option<&'static str>) -> bool {
     sim(seed, |time| async move {
         let wraps = Wraps { broken, ..Wraps::default() };
-        let cluster = serving(time, Setup { wraps, ..Setup::new(seed, 6) }, |_, _| {}).await;
-        let (owners, _) = places(&cluster, "k");
-        let (away, up) = (owners[0], owners[1]);
+        let cluster = serving(time, Setup { wraps, partitions: 64, ..Setup::new(seed, 5) }, |_, _| {}).await;
+        let (owners, fallbacks) = places(&cluster, "k");
+        let (away, up, who) = (owners[0], owners[1], fallbacks[0]);
+        let gone = store(&cluster, away);
         lose(&cluster, &[away]).await;
-        put(&cluster, up, "k", "v", Level::All, None).await.unwrap();
-        let who = (0..6).find(|at| owed_on(&cluster, *at) > 0).unwrap();
+        for key in 0..60 {
+            put(&cluster, up, &format!("k{key}"), "v", Level::All, None).await.unwrap();
+        }
+        let kept = kept_for(&cluster, who, gone).await;
+        assert!(kept.len() > 5, "{kept:?}");
         cut(&cluster, who, away);
         cluster.start(away).await.unwrap();
         let up_again = || cluster.node(up).unwrap().status().members.iter().all(|member| member.state == "up");
         assert!(cluster.until(60 * SECOND, up_again).await, "{:?}", cluster.node(up).unwrap().status().members);
-        // It keeps next to nothing; nor does who cannot copy from it.
-        let layout = newest(&cluster, up);
-        let mut members = layout.members().to_vec();
-        for member in &mut members {
-            member.weight = if [away, who].contains(&machine(&member.name)) { 1 } else { 1000 };
+        let before = newest(&cluster, up).version();
+        for _ in 0..3 {
+            let joiner = cluster.add_machine(None);
+            cluster.start(joiner).await.unwrap();
         }
-        propose(&cluster, up, planner::plan(&layout, members).unwrap()).await;
         let complete = || {
             let known = cluster.node(who).unwrap().layouts().known().unwrap();
-            known.newest().version() > layout.version() && known.live().len() == 1
+            known.newest().version() > before && live(&cluster, who) == 1 && known.newest().members().len() == 8
         };
-        assert!(cluster.until(120 * SECOND, complete).await, "{:?}", cluster.ills());
-        assert!(!places(&cluster, "k").0.contains(&away), "it owns it no more");
-        let let_go = cluster.until(60 * SECOND, || owed_on(&cluster, who) == 0).await;
+        assert!(cluster.until(180 * SECOND, complete).await, "{:?}", cluster.ills());
+        let owns = |key: &String| places(&cluster, key).0.contains(&away);
+        let moved: Vec<&String> = kept.iter().filter(|key| !owns(key)).collect();
+        assert!(!moved.is_empty(), "it owns all of {kept:?} still");
+        time.sleep(30 * SECOND).await;
         assert!(cluster.node(who).unwrap().status().members.iter().any(|member| member.state == "down"));
-        if let_go {
-            let found = read(&cluster, up, "k", Level::All, false).await.unwrap();
-            assert_eq!(values(&found), ["v"]);
-        }
+        let left = kept_for(&cluster, who, gone).await;
+        assert_eq!(left.iter().filter(|key| owns(key)).count(), kept.len() - moved.len(), "the others are its own");
+        let let_go = left.iter().all(owns);
         cluster.net().heal();
-        returns(&cluster).await;
+        assert!(cluster.until(60 * SECOND, || owed(&cluster) == 0).await);
+        for key in &kept {
+            assert_eq!(values(&read(&cluster, up, key, Level::All, false).await.unwrap()), ["v"], "{key}");
+        }
         cluster.end();
         let_go
     })
@@ -389,27 +424,15 @@ fn kept_and_noted(seed: u64, broken: Option<&'static str>) -> bool {
             steer(&cluster, *at, "hints", Steer::Pause);
         }
         cluster.start(away).await.unwrap();
-        assert!(cluster.until_well(60 * SECOND).await, "{:?}", cluster.ills());
+        all_up(&cluster).await;
         // Whoever kept it owns it as well from here on.
-        let layout = newest(&cluster, up);
-        let partition = layout.partition(id("k").token());
-        let mut given = false;
-        for turn in 0..20 {
-            let mut members = newest(&cluster, up).members().to_vec();
-            for member in &mut members {
-                let at = machine(&member.name);
-                member.weight = if at == who || at == away { 100 + 100 * turn } else { 100 };
-            }
-            propose(&cluster, up, planner::plan(&newest(&cluster, up), members).unwrap()).await;
-            let complete = || cluster.node(up).unwrap().layouts().known().unwrap().live().len() == 1;
-            assert!(cluster.until(120 * SECOND, complete).await, "{:?}", cluster.ills());
-            let (owners, _) = places(&cluster, "k");
-            given = owners.contains(&who) && owners.contains(&away);
-            if given || owed_on(&cluster, who) == 0 {
-                break;
-            }
-        }
-        assert!(given && owed_on(&cluster, who) > 0, "{partition} is not given as the test wants it");
+        let (bucket, node) = (Bucket::new("sloppy").unwrap(), cluster.node(up).unwrap());
+        let before = node.bucket(&bucket).unwrap().etag;
+        let guard = Guard { absent: before.is_none(), matches: before };
+        let wish: BucketWish = serde_json::from_value(serde_json::json!({"n": 5})).unwrap();
+        node.set_bucket(bucket, wish, guard, 30 * SECOND).await.unwrap();
+        assert!(cluster.until(120 * SECOND, || (0..5).all(|at| live(&cluster, at) == 1)).await);
+        assert!(places(&cluster, "k").0.len() == 5 && owed_on(&cluster, who) > 0);
         lose(&cluster, &[away]).await;
         for at in (0..5).filter(|at| cluster.node(*at).is_some()) {
             steer(&cluster, at, "anti-entropy", Steer::Pause);
@@ -418,7 +441,7 @@ fn kept_and_noted(seed: u64, broken: Option<&'static str>) -> bool {
         cluster.kv(who).unwrap().put(id("k"), "noted".into(), options).await.unwrap();
         time.sleep(20 * SECOND).await;
         cluster.start(away).await.unwrap();
-        assert!(cluster.until_well(60 * SECOND).await, "{:?}", cluster.ills());
+        all_up(&cluster).await;
         steer(&cluster, away, "anti-entropy", Steer::Pause);
         steer(&cluster, who, "hints", Steer::Resume);
         assert!(cluster.until(60 * SECOND, || owed_on(&cluster, who) == 0).await);
@@ -468,18 +491,13 @@ fn fallbacks_of_another_region_count_for_nobody_here() {
             lose(&cluster, &local[2..]).await;
             let short = put(&cluster, instead, "k", "short", Level::LocalQuorum, None).await.unwrap_err();
             assert_eq!((short.code, short.outcome), (ErrorCode::QuorumUnavailable, Outcome::NotApplied));
-            let one = put(&cluster, instead, "k", "one", Level::LocalOne, None).await.unwrap();
-            assert_eq!(one.counted.sloppy, 1);
-            let found = read(&cluster, instead, "k", Level::LocalOne, true).await.unwrap();
-            assert!(values(&found).contains(&"one".to_owned()), "{:?}", values(&found));
             for at in local {
                 cluster.start(at).await.unwrap();
             }
             assert!(cluster.until_well(60 * SECOND).await, "{:?}", cluster.ills());
             assert!(cluster.until(60 * SECOND, || owed(&cluster) == 0).await);
             let found = read(&cluster, 7, "k", Level::All, false).await.unwrap();
-            assert_eq!(values(&found), ["each", "one", "v"]);
-            time.sleep(Duration::from_secs(1)).await;
+            assert_eq!(values(&found), ["each", "v"]);
             cluster.end();
         });
     }

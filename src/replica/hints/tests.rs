@@ -247,7 +247,7 @@ async fn at_the_bound_what_would_be_owed_is_refused_and_what_is_owed_stays() {
     assert!(life.replica.hints().marked().is_empty());
     let total = life.replica.hints().total().1;
     assert!(total < 200 && !life.replica.hints().is_full(), "the largest object, of 100 bytes, fits beside {total}");
-    assert_eq!(life.replica.keep_hint(life.keep("k", A, &record(2, 20))).await, Ok(true));
+    assert_eq!(life.replica.keep_hint(life.keep("k", A, &record(2, 90))).await, Ok(true));
     let total = life.replica.hints().total().1;
     assert!((201..300).contains(&total) && life.replica.hints().is_full(), "it does not fit beside {total}");
     let damaged = life.replica.keep_hint(life.keep("k", A, &Bytes::from_static(b"x"))).await;
