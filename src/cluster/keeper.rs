@@ -351,13 +351,24 @@ impl LayoutKeeper {
                 inner.replica.flush().await?;
                 by.synced.extend(&claims);
             }
-            if let Some(version) = view.may_sync_ack(self.bound_by(&pen, known.newest())?) {
+            if let Some(version) = view.may_sync_ack(self.bound_by(&pen, known.newest())?)
+                && !self.owes(&known)
+            {
                 by.sync_ack = version;
             }
             if !self.raise(&mut pen, &by).await? {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether this node leaves, and keeps what counted towards a quorum for owners that have not got it yet: the change
+    /// waits for that, since who has left is heard no more. It keeps nothing new, for it is no fallback any more.
+    fn owes(&self, known: &Known) -> bool {
+        let newest = known.newest();
+        let leaves = newest.leaving().any(|member| member.store == self.inner.me);
+        let waits = !self.inner.env.buggify.breaks("who leaves hands over what it owes");
+        leaves && waits && self.inner.replica.hints().owed() > 0
     }
 
     /// Takes a chain that goes further than the one known. The caller holds the pen.

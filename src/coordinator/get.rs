@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pending::Pending;
+use super::sloppy::Kept;
 use super::{Coordinator, Inner, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
 use crate::causality::{Object, decode_object, digest_of_record, encode_object};
 use crate::cluster::Known;
@@ -39,12 +40,12 @@ pub struct Found {
 }
 
 /// What a read asks of the owners.
-struct Needs {
+pub(super) struct Needs {
     /// Who has to vote.
-    votes: Requirement,
+    pub(super) votes: Requirement,
     /// Who has to hold what is returned, with blocking repair.
-    hold: Requirement,
-    repair: RepairMode,
+    pub(super) hold: Requirement,
+    pub(super) repair: RepairMode,
 }
 
 enum Event {
@@ -63,10 +64,12 @@ impl Coordinator {
             // A level that is wrong is wrong at every node: say so here.
             let needs = self.needs(&located, options)?;
             let known = Arc::clone(&located.known);
-            let found = if let Err(short) = self.feasible(&located, &needs) {
+            let found = if options.sloppy {
+                Box::pin(self.read_sloppy(located, needs, options, began, deadline)).await
+            } else if let Err(short) = self.feasible(&located, &needs) {
                 Err(short)
             } else if self.is_synced_owner(&located) && !self.would_rather_not(&located) {
-                self.read_for(located, needs, options, began, deadline).await
+                self.read_for(located, needs, Kept::default(), options, began, deadline).await
             } else {
                 // Boxed: it would make the future of every read here that much larger.
                 Box::pin(self.hand_over_read(&located, options, deadline)).await
@@ -90,7 +93,7 @@ impl Coordinator {
             let (known, id) = (Arc::clone(&located.known), located.id.clone());
             let needs = self.needs(&located, options)?;
             let found = match self.feasible(&located, &needs) {
-                Ok(()) => self.read_for(located, needs, options, began, deadline).await,
+                Ok(()) => self.read_for(located, needs, Kept::default(), options, began, deadline).await,
                 Err(short) => Err(short),
             };
             match found {
@@ -111,7 +114,11 @@ impl Coordinator {
 
     fn needs(&self, located: &Located, options: &ReadOptions) -> Result<Needs, Error> {
         let votes = self.require_votes(located, options.r)?;
-        let repair = options.repair.unwrap_or_else(|| default_repair(located, &votes));
+        let repair = match options.repair {
+            Some(RepairMode::Off) => RepairMode::Off,
+            _ if options.sloppy => RepairMode::Async,
+            asked => asked.unwrap_or_else(|| default_repair(located, &votes)),
+        };
         // Repaired is where it is owed: in each live layout.
         Ok(Needs { votes, hold: self.require(located, options.r)?, repair })
     }
@@ -130,10 +137,13 @@ impl Coordinator {
         Ok(())
     }
 
-    async fn read_for(
+    /// Reads at the owners, beside what fallbacks keep: where they were asked, nothing is promised of what is returned but
+    /// that it is merged, so nobody waits for repairs.
+    pub(super) async fn read_for(
         &self,
         located: Located,
         needs: Needs,
+        kept: Kept,
         options: &ReadOptions,
         began: Mono,
         deadline: Mono,
@@ -152,6 +162,7 @@ impl Coordinator {
             hold,
             votes,
             candidates,
+            beside: kept.object,
             own: Some(self.inner.me),
             rules: located.rules,
             repair,
@@ -166,6 +177,7 @@ impl Coordinator {
             pending: Pending::new(),
             deadline,
             explain: options.explain,
+            kept: kept.each,
             answer: None,
         };
         run.until_answered(options.hedge.then_some(options.r)).await;
@@ -217,6 +229,8 @@ struct Run {
     pending: Pending<Event>,
     deadline: Mono,
     explain: bool,
+    /// What fallbacks said that may vote in owners' places.
+    kept: Vec<(StoreId, ReplicaReply)>,
     answer: Option<Result<Found, Error>>,
 }
 
@@ -317,6 +331,11 @@ impl Run {
         for action in actions {
             match action {
                 GetAction::Ask { to, have } => {
+                    if let Some((_, reply)) = self.kept.iter().find(|(store, _)| *store == to) {
+                        let actions = self.on(now, Event::Replied(to, reply.clone()));
+                        self.perform(now, actions);
+                        continue;
+                    }
                     // A record that makes no sense is read again below, and put into quarantine.
                     if let Some(found) = self.own_at_once(to)
                         && let whole = found.is_ok()
@@ -332,6 +351,8 @@ impl Run {
                     let asked = self.ask(now, to, have);
                     self.pending.push(asked);
                 }
+                // What a fallback keeps is for its owner.
+                GetAction::Repair { to, .. } if self.kept.iter().any(|(store, _)| *store == to) => {}
                 GetAction::Repair { to, object, awaited } => {
                     self.coordinator.inner.metrics.quorum.read_repairs.inc();
                     let repaired = self.repair(to, &object, awaited);
@@ -461,7 +482,7 @@ impl Run {
     }
 
     fn error(&self, why: GetFailure, counted: Counted) -> Error {
-        let Counted { answered, needed, n, layout } = counted;
+        let Counted { answered, needed, n, layout, .. } = counted;
         let (code, detail) = match why {
             GetFailure::TooFewVotes => (
                 ErrorCode::ReplicasFailed,
@@ -482,7 +503,7 @@ impl Run {
     }
 }
 
-fn reply_of_read(found: Result<Option<Bytes>, Fault>) -> ReplicaReply {
+pub(super) fn reply_of_read(found: Result<Option<Bytes>, Fault>) -> ReplicaReply {
     match found {
         Ok(Some(record)) => reply_of_record(record),
         Ok(None) => ReplicaReply::Nothing,
@@ -495,7 +516,7 @@ fn reply_of_record(record: Bytes) -> ReplicaReply {
     decode_object(record).map_or(ReplicaReply::NoVote(NoVote::Failed), |object| ReplicaReply::Record(object, digest))
 }
 
-fn reply_of_tell(tell: Option<Tell>) -> ReplicaReply {
+pub(super) fn reply_of_tell(tell: Option<Tell>) -> ReplicaReply {
     match tell {
         Some(Tell::Copy(copy)) => match (copy.held(), copy.record) {
             (Held::Same, _) => ReplicaReply::Same,

@@ -176,6 +176,7 @@ impl Node {
             let text = format!("{unsynced} partitions have no vote here until merged with every other owner");
             list.add("syncing", text);
         }
+        self.about_hints(list);
         let quarantined = health.quarantined().len();
         if quarantined > 0 {
             let text = format!("{quarantined} keys could not be read and are being fetched from the other owners");
@@ -203,6 +204,51 @@ impl Node {
                 format!("{name} was told to pause on this node, until it is resumed or the node restarts{waits}");
             list.add_with("paused", text, &format!("quorate workers resume {name}"));
         }
+    }
+
+    /// What cannot be read of the hints here, and what keeps this node from leaving.
+    fn about_hints(&self, list: &mut List) {
+        let hints = self.inner.replica.hints();
+        let (owed, unreadable) = (hints.owed(), hints.unreadable());
+        if unreadable > 0 {
+            let text = format!(
+                "{unreadable} hints, or stretches of hints, could not be read when this node started: the disk is damaged, or \
+                 a later version left them. They are left alone, and their partitions are compared; what they alone held \
+                 for owners that were down stays here"
+            );
+            list.add_with("hints_unreadable", text, "quorate hints");
+        }
+        let me = self.inner.replica.identity().store();
+        let newest = self.inner.keeper.newest().filter(|newest| newest.leaving().any(|member| member.store == me));
+        let Some(newest) = newest.filter(|_| owed > 0) else { return };
+        let up = self.inner.peers.up();
+        let down = hints.targets().into_iter().filter(|(store, waiting)| waiting.owed > 0 && !up.is_up(*store));
+        let down: Vec<&Member> =
+            down.filter_map(|(store, _)| newest.member_by_store(store).map(|index| newest.member(index))).collect();
+        let own = newest.member_by_store(me).map_or("", |index| &*newest.member(index).name);
+        let (way, command) = match down.first() {
+            Some(first) => {
+                let names: Vec<&str> = down.iter().map(|member| &*member.name).collect();
+                let text = format!(
+                    "{} are down: start them. One that is gone for good is left out by `quorate layout skip`, with all that it \
+                     alone holds, and what it was to get goes to the owners that are left",
+                    names.join(", ")
+                );
+                (text, quoted(&first.name))
+            }
+            None if unreadable > 0 => {
+                let text = "those that cannot be read never are: `quorate layout skip` of this node gives them up";
+                (text.to_owned(), quoted(own))
+            }
+            None => ("they are on their way".to_owned(), String::new()),
+        };
+        let command =
+            if command.is_empty() { "quorate hints".into() } else { format!("quorate layout skip {command}") };
+        let text = format!(
+            "this node leaves once it has handed over {owed} keys that it keeps for owners that missed them; {way}. A skip of \
+             this node itself loses those that nobody else holds"
+        );
+        list.add_with("leave_waits_for_hints", text, &command);
     }
 
     fn about_peer(&self, member: &Member, list: &mut List) {

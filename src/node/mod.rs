@@ -64,6 +64,8 @@ const TEND_EVERY: Duration = Duration::from_millis(250);
 const BUSY: u64 = 8;
 /// And for so long after, so that what the others know of this node does not change at every turn.
 const BUSY_FOR: Duration = Duration::from_secs(5);
+/// What names and numbers take of an entry beside its object, at most: bucket, key, owner, dots.
+const LARGEST_NAME: u64 = 2 << 10;
 
 /// Why a node did not start.
 #[derive(Debug, Error)]
@@ -163,6 +165,8 @@ impl Node {
             max_clock_drift: cluster.max_clock_drift,
             idempotency_window: cluster.idempotency_window,
             max_hint_bytes: node.max_hint_bytes as u64,
+            // And its names.
+            max_object: node.max_object as u64 + LARGEST_NAME,
         };
         let replica = Replica::start(&env, storage, Arc::clone(&identity), &metrics, &options)?;
         let hello = Hello {
@@ -278,7 +282,11 @@ impl Node {
         let (interval, rate) = (config.node.repair_interval, config.node.repair_rate as u64);
         let entropy = AntiEntropy::start(env, copy, links, keeps, Arc::clone(metrics), window, interval, rate, roster);
         let (copy, links, keeps) = data();
-        let options = HintOptions { window: config.node.hint_window, rate: config.node.hint_rate as u64 };
+        let options = HintOptions {
+            window: config.node.hint_window,
+            idempotency_window: config.cluster.idempotency_window,
+            rate: config.node.hint_rate as u64,
+        };
         let hints = Hints::start(env, copy, links, keeps, Arc::clone(metrics), options, roster);
         let (copy, _, keeps) = data();
         let options = ScrubOptions { interval: config.node.scrub_interval, rate: config.node.scrub_rate as u64 };
@@ -340,8 +348,20 @@ impl Node {
         let deletes_only = inner.replica.health().room().is_short();
         let in_doubt = !inner.replica.health().unsynced().is_empty();
         let pauses = inner.roster.all().iter().any(repair::Worker::is_paused);
+        let hints_full = inner.replica.hints().is_full();
         let (silent, busy) = (inner.keeper.is_silent(), inner.busy.load(Ordering::Acquire));
-        let mood = PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt, pauses, silent, busy };
+        let mood = PeerMood {
+            mints_not,
+            read_only,
+            draining,
+            seedless,
+            deletes_only,
+            in_doubt,
+            pauses,
+            silent,
+            busy,
+            hints_full,
+        };
         inner.peers.set_mood(mood);
     }
 

@@ -62,6 +62,8 @@ pub struct PeerMood {
     pub silent: bool,
     /// It answers clients: what gives way to them does.
     pub busy: bool,
+    /// As many hints wait there as may: it stands in for nobody.
+    pub hints_full: bool,
 }
 
 impl PeerMood {
@@ -75,6 +77,7 @@ impl PeerMood {
             | u32::from(self.pauses) << 6
             | u32::from(self.silent) << 7
             | u32::from(self.busy) << 8
+            | u32::from(self.hints_full) << 9
     }
 
     fn from_bits(bits: u32) -> Self {
@@ -88,6 +91,7 @@ impl PeerMood {
             pauses: bits & 64 != 0,
             silent: bits & 128 != 0,
             busy: bits & 256 != 0,
+            hints_full: bits & 512 != 0,
         }
     }
 }
@@ -140,6 +144,12 @@ impl UpSet {
     pub fn writes(&self, store: StoreId, grows: bool) -> bool {
         let takes = |mood: PeerMood| !(mood.read_only || grows && mood.deletes_only);
         self.peers.get(&store).is_some_and(|peer| peer.up && takes(peer.mood))
+    }
+
+    /// Whether it is up and may stand in for an owner of a write; `grows`: one that brings a new value.
+    #[must_use]
+    pub fn stands_in(&self, store: StoreId, grows: bool) -> bool {
+        self.writes(store, grows) && self.get(store).is_some_and(|peer| !peer.mood.hints_full && !peer.mood.draining)
     }
 
     /// What is known of a member.

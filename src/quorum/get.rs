@@ -155,6 +155,8 @@ pub struct ReadPlan {
     pub hold: Requirement,
     /// Whom to ask, in order. Members that are not in it come last; who is no member is not asked.
     pub candidates: Vec<StoreId>,
+    /// What is known besides, by nobody's vote: the hints of fallbacks. It is merged into what the votes bring.
+    pub beside: Option<Arc<Object>>,
     /// The coordinator's own replica: asked first and, so that the others need not send what it has, alone.
     pub own: Option<StoreId>,
     /// How states merge.
@@ -177,7 +179,7 @@ pub struct GetCore {
     members: Vec<Member>,
     /// The first object that came, and its digest: what conditional reads name.
     base: Option<(Arc<Object>, Digest)>,
-    /// The merge of all votes so far.
+    /// The merge of all votes so far, and of what was known besides.
     known: Option<Arc<Object>>,
     phase: Phase,
     recorder: Option<Box<Recorder>>,
@@ -187,7 +189,7 @@ impl GetCore {
     /// A read as planned; it takes down how it went where a recorder is handed in.
     #[must_use]
     pub fn new(plan: ReadPlan, recorder: Option<Recorder>) -> Self {
-        let ReadPlan { votes, hold, candidates, own, rules, repair, digest } = plan;
+        let ReadPlan { votes, hold, candidates, beside, own, rules, repair, digest } = plan;
         let voters = votes.members();
         let own = own.filter(|own| voters.contains(own));
         let mut members: Vec<Member> = Vec::with_capacity(voters.len());
@@ -210,7 +212,7 @@ impl GetCore {
             digest,
             members,
             base: None,
-            known: None,
+            known: beside.filter(|object| !object.is_empty()),
             phase: Phase::Asking,
             recorder,
         }

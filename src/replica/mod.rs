@@ -38,7 +38,7 @@ pub use audit::{Audit, audit};
 pub use fault::Fault;
 pub use forget::{DigestPage, OfBucket};
 pub use health::Health;
-pub use hints::{Hint, HintBook, HintEnd, HintPage, Waiting};
+pub use hints::{Hint, HintBook, HintEnd, HintPage, KeepRequest, Kept, Waiting};
 pub use identity::{Bar, Identity, Opened, Renewal};
 pub use page::{Inventory, NoInventory, PartitionPage};
 pub use place::{Place, name_of, range_of};
@@ -76,6 +76,9 @@ pub struct ReplicaOptions {
     pub idempotency_window: Duration,
     /// Most bytes of hints, for all owners together.
     pub max_hint_bytes: u64,
+    /// The largest object that clients may write, with its names: as much room there is to be where this node stands in for
+    /// an owner.
+    pub max_object: u64,
 }
 
 /// This node's copy of the partitions it owns.

@@ -24,6 +24,11 @@ pub(super) fn disk() -> MemoryDisk {
 
 /// One life of a node on a disk, with these answers of its peers.
 fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machine_boot: &str) -> Life {
+    live_with(disk, durability, answers, machine_boot, 300)
+}
+
+/// The same, with room for so many bytes of hints.
+fn live_with(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machine_boot: &str, hints: u64) -> Life {
     let env = Env::real();
     let storage: Arc<dyn Storage> = Arc::new(disk.open().unwrap());
     let identity = Arc::new(Identity::open(Arc::clone(&storage), &env).unwrap());
@@ -35,7 +40,8 @@ fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machin
         reserve: Reserve::default(),
         max_clock_drift: Duration::from_millis(500),
         idempotency_window: Duration::from_secs(600),
-        max_hint_bytes: 300,
+        max_hint_bytes: hints,
+        max_object: 100,
     };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(on_start(replica.identity().last_life(), answers)).unwrap();
@@ -45,6 +51,11 @@ fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machin
 
 pub(super) fn live(disk: &MemoryDisk) -> Life {
     live_on(disk, Durability::Flush, &[], "boot")
+}
+
+/// With room for more hints than a few.
+pub(super) fn roomy(disk: &MemoryDisk) -> Life {
+    live_with(disk, Durability::Flush, &[], "boot", 1 << 20)
 }
 
 pub(super) fn place(key: &str) -> Place {
@@ -64,10 +75,11 @@ impl Life {
             max_object: 1 << 22,
             deadline: self.env.clock.now() + Duration::from_secs(60),
             flush: false,
+            stands_for: None,
         }
     }
 
-    async fn mint(&self, request: MintRequest) -> Result<(Coordinated, Result<bool, Fault>), Fault> {
+    pub(super) async fn mint(&self, request: MintRequest) -> Result<(Coordinated, Result<bool, Fault>), Fault> {
         let mut minting = self.replica.mint(request)?;
         let coordinated = minting.minted().await?;
         Ok((coordinated, minting.durable().await))
@@ -374,6 +386,7 @@ async fn a_context_that_names_me_above_what_i_hold_proves_a_rollback() {
         max_clock_drift: Duration::from_millis(500),
         idempotency_window: Duration::from_secs(600),
         max_hint_bytes: 300,
+        max_object: 100,
     };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(Start::SameIncarnation).unwrap();

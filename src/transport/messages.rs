@@ -31,7 +31,7 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 29, 30")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 29, 30, 40, 41")]
     pub ask: Option<Ask>,
     /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
     /// under way.
@@ -90,6 +90,12 @@ pub enum Ask {
     /// Take these settings of buckets, flushed before you answer; and what do you have beside them?
     #[prost(message, tag = "30")]
     Buckets(BucketTable),
+    /// Keep this state for an owner that I cannot reach.
+    #[prost(message, tag = "40")]
+    Keep(Keep),
+    /// What do you keep of an object for its owners? Answered as a read is.
+    #[prost(message, tag = "41")]
+    ReadKept(Read),
 }
 
 /// A reply.
@@ -115,10 +121,10 @@ pub enum Tell {
     /// To [`Ask::Recall`].
     #[prost(message, tag = "12")]
     Recalled(Recalled),
-    /// To [`Ask::Read`].
+    /// To [`Ask::Read`] and [`Ask::ReadKept`].
     #[prost(message, tag = "13")]
     Copy(Copy),
-    /// To [`Ask::Write`]: merged.
+    /// To [`Ask::Write`] and [`Ask::Keep`]: merged.
     #[prost(message, tag = "14")]
     Written(Written),
     /// To [`Ask::HandedRead`].
@@ -316,9 +322,29 @@ pub struct Written {
     #[prost(bool, tag = "1")]
     pub flushed: bool,
     /// The layouts in which the acknowledgement counts: those that the request named, that were live here when it was
-    /// accepted, and in which this node owns the object.
+    /// accepted, and in which this node, or the owner that it keeps a hint for, owns the object.
     #[prost(uint64, repeated, tag = "2")]
     pub layouts: Vec<u64>,
+}
+
+/// See [`Ask::Keep`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Keep {
+    /// The object.
+    #[prost(message, required, tag = "1")]
+    pub target: Target,
+    /// The store id of the owner that it is for.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub owner: Bytes,
+    /// The state, as a record.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub record: Bytes,
+    /// The partition epoch under which it was read (the least, of a merge).
+    #[prost(uint64, tag = "4")]
+    pub epoch: u64,
+    /// Flush before answering, whatever the node's `durability`.
+    #[prost(bool, tag = "5")]
+    pub flush: bool,
 }
 
 /// See [`Ask::HandedRead`].
@@ -380,6 +406,9 @@ pub struct HandedWrite {
     /// Most bytes the resulting object may have.
     #[prost(uint64, tag = "12")]
     pub max_object: u64,
+    /// Whether fallbacks may stand in for owners; one of them is handed the write where no owner can be reached.
+    #[prost(bool, tag = "13")]
+    pub sloppy: bool,
 }
 
 /// What a client wants stored.
@@ -429,6 +458,9 @@ pub struct Counted {
     /// The layout it was counted in.
     #[prost(uint64, tag = "4")]
     pub layout: u64,
+    /// How many fallbacks stood in for owners.
+    #[prost(uint32, tag = "5")]
+    pub sloppy: u32,
 }
 
 /// See [`Tell::ReadDone`].
@@ -569,6 +601,8 @@ pub enum Refusal {
     NoRoom = 11,
     /// The sender's store was removed from the cluster, for good.
     Ended = 12,
+    /// As many hints wait as may, and this one would be owed.
+    HintsFull = 20,
 }
 
 /// See [`Tell::Failed`]: a handed-over operation's error, as `kv::Error` says it.
