@@ -48,7 +48,7 @@ pub enum Ended {
 }
 
 /// Label words for why a hint was dropped, in the order of [`Dropped`].
-const DROPS: [&str; 5] = ["full", "no_room", "too_old", "gone", "purged"];
+const DROPS: [&str; 6] = ["full", "no_room", "too_old", "gone", "purged", "unreadable"];
 
 /// Why a hint was dropped, or not kept.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -63,6 +63,8 @@ pub enum Dropped {
     Gone,
     /// The object's bucket was emptied or deleted since.
     Purged,
+    /// What is in its place cannot be read, and may be owed.
+    Unreadable,
 }
 
 impl Dropped {
@@ -263,6 +265,12 @@ impl OperationMetrics {
         self.latency[level].observe(time.as_secs_f64());
     }
 
+    /// How many have ended.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.total.iter().flatten().map(Counter::get).sum()
+    }
+
     /// How many have ended so.
     #[must_use]
     pub fn count(&self, level: Level, ended: Ended) -> u64 {
@@ -325,11 +333,19 @@ pub struct HintMetrics {
     pub bytes: Counter,
     /// Sends that came to nothing, and are repeated.
     pub failures: Counter,
+    /// Times that this node stood in for an owner: hints by value, those that were merged with an older one included.
+    pub kept: Counter,
+    /// Times that it did not, since as many hints wait as may.
+    pub refused: Counter,
+    /// Times that one was looked at which cannot be read, or which a later version left.
+    pub unreadable: Counter,
+    /// Keys that wait and counted towards a quorum.
+    pub owed: Gauge,
     /// Keys that wait, each for one owner.
     pub waiting: Gauge,
     /// Bytes of the hints that wait.
     pub waiting_bytes: Gauge,
-    dropped: [Counter; 5],
+    dropped: [Counter; 6],
 }
 
 impl HintMetrics {
@@ -341,6 +357,14 @@ impl HintMetrics {
             replayed: counter(registry, "hints_replayed", "Hints ended because their owners have what they were for"),
             bytes: counter(registry, "hints_sent_bytes", "Bytes of objects sent because of hints"),
             failures: counter(registry, "hint_failures", "Sends because of hints that failed, to be repeated"),
+            kept: counter(registry, "hints_kept", "Times this node stood in for an owner that was down"),
+            refused: counter(registry, "hints_refused", "Times it did not, since as many hints wait as may"),
+            unreadable: counter(
+                registry,
+                "hints_unreadable",
+                "Looks at hints that cannot be read: they are left alone",
+            ),
+            owed: gauge(registry, "hints_owed_keys", "Keys that wait and counted towards a quorum: never dropped"),
             waiting: gauge(registry, "hints_waiting_keys", "Keys that owners missed and that wait to be sent to them"),
             waiting_bytes: gauge(registry, "hints_waiting_bytes", "Bytes of the hints that wait"),
             dropped: DROPS.map(|reason| dropped.get_or_create_owned(&ReasonLabels { reason })),
@@ -392,6 +416,12 @@ group! {
             "Replicas that a read could not mend.";
         handovers: Counter = Counter::default(), "handovers",
             "Requests handed over to an owner.";
+        stand_ins: Counter = Counter::default(), "stand_ins",
+            "Hints of fallbacks that counted in the place of an owner.";
+        stood_in: Counter = Counter::default(), "stood_in_writes",
+            "Writes coordinated here in the place of owners that could not be reached.";
+        sloppy_reads: Counter = Counter::default(), "sloppy_reads",
+            "Reads that fallbacks were asked for as well.";
         replays: Counter = Counter::default(), "idempotent_replays",
             "Writes answered as the first time, by their Idempotency-Key.";
         unknown_writes: Counter = Counter::default(), "unknown_writes",
@@ -598,6 +628,8 @@ group! {
             "Layouts that count for writes: more than one while a change is under way.";
         catch_ups: Counter = Counter::default(), "layout_catch_ups",
             "Times that a member which knew a newer layout was asked for it.";
+        voices_regained: Counter = Counter::default(), "layout_voices_regained",
+            "Times that this node's store, having gone back, got its voice in the next layout's decision back.";
         refused: Counter = Counter::default(), "layout_refused_requests",
             "Requests of peers refused because of the layouts they named.";
         retries: Counter = Counter::default(), "layout_retries",

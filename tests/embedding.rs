@@ -80,8 +80,10 @@ async fn what_is_wrong_is_refused_and_not_applied() {
     let put = |options: WriteOptions| node.put(id("k"), "v".into(), options);
     let nine = put(WriteOptions { w: Level::Count(9), ..WriteOptions::default() }).await.unwrap_err();
     assert_eq!((nine.code, nine.outcome), (ErrorCode::BadParameter, Outcome::NotApplied));
-    let any = put(WriteOptions { w: Level::Any, ..WriteOptions::default() }).await.unwrap_err();
-    assert_eq!((any.code, any.outcome), (ErrorCode::NotYet, Outcome::NotApplied));
+    let any = node.get(id("k"), ReadOptions { r: Level::Any, ..ReadOptions::default() }).await.unwrap_err();
+    assert_eq!((any.code, any.outcome), (ErrorCode::BadParameter, Outcome::NotApplied));
+    let any = node.put(id("any"), "v".into(), WriteOptions { w: Level::Any, ..WriteOptions::default() }).await.unwrap();
+    assert_eq!((any.counted.answered, any.counted.sloppy), (1, 0), "an owner is somebody, too");
     let other = node.put(id("other"), "v".into(), WriteOptions::default()).await.unwrap();
     let foreign = put(WriteOptions { context: other.context, ..WriteOptions::default() }).await.unwrap_err();
     assert_eq!((foreign.code, foreign.outcome), (ErrorCode::BadContext, Outcome::NotApplied));

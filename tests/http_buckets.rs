@@ -157,8 +157,7 @@ async fn what_a_bucket_cannot_be_is_refused_and_nothing_is_changed() {
         (r#"{"n":"#, 400, "bad_parameter", "the body"),
         (r#"{"role":"cache"}"#, 501, "not_yet", "role = cache"),
         (r#"{"ttl":"60"}"#, 400, "bad_parameter", "such as 500ms"),
-        (r#"{"sloppy":true}"#, 501, "not_yet", "sloppy"),
-        (r#"{"w":"any"}"#, 501, "not_yet", "any"),
+        (r#"{"r":"any"}"#, 400, "bad_parameter", "any is a level of writes"),
     ] {
         let etag = format!("\"{}\"", before["etag"].as_str().unwrap());
         let refused = cluster.send(1, "PUT", "/v1/buckets/b", &[("if-match", &etag)], document.as_bytes()).await;

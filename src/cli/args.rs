@@ -353,6 +353,9 @@ pub(super) struct WriteArgs {
     /// Both of them.
     #[arg(long, value_name = "LEVEL", default_value = "quorum")]
     pub(super) consistency: Level,
+    /// Let other nodes keep it for owners that are down: their hints count.
+    #[arg(long)]
+    pub(super) sloppy: bool,
     /// Supersede exactly what this context covers.
     #[arg(long, conflicts_with = "blind")]
     pub(super) context: Option<String>,
@@ -374,6 +377,9 @@ pub(super) struct GetArgs {
     /// The same.
     #[arg(long, value_name = "LEVEL", default_value = "quorum")]
     pub(super) consistency: Level,
+    /// Ask the nodes that keep hints for owners that are down as well.
+    #[arg(long)]
+    pub(super) sloppy: bool,
     /// Of siblings, print the one written last; if that is a delete, nothing is there.
     #[arg(long)]
     pub(super) latest: bool,

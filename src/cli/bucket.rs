@@ -217,6 +217,7 @@ fn one(view: &BucketView) -> String {
         ("r", view.r.clone()),
         ("w", view.w.clone()),
         ("blind_writes", view.blind_writes.clone()),
+        ("sloppy", view.sloppy.to_string()),
         ("ttl", view.ttl.clone().unwrap_or_else(|| "never".to_owned())),
         ("max_value", view.max_value.to_string()),
         ("max_siblings", view.max_siblings.to_string()),

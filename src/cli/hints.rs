@@ -146,6 +146,7 @@ fn screen(said: &[Said<HintsView>], wide: bool, paint: Paint) -> String {
                 Cell::new(&view.node),
                 Cell::new(&target.node),
                 Cell::new(target.keys),
+                Cell::new(target.owed),
                 Cell::new(HumanBytes(target.bytes)),
                 Cell::new(&target.oldest),
                 state_cell(&target.state),
@@ -161,7 +162,7 @@ fn screen(said: &[Said<HintsView>], wide: bool, paint: Paint) -> String {
     if rows.is_empty() {
         text += "No hints wait.\n";
     } else {
-        let mut header = vec!["ON", "FOR", "KEYS", "BYTES", "OLDEST", "STATE"];
+        let mut header = vec!["ON", "FOR", "KEYS", "OWED", "BYTES", "OLDEST", "STATE"];
         if wide {
             header.extend(["REPLAYED", "STORE"]);
         }
@@ -171,6 +172,13 @@ fn screen(said: &[Said<HintsView>], wide: bool, paint: Paint) -> String {
     let sum = |of: fn(&HintsView) -> u64| views().map(of).sum::<u64>();
     let (left, replayed, dropped) = (sum(|view| view.left), sum(|view| view.replayed), sum(|view| view.dropped));
     text += &format!("\nSince the nodes started: {left} left, {replayed} replayed, {dropped} dropped\n");
+    let (owed, unreadable) = (sum(|view| view.owed), sum(|view| view.unreadable));
+    if owed > 0 {
+        text += &format!("{owed} keys are owed: they counted towards a quorum, and nothing drops them\n");
+    }
+    if unreadable > 0 {
+        text += &format!("{unreadable} hints cannot be read, and are left alone: `quorate status`\n");
+    }
     let marked = sum(|view| view.marked);
     if marked > 0 {
         text += &format!("{marked} partitions are marked for comparison with their other owners\n");
@@ -258,22 +266,30 @@ mod tests {
             store: "s".into(),
             keys: 300,
             bytes: 18_000,
+            owed: 40,
             oldest: "2026-01-01T00:00:00Z".into(),
             state: "waiting".into(),
             replayed: 0,
             error: None,
         };
-        let view =
-            HintsView { node: "n1".into(), targets: vec![target], left: 2000, marked: 2, ..HintsView::default() };
+        let view = HintsView {
+            node: "n1".into(),
+            targets: vec![target],
+            owed: 40,
+            left: 2000,
+            marked: 2,
+            ..Default::default()
+        };
         let said = [
             Said { node: "n1".into(), said: Some(view), unreached: None },
             Said { node: "n3".into(), said: None, unreached: Some("refused".into()) },
         ];
         let lines = [
-            "ON  FOR  KEYS  BYTES      OLDEST                STATE    LAST ERROR",
-            "n1  n3   300   17.58 KiB  2026-01-01T00:00:00Z  waiting  -",
+            "ON  FOR  KEYS  OWED  BYTES      OLDEST                STATE    LAST ERROR",
+            "n1  n3   300   40    17.58 KiB  2026-01-01T00:00:00Z  waiting  -",
             "",
             "Since the nodes started: 2000 left, 0 replayed, 0 dropped",
+            "40 keys are owed: they counted towards a quorum, and nothing drops them",
             "2 partitions are marked for comparison with their other owners",
             "note: n3 could not be asked: refused",
         ];

@@ -78,8 +78,13 @@ async fn write(
         (Some(context), _) => Some(ContextToken(context.clone())),
         (None, true) => None,
         (None, false) => {
-            let options =
-                ReadOptions { r: args.r.unwrap_or(args.consistency), timeout: reach.timeout, ..ReadOptions::default() };
+            let r = args.r.unwrap_or(match args.consistency {
+                Level::Any => Level::One,
+                level => level,
+            });
+            // What is read is superseded: a sloppy write reads what hints say as well.
+            let sloppy = args.sloppy || args.w.unwrap_or(args.consistency) == Level::Any;
+            let options = ReadOptions { r, timeout: reach.timeout, sloppy, ..ReadOptions::default() };
             let seen = client.get(id.clone(), options).await.map_err(|error| Failure::of_read(&error))?;
             if seen.siblings.len() > 1 {
                 return Err(siblings_stand(&id, &seen, verb));
@@ -96,6 +101,7 @@ async fn write(
         context,
         ttl,
         explain: args.explain,
+        sloppy: args.sloppy,
         ..WriteOptions::default()
     };
     let answer = match value {
@@ -187,6 +193,7 @@ pub(super) async fn get(args: GetArgs) -> Result<(), Failure> {
         r: args.r.unwrap_or(args.consistency),
         timeout: args.reach.timeout,
         explain: args.explain,
+        sloppy: args.sloppy,
         ..ReadOptions::default()
     };
     let answer = client.get(id.clone(), options).await.map_err(|error| Failure::of_read(&error))?;
@@ -283,7 +290,12 @@ pub(super) async fn whereabouts(args: WhereArgs) -> Result<(), Failure> {
         header.insert(1, "REGION");
         header.push("ANSWERED AT");
     }
-    let text = table(&header, rows.collect(), Paint::stdout());
+    let mut text = table(&header, rows.collect(), Paint::stdout());
+    if !owners.fallbacks.is_empty() {
+        let each = owners.fallbacks.iter().map(|node| format!("{} ({})", node.node, node.state));
+        text +=
+            &format!("stand in for owners that are down, where --sloppy: {}\n", each.collect::<Vec<_>>().join(", "));
+    }
     print(
         format!("{id}  partition {}  token {}  layout {}\n{text}", owners.partition, owners.token, owners.layout)
             .as_bytes(),
@@ -313,6 +325,7 @@ async fn ask_all(client: &Client, id: &ObjectId, owners: &Owners, reach: &Reach)
             repair: Some(RepairMode::Off),
             hedge: false,
             explain: true,
+            sloppy: false,
         };
         match client.get(id.clone(), options).await {
             Ok(answer) => return Ok(answer.explain.unwrap_or_default()),

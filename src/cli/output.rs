@@ -96,13 +96,12 @@ fn next(code: ErrorCode) -> &'static str {
         ErrorCode::DiskFull => {
             "`quorate delete` makes room, and so do larger disks; `quorate status` shows whose are full"
         }
+        ErrorCode::HintsFull => "`quorate hints` shows whom they wait for; without --sloppy owners alone are asked",
         ErrorCode::NotServing | ErrorCode::ReadOnly | ErrorCode::ClockDrift => {
             "`quorate status` tells why; --endpoint names another node"
         }
         ErrorCode::Overloaded => "the same again in a moment; `quorate status` shows whether members are down",
-        ErrorCode::NotYet => {
-            "do without it (`--consistency one` is the nearest to any); `quorate help` lists what there is"
-        }
+        ErrorCode::NotYet => "do without it; `quorate help` lists what there is",
         ErrorCode::Unauthorized => {
             "`quorate status --admin-token-file FILE`: the file that node.admin_token_file names"
         }

@@ -86,6 +86,9 @@ pub(super) fn read_request(id: &ObjectId, options: &ReadOptions) -> Result<Reque
     if !options.hedge {
         request.param("hedge", "off");
     }
+    if options.sloppy {
+        request.param("sloppy", "on");
+    }
     if options.explain {
         request.param("explain", "1");
     }
@@ -100,6 +103,9 @@ pub(super) fn write_request(
 ) -> Result<Request, Error> {
     let mut request = Request::new(method, object_path("kv", id)?);
     request.param("w", options.w.to_string());
+    if options.sloppy {
+        request.param("sloppy", "on");
+    }
     if options.durable > 0 {
         request.param("durable", options.durable.to_string());
     }
@@ -288,5 +294,6 @@ fn counted(answer: &Answer) -> Counted {
     let mut next = || numbers.next().unwrap_or_default();
     let (answered, needed, n) = (next(), next(), next());
     let layout = header(answer, wire::LAYOUT).and_then(|layout| layout.parse().ok()).unwrap_or_default();
-    Counted { answered, needed, n, layout }
+    let sloppy = header(answer, wire::SLOPPY).and_then(|count| count.parse().ok()).unwrap_or_default();
+    Counted { answered, needed, n, layout, sloppy }
 }

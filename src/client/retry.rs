@@ -82,6 +82,7 @@ fn is_passing(code: ErrorCode) -> bool {
     match code {
         ErrorCode::QuorumUnavailable
         | ErrorCode::Overloaded
+        | ErrorCode::HintsFull
         | ErrorCode::ClockDrift
         | ErrorCode::ReadOnly
         | ErrorCode::DiskFull

@@ -2,11 +2,11 @@
 //!
 //! What counts is `paxos`' to decide. The acceptor is made anew from its record for each question, under the keeper's
 //! pen, so no two questions are answered from one state and this node's tracker stands still between what it vouches for
-//! and the flush. A store that is proven to have gone back may have forgotten what it promised: it has no voice in the
-//! decision that was open then.
+//! and the flush. A store that is proven to have gone back may have forgotten what it promised: see `voice`.
 //!
 //! Bounds: one record, of the newest layout's successor; a proposal ends with its patience.
 
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,24 +16,23 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::keeper::LayoutKeeper;
+use super::voice::record_entry;
 use crate::env::BoxFuture;
 use crate::pacing::Backoff;
 use crate::paxos::{
-    Acceptor, Decided, DecisionId, Electorate, Outcome, Progress, Proposer, Record, Reply, Request, Step, Value,
+    Acceptor, Decided, DecisionId, Electorate, Outcome, Progress, Proposals, Proposer, Reply, Request, Step, Ticket,
+    Value,
 };
-use crate::replica::{Bar, Fault};
+use crate::replica::Fault;
 use crate::ring::change::{NotNow, judge_successor};
 use crate::ring::risk::Pledge;
 use crate::ring::{Chain, Layout};
-use crate::storage::Keyspace;
 use crate::transport::messages::layouts::{Decide, Decided as Told, Layouts};
 use crate::transport::messages::{Ask, Tell};
 use crate::types::StoreId;
 
-const RECORD: &[u8] = b"layout/paxos";
-const MUTE: &[u8] = b"layout/mute";
 /// How long one question to an acceptor may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a proposal ended.
 #[derive(Clone, Debug)]
@@ -82,24 +81,10 @@ impl LayoutKeeper {
             let value = Value::new(next.encode());
             return Ok(Reply::Decided(Decided { decision, value, attestations: Default::default() }));
         }
-        let storage = inner.replica.storage();
-        let doubtful = matches!(inner.replica.identity().barred(), Some(Bar::Starting | Bar::Impostor | Bar::WentBack));
-        if doubtful {
+        if !self.may_speak()? {
             return Ok(Reply::OtherDecision);
         }
-        if inner.replica.went_back()? {
-            inner.replica.remember(vec![(Bytes::from_static(MUTE), Bytes::copy_from_slice(&decision.0))]).await?;
-            inner.replica.heeded_going_back().await?;
-        }
-        if storage.get(Keyspace::Meta, MUTE)?.is_some_and(|mute| mute[..] == decision.0) {
-            return Ok(Reply::OtherDecision);
-        }
-        let record = match storage.get(Keyspace::Meta, RECORD)? {
-            Some(bytes) if bytes.starts_with(&decision.0) => {
-                Record::decode(&bytes[32..]).map_err(|bad| Fault::Malformed(bad.to_string()))?
-            }
-            _ => Record::default(),
-        };
+        let record = self.acceptor_record(decision)?.unwrap_or_default();
         let electorate = Electorate::new(known.chain.deciders().into_iter().map(|(_, store)| store));
         let acceptor = electorate.and_then(|electorate| Acceptor::new(inner.me, decision, &electorate, record));
         let Some(acceptor) = acceptor else { return Ok(Reply::OtherDecision) };
@@ -110,12 +95,11 @@ impl LayoutKeeper {
                 return Ok(Reply::OtherDecision);
             }
         }
-        let sync_ack = known.view().own().sync_ack;
-        match acceptor.receive(request, || Bytes::copy_from_slice(&sync_ack.to_be_bytes())) {
+        let vouched = self.vouches(&pen, parent)?;
+        match acceptor.receive(request, || Bytes::copy_from_slice(&vouched.to_be_bytes())) {
             Step::Answer(_, reply) => Ok(reply),
             Step::Flush(unflushed) => {
-                let record = [&decision.0[..], &unflushed.record().encode()].concat();
-                let mut entries = vec![(Bytes::from_static(RECORD), record.into())];
+                let mut entries = vec![record_entry(decision, unflushed.record())];
                 let accepts = if matches!(request, Request::Accept(_)) { parent.version() + 1 } else { 0 };
                 let pledged = pen.pledged.max(accepts);
                 entries.push(Self::pledge_entry(pledged));
@@ -136,15 +120,25 @@ impl LayoutKeeper {
         let stores: Vec<StoreId> = known.chain.deciders().into_iter().map(|(_, store)| store).collect();
         let electorate = Electorate::new(stores.iter().copied()).ok_or(ProposeError::NotServing)?;
         let majority = electorate.majority();
-        let (node, proposal) = (inner.replica.identity().node(), inner.env.entropy.u64());
+        let node = inner.replica.identity().node();
         let value = Value::new(next.encode());
         info!(version = next.version(), hash = %next.hash(), "proposes the next layout");
-        let mut proposer = Proposer::new(decision, electorate, node, proposal, value);
+        let begin = || {
+            let proposal = inner.env.entropy.u64();
+            let proposer = Proposer::new(decision, electorate.clone(), node, proposal, value.clone());
+            (proposer, UnderWay::begin(self, decision))
+        };
+        let (mut proposer, mut under_way) = begin();
         let deadline = inner.env.clock.now() + patience;
         let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(1) };
         let mut attempt = 0;
         let mut asking: Option<Request> = proposer.request();
         let outcome = loop {
+            if !under_way.tries(proposer.round()) {
+                (proposer, under_way) = begin();
+                asking = proposer.request();
+                continue;
+            }
             let mut pending: FuturesUnordered<BoxFuture<'static, (StoreId, Option<Reply>)>> = FuturesUnordered::new();
             if let Some(request) = &asking {
                 pending.extend(stores.iter().map(|store| self.ask_acceptor(*store, request.clone())));
@@ -169,7 +163,7 @@ impl LayoutKeeper {
             {
                 over = Some(outcome);
             }
-            if let Some(outcome) = over {
+            if let Some(outcome) = over.filter(|_| under_way.conclude()) {
                 break outcome;
             }
             let wait = backoff.delay(attempt, inner.env.entropy.u64());
@@ -195,6 +189,11 @@ impl LayoutKeeper {
         })
     }
 
+    /// What this node proposes now.
+    pub(super) fn proposals(&self) -> MutexGuard<'_, Proposals> {
+        self.inner.proposals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What was decided behind `parent`, if the chain knows it.
     fn decided(&self, parent: &Layout) -> Option<Decided> {
         let known = self.known()?;
@@ -204,7 +203,7 @@ impl LayoutKeeper {
     }
 
     /// Appends what was decided.
-    async fn append(&self, layout: Layout) -> Result<(), ProposeError> {
+    pub(super) async fn append(&self, layout: Layout) -> Result<(), ProposeError> {
         let Some(known) = self.known() else { return Err(ProposeError::NotServing) };
         let held = known.chain.get(layout.version());
         if held.is_some_and(|held| *held == layout) || held.is_none() && known.newest().version() >= layout.version() {
@@ -248,5 +247,33 @@ impl LayoutKeeper {
     pub(super) async fn serve_decide(&self, decide: &Decide) -> Result<Told, Fault> {
         let request = Request::try_from(decide).map_err(|bad| Fault::Malformed(bad.to_string()))?;
         Ok(Told::from(&self.vote(&request).await?))
+    }
+}
+
+/// A proposal of this node, until it is dropped.
+struct UnderWay<'a> {
+    keeper: &'a LayoutKeeper,
+    ticket: Ticket,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(keeper: &'a LayoutKeeper, decision: DecisionId) -> Self {
+        Self { keeper, ticket: keeper.proposals().begin(decision) }
+    }
+
+    /// Whether it may try under this round.
+    fn tries(&self, round: u64) -> bool {
+        self.keeper.proposals().tries(self.ticket, round)
+    }
+
+    /// Whether what it heard counts.
+    fn conclude(&self) -> bool {
+        self.keeper.proposals().conclude(self.ticket)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.keeper.proposals().end(self.ticket);
     }
 }

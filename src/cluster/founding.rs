@@ -10,9 +10,10 @@ use super::joiners::Joiners;
 use super::{LayoutKeeper, Standing};
 use crate::env::{BoxFuture, Env};
 use crate::peers::{Peers, Service};
+use crate::replica::Fault;
 use crate::ring::founding::{Founding, Heard, Step, Tell as Told, Terms, founded_aside};
 use crate::ring::{Chain, Layout, Member};
-use crate::transport::messages::layouts::Layouts;
+use crate::transport::messages::layouts::{Decided, Layouts};
 use crate::transport::messages::{Ask, Probe, Probed, Refusal, Reply, Request, Tell};
 use crate::transport::{Hello, Stranger};
 
@@ -236,13 +237,21 @@ impl Service for ClusterService {
                 Some(Ask::Decide(decide)) => {
                     // Who is behind cannot decide: it asks first.
                     this.inner.keeper.level_with(&from, request.head).await;
-                    match this.inner.keeper.serve_decide(&decide).await {
-                        Ok(decided) => Reply::new(Tell::Decided(decided)),
-                        Err(fault) => Reply::refused(fault.refusal(), fault.to_string()),
-                    }
+                    decided(this.inner.keeper.serve_decide(&decide).await)
+                }
+                Some(Ask::Renounce(renounce)) => {
+                    this.inner.keeper.level_with(&from, request.head).await;
+                    decided(this.inner.keeper.serve_renounce(&renounce))
                 }
                 _ => Reply::refused(Refusal::Unknown, "this node does not know that request"),
             }
         })
+    }
+}
+
+fn decided(decided: Result<Decided, Fault>) -> Reply {
+    match decided {
+        Ok(decided) => Reply::new(Tell::Decided(decided)),
+        Err(fault) => Reply::refused(fault.refusal(), fault.to_string()),
     }
 }

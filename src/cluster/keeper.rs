@@ -10,7 +10,7 @@
 //! and looks four times a second anyway.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use super::points::{MERGED, POINT, Point, point_key, points};
 use super::{Directory, Standing};
 use crate::env::Env;
 use crate::metrics::Metrics;
+use crate::paxos::Proposals;
 use crate::peers::Peers;
 use crate::replica::{Fault, Replica};
 use crate::ring::live::holders;
@@ -42,7 +43,7 @@ const TRACKER: &[u8] = b"layout/tracker";
 const PLEDGED: &[u8] = b"layout/pledged";
 
 /// How often it looks by itself.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long somebody who knows more is asked.
 const ASK_FOR: Duration = Duration::from_millis(500);
 /// A question this old need not be remembered.
@@ -51,7 +52,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// What only the holder of the pen changes.
 #[derive(Debug, Default)]
 pub(super) struct Pen {
-    own: OwnTracker,
+    pub(super) own: OwnTracker,
     /// The version of the newest successor this store has accepted in a decision.
     pub(super) pledged: u64,
 }
@@ -75,6 +76,10 @@ pub(super) struct Inner {
     held: Held,
     /// What the pen says was pledged, for whoever only looks.
     pledged: AtomicU64,
+    /// Whether this store has no voice, for whoever only looks.
+    pub(super) mute: AtomicBool,
+    /// What this node proposes.
+    pub(super) proposals: Mutex<Proposals>,
     standing: watch::Sender<Standing>,
     changes: watch::Sender<u64>,
     /// One question to somebody who knows more at a time; when each was last asked.
@@ -116,6 +121,8 @@ impl LayoutKeeper {
             pen: tokio::sync::Mutex::default(),
             held: Held::default(),
             pledged: AtomicU64::new(0),
+            mute: AtomicBool::new(false),
+            proposals: Mutex::default(),
             standing: watch::channel(Standing::Starting).0,
             changes: watch::channel(0).0,
             asking: tokio::sync::Mutex::default(),
@@ -287,6 +294,7 @@ impl LayoutKeeper {
     /// Drives what follows from what is known, until the node ends.
     pub fn drive(&self) {
         let (this, keeper) = (self.clone(), self.clone());
+        self.inner.env.tasks.spawn(self.clone().keep_voice());
         let mut ahead = self.inner.peers.ahead();
         self.inner.env.tasks.spawn(async move {
             let mut changes = this.changes();
@@ -350,13 +358,24 @@ impl LayoutKeeper {
                 inner.replica.flush().await?;
                 by.synced.extend(&claims);
             }
-            if let Some(version) = view.may_sync_ack(pen.pledged) {
+            if let Some(version) = view.may_sync_ack(self.bound_by(&pen, known.newest())?)
+                && !self.owes(&known)
+            {
                 by.sync_ack = version;
             }
             if !self.raise(&mut pen, &by).await? {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether this node leaves, and keeps what counted towards a quorum for owners that have not got it yet: the change
+    /// waits for that, since who has left is heard no more. It keeps nothing new, for it is no fallback any more.
+    fn owes(&self, known: &Known) -> bool {
+        let newest = known.newest();
+        let leaves = newest.leaving().any(|member| member.store == self.inner.me);
+        let waits = !self.inner.env.buggify.breaks("who leaves hands over what it owes");
+        leaves && waits && self.inner.replica.hints().owed() > 0
     }
 
     /// Takes a chain that goes further than the one known. The caller holds the pen.
@@ -544,7 +563,7 @@ impl LayoutKeeper {
         let pledged = pen.pledged.max(known.newest().version() + 1);
         self.inner.replica.remember(vec![Self::pledge_entry(pledged)]).await?;
         self.pledged_up_to(&mut pen, pledged);
-        Ok((self.inner.me, pen.own.told().sync_ack))
+        Ok((self.inner.me, self.vouches(&pen, known.newest())?))
     }
 
     /// Notes a pledge that is flushed.

@@ -83,6 +83,17 @@ impl Known {
         }
     }
 
+    /// Whether this node keeps a hint for an owner, and in which layouts it counts in that one's place.
+    pub fn judge_hint(
+        &self,
+        named: Named<'_>,
+        partition: PartitionId,
+        bucket: &Bucket,
+        owner: StoreId,
+    ) -> Result<Vec<u64>, Refusal> {
+        self.view().judge_hint(named, partition, Some(bucket), owner)
+    }
+
     /// Whether a read is served.
     pub fn judge_read(&self, named: Named<'_>, partition: PartitionId, bucket: &Bucket) -> Result<u64, Refusal> {
         match self.agreed(named) {

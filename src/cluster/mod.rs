@@ -18,6 +18,7 @@ mod known;
 mod points;
 mod said;
 mod steward;
+mod voice;
 
 pub use buckets::{BucketKeeper, Unset};
 pub use decide::{ProposeError, Proposed};

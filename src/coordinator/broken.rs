@@ -1,4 +1,4 @@
-//! How a write would be counted if a rule of layout changes were not kept.
+//! How a write would be counted if a rule of layout changes, or of sloppy quorums, were not kept.
 //!
 //! Nothing between a node and its seams can break these rules, for they are about what the coordinator makes of what it is
 //! told. A simulation breaks them, one at a time, to show that each is needed ([`Buggify::breaks`]); everywhere else
@@ -6,7 +6,7 @@
 
 use super::Located;
 use crate::env::Buggify;
-use crate::quorum::OwnersIn;
+use crate::quorum::{OwnersIn, PutCore};
 use crate::types::StoreId;
 
 /// What a write would be counted in; none while the rules are kept.
@@ -51,4 +51,13 @@ pub(super) fn counts_for(buggify: &Buggify, located: &Located, from: StoreId) ->
     let mut come = after.iter().filter(|owner| !before.contains(owner));
     let at = gone.iter().position(|owner| *owner == from)?;
     come.nth(at).map(|heir| (*heir, newest.layout))
+}
+
+/// For whom a fallback's hint would count as well: for another owner that lacks the write. None while the rules are kept.
+pub(super) fn counts_twice(buggify: &Buggify, core: &PutCore, from: StoreId) -> Option<StoreId> {
+    if !buggify.breaks("a fallback counts for one owner") {
+        return None;
+    }
+    let owner = core.stands_for(from)?;
+    core.missed().find(|missed| *missed != owner)
 }

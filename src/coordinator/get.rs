@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::pending::Pending;
+use super::sloppy::Kept;
 use super::{Coordinator, Inner, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
 use crate::causality::{Object, decode_object, digest_of_record, encode_object};
 use crate::cluster::Known;
@@ -42,12 +43,12 @@ pub struct Found {
 }
 
 /// What a read asks of the owners.
-struct Needs {
+pub(super) struct Needs {
     /// Who has to vote.
-    votes: Requirement,
+    pub(super) votes: Requirement,
     /// Who has to hold what is returned, with blocking repair.
-    hold: Requirement,
-    repair: RepairMode,
+    pub(super) hold: Requirement,
+    pub(super) repair: RepairMode,
 }
 
 enum Event {
@@ -89,10 +90,12 @@ impl Coordinator {
             // A level that is wrong is wrong at every node: say so here.
             let needs = self.needs(&located, options)?;
             let known = Arc::clone(&located.known);
-            let found = if let Err(short) = self.feasible(&located, &needs) {
+            let found = if options.sloppy {
+                Box::pin(self.read_sloppy(located, needs, options, began, deadline)).await
+            } else if let Err(short) = self.feasible(&located, &needs) {
                 Err(short)
             } else if self.is_synced_owner(&located) && !self.would_rather_not(&located) {
-                self.read_for(located, needs, options, began, deadline).await
+                self.read_for(located, needs, Kept::default(), options, began, deadline).await
             } else {
                 // Boxed: it would make the future of every read here that much larger.
                 Box::pin(self.hand_over_read(&located, options, deadline)).await
@@ -116,7 +119,7 @@ impl Coordinator {
             let (known, id) = (Arc::clone(&located.known), located.id.clone());
             let needs = self.needs(&located, options)?;
             let found = match self.feasible(&located, &needs) {
-                Ok(()) => self.read_for(located, needs, options, began, deadline).await,
+                Ok(()) => self.read_for(located, needs, Kept::default(), options, began, deadline).await,
                 Err(short) => Err(short),
             };
             match found {
@@ -137,7 +140,11 @@ impl Coordinator {
 
     fn needs(&self, located: &Located, options: &ReadOptions) -> Result<Needs, Error> {
         let votes = self.require_votes(located, options.r)?;
-        let repair = options.repair.unwrap_or_else(|| default_repair(located, &votes));
+        let repair = match options.repair {
+            Some(RepairMode::Off) => RepairMode::Off,
+            _ if options.sloppy => RepairMode::Async,
+            asked => asked.unwrap_or_else(|| default_repair(located, &votes)),
+        };
         // Repaired is where it is owed: in each live layout.
         Ok(Needs { votes, hold: self.require(located, options.r)?, repair })
     }
@@ -156,20 +163,25 @@ impl Coordinator {
         Ok(())
     }
 
-    async fn read_for(
+    /// Reads at the owners, beside what fallbacks keep: where they were asked, nothing is promised of what is returned but
+    /// that it is merged, so nobody waits for repairs.
+    pub(super) async fn read_for(
         &self,
         located: Located,
         needs: Needs,
+        kept: Kept,
         options: &ReadOptions,
         began: Mono,
         deadline: Mono,
     ) -> Result<Found, Error> {
         let located = Arc::new(located);
-        let mut answer = self.read_once(&located, needs, options, began, deadline).await?;
-        // All are asked again: whoever has sealed had every owner's mark, so nobody answers from before it any more.
-        while answer.is_none() && !left(deadline, self.inner.env.clock.now()).is_zero() {
+        let fallbacks = !kept.answered.is_empty();
+        let mut answer = self.read_once(&located, needs, kept, options, began, deadline).await?;
+        // All are asked again: whoever has sealed had every owner's mark, so nobody answers from before it any more. What
+        // fallbacks keep is asked for by whoever reads again.
+        while answer.is_none() && !fallbacks && !left(deadline, self.inner.env.clock.now()).is_zero() {
             let needs = self.needs(&located, options)?;
-            answer = self.read_once(&located, needs, options, began, deadline).await?;
+            answer = self.read_once(&located, needs, Kept::default(), options, began, deadline).await?;
         }
         answer.ok_or_else(|| {
             let detail = "replicas answered from before and after a round of collection, until no time was left";
@@ -182,19 +194,26 @@ impl Coordinator {
         &self,
         located: &Arc<Located>,
         needs: Needs,
+        kept: Kept,
         options: &ReadOptions,
         began: Mono,
         deadline: Mono,
     ) -> Result<Option<Found>, Error> {
         let up = self.inner.peers.up();
-        let near = |store| located.route.is_near(store, &self.inner.region);
-        let candidates = round_from(self.inner.me, &located.route.stores, |store| up.is_up(store), near);
+        // While layouts change, owners in all of them first: what they hold counts in each.
+        let apart = |store| match located.route.live.len() {
+            1 => 0,
+            _ => needs.hold.groups().iter().filter(|group| !group.members.contains(&store)).count(),
+        };
+        let far = |store| (apart(store), !located.route.is_near(store, &self.inner.region));
+        let candidates = round_from(self.inner.me, &located.route.stores, |store| up.is_up(store), far);
         let Needs { votes, hold, repair } = needs;
         let core_hold = hold.clone();
         let plan = ReadPlan {
             hold,
             votes,
             candidates,
+            beside: kept.object,
             own: Some(self.inner.me),
             rules: located.rules,
             repair,
@@ -209,8 +228,9 @@ impl Coordinator {
             pending: Pending::new(),
             deadline,
             explain: options.explain,
+            kept: kept.each,
             answer: None,
-            under: NOTHING_YET,
+            under: Under { epoch: kept.epoch, ..NOTHING_YET },
             again: false,
         };
         run.until_answered(options.hedge.then_some(options.r)).await;
@@ -223,14 +243,14 @@ impl Coordinator {
     }
 }
 
-/// Whom to ask, in order: those that are up, then the others; of each sort the near ones first, by their ids from this
-/// node's on and round. So a node asks the same neighbour whenever it can, and what it asks goes out in fewer writes and
+/// Whom to ask, in order: those that are up, then the others; of each sort those first who are least far, by their ids from
+/// this node's on and round. So a node asks the same neighbour whenever it can, and what it asks goes out in fewer writes and
 /// wakes one process, not all; and of an object's owners each is asked first by one of the others.
-fn round_from(
+fn round_from<F: Ord>(
     me: StoreId,
     stores: &[StoreId],
     is_up: impl Fn(StoreId) -> bool,
-    is_near: impl Fn(StoreId) -> bool,
+    far: impl Fn(StoreId) -> F,
 ) -> Vec<StoreId> {
     let mut candidates = Vec::with_capacity(stores.len());
     candidates.extend(stores.iter().copied().filter(|store| is_up(*store)));
@@ -238,7 +258,7 @@ fn round_from(
     candidates.extend(stores.iter().copied().filter(|store| !is_up(*store)));
     let (up, down) = candidates.split_at_mut(up);
     for part in [up, down] {
-        part.sort_unstable_by_key(|store| (!is_near(*store), store.bits().wrapping_sub(me.bits())));
+        part.sort_unstable_by_key(|store| (far(*store), store.bits().wrapping_sub(me.bits())));
     }
     candidates
 }
@@ -260,6 +280,8 @@ struct Run {
     pending: Pending<Event>,
     deadline: Mono,
     explain: bool,
+    /// What fallbacks said that may vote in owners' places.
+    kept: Vec<(StoreId, ReplicaReply)>,
     answer: Option<Result<Found, Error>>,
     /// Of all replies that the core was told.
     under: Under,
@@ -400,6 +422,11 @@ impl Run {
         for action in actions {
             match action {
                 GetAction::Ask { to, have } => {
+                    if let Some((_, reply)) = self.kept.iter().find(|(store, _)| *store == to) {
+                        let actions = self.on(now, Event::Replied(to, reply.clone(), NOTHING_YET));
+                        self.perform(now, actions);
+                        continue;
+                    }
                     // A record that makes no sense is read again below, and put into quarantine.
                     if let Some((found, under)) = self.own_at_once(to)
                         && let whole = found.is_ok()
@@ -415,6 +442,8 @@ impl Run {
                     let asked = self.ask(now, to, have);
                     self.pending.push(asked);
                 }
+                // What a fallback keeps is for its owner.
+                GetAction::Repair { to, .. } if self.kept.iter().any(|(store, _)| *store == to) => {}
                 GetAction::Repair { to, object, awaited } => {
                     self.coordinator.inner.metrics.quorum.read_repairs.inc();
                     let repaired = self.repair(to, &object, awaited);
@@ -560,7 +589,7 @@ impl Run {
     }
 
     fn error(&self, why: GetFailure, counted: Counted) -> Error {
-        let Counted { answered, needed, n, layout } = counted;
+        let Counted { answered, needed, n, layout, .. } = counted;
         let (code, detail) = match why {
             GetFailure::TooFewVotes => (
                 ErrorCode::ReplicasFailed,
@@ -581,7 +610,7 @@ impl Run {
     }
 }
 
-fn reply_of_read(found: Result<Option<Bytes>, Fault>) -> ReplicaReply {
+pub(super) fn reply_of_read(found: Result<Option<Bytes>, Fault>) -> ReplicaReply {
     match found {
         Ok(Some(record)) => reply_of_record(record),
         Ok(None) => ReplicaReply::Nothing,
@@ -594,7 +623,7 @@ fn reply_of_record(record: Bytes) -> ReplicaReply {
     decode_object(record).map_or(ReplicaReply::NoVote(NoVote::Failed), |object| ReplicaReply::Record(object, digest))
 }
 
-fn reply_of_tell(tell: Option<Tell>) -> ReplicaReply {
+pub(super) fn reply_of_tell(tell: Option<Tell>) -> ReplicaReply {
     match tell {
         Some(Tell::Copy(copy)) => match (copy.held(), copy.record) {
             (Held::Same, _) => ReplicaReply::Same,
@@ -620,7 +649,7 @@ mod tests {
         for order in [[7, 40, 900], [900, 7, 40], [40, 900, 7]] {
             let owners = order.map(store);
             let mut first: Vec<StoreId> =
-                owners.iter().map(|me| round_from(*me, &owners, |other| other != *me, |_| true)[0]).collect();
+                owners.iter().map(|me| round_from(*me, &owners, |other| other != *me, |_| 0)[0]).collect();
             first.sort_unstable();
             assert_eq!(first, [7, 40, 900].map(store), "{order:?}");
         }
@@ -630,9 +659,9 @@ mod tests {
     fn near_ones_come_before_far_ones_and_those_that_are_down_last() {
         let owners = [5, 1, 4, 2].map(store);
         let is_up = |asked: StoreId| ![store(4), store(1)].contains(&asked);
-        let is_near = |asked: StoreId| [store(2), store(1)].contains(&asked);
-        assert_eq!(round_from(store(3), &owners, is_up, |_| true), [5, 2, 4, 1].map(store));
-        assert_eq!(round_from(store(3), &owners, is_up, is_near), [2, 5, 1, 4].map(store));
-        assert_eq!(round_from(store(9), &[], is_up, is_near), []);
+        let far = |asked: StoreId| ![store(2), store(1)].contains(&asked);
+        assert_eq!(round_from(store(3), &owners, is_up, |_| 0), [5, 2, 4, 1].map(store));
+        assert_eq!(round_from(store(3), &owners, is_up, far), [2, 5, 1, 4].map(store));
+        assert_eq!(round_from(store(9), &[], is_up, far), []);
     }
 }

@@ -92,8 +92,20 @@ impl Coordinator {
         plan: &WritePlan,
         deadline: Mono,
     ) -> Result<Wrote, Error> {
-        let mut last = self.nobody(located, "write");
-        for host in self.hosts(located, Some(plan)) {
+        let hosts = self.hosts(located, Some(plan));
+        self.hand_over_write_to(located, plan, &hosts, deadline, self.nobody(located, "write")).await
+    }
+
+    /// Hands a write over to the first of these that takes it; `last` is why none does, where there are none.
+    pub(super) async fn hand_over_write_to(
+        &self,
+        located: &Located,
+        plan: &WritePlan,
+        hosts: &[StoreId],
+        deadline: Mono,
+        mut last: Error,
+    ) -> Result<Wrote, Error> {
+        for &host in hosts {
             let budget = left(deadline, self.inner.env.clock.now());
             if budget.is_zero() {
                 break;
@@ -147,6 +159,7 @@ impl Coordinator {
         let code = match refused.why() {
             Refusal::ReadOnly => ErrorCode::ReadOnly,
             Refusal::NoRoom => ErrorCode::DiskFull,
+            Refusal::HintsFull => ErrorCode::HintsFull,
             Refusal::Overloaded => ErrorCode::Overloaded,
             Refusal::ClockDrift => ErrorCode::ClockDrift,
             Refusal::Stopping => ErrorCode::NotServing,
@@ -156,8 +169,8 @@ impl Coordinator {
     }
 }
 
-/// Whether another owner may do what this one refused.
-fn elsewhere(code: ErrorCode) -> bool {
+/// Whether another owner, or a fallback, may do what this one refused.
+pub(super) fn elsewhere(code: ErrorCode) -> bool {
     matches!(
         code,
         ErrorCode::NotServing
@@ -165,6 +178,7 @@ fn elsewhere(code: ErrorCode) -> bool {
             | ErrorCode::ClockDrift
             | ErrorCode::ReadOnly
             | ErrorCode::DiskFull
+            | ErrorCode::HintsFull
             | ErrorCode::ReplicasFailed
     )
 }
@@ -194,11 +208,18 @@ fn handed_of(located: &Located, plan: &WritePlan) -> HandedWrite {
         explain: plan.explain,
         max_siblings: plan.max_siblings,
         max_object: plan.max_object,
+        sloppy: plan.sloppy,
     }
 }
 
 fn counted_of(counted: &messages::Counted) -> Counted {
-    Counted { answered: counted.answered, needed: counted.needed, n: counted.n, layout: counted.layout }
+    Counted {
+        answered: counted.answered,
+        needed: counted.needed,
+        n: counted.n,
+        layout: counted.layout,
+        sloppy: counted.sloppy,
+    }
 }
 
 fn explain_of(json: &Bytes) -> Option<Explain> {

@@ -6,6 +6,9 @@
 //! are made by the pure `quorum::{GetCore, PutCore}`; this room performs them: asks replicas through `peers`, its own
 //! through `replica`, keeps the time, and turns what came of it into an answer or a [`Error`].
 //!
+//! A *sloppy* operation counts fallbacks that store hints, or answer from them, in the place of owners that are down
+//! (`sloppy`). Only `lost` is promised of it: what was acknowledged reaches its owners.
+//!
 //! I-HONEST is kept here: whatever is refused before the mint is `not_applied`; after it, what did not reach W in time
 //! is `unknown`, never "failed".
 //!
@@ -19,6 +22,7 @@ mod pending;
 mod put;
 mod route;
 mod service;
+mod sloppy;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -139,7 +143,11 @@ impl Located {
 
     fn describe(&self, store: StoreId) -> Described {
         let zone = self.member(store).map(|member| member.zone.clone());
-        let role = if self.route.reads_from(store) { Role::Owner } else { Role::Joining };
+        let role = match () {
+            () if self.route.reads_from(store) => Role::Owner,
+            () if self.route.stores.contains(&store) => Role::Joining,
+            () => Role::Fallback,
+        };
         Described { node: self.name(store), zone: zone.unwrap_or_default(), role }
     }
 
@@ -273,7 +281,6 @@ impl Coordinator {
     }
 
     fn require(&self, located: &Located, level: Level) -> Result<Requirement, Error> {
-        self.known_level(level)?;
         let wrong = |wrong: LevelError| Error::refused(ErrorCode::BadParameter, wrong.to_string());
         match broken::counted_in(&self.inner.env.buggify, located) {
             None => located.route.writes(level, &self.inner.region).map_err(wrong),
@@ -282,17 +289,11 @@ impl Coordinator {
     }
 
     fn require_votes(&self, located: &Located, level: Level) -> Result<Requirement, Error> {
-        self.known_level(level)?;
         let wrong = |wrong: LevelError| Error::refused(ErrorCode::BadParameter, wrong.to_string());
-        located.route.reads(level, &self.inner.region).map_err(wrong)
-    }
-
-    fn known_level(&self, level: Level) -> Result<(), Error> {
         if level == Level::Any {
-            let detail = "the level `any` needs hints, which are not built yet; use `one`";
-            return Err(Error::refused(ErrorCode::NotYet, detail));
+            return Err(wrong(LevelError::AnyReads));
         }
-        Ok(())
+        located.route.reads(level, &self.inner.region).map_err(wrong)
     }
 
     /// The layouts in which this node's own store may take a write now, by what it knows by now; none: it is no owner.
@@ -425,9 +426,10 @@ fn no_vote_of_fault(fault: &Fault) -> NoVote {
 /// A refusal before the mint, as the client is told.
 fn refused(fault: &Fault) -> Error {
     let code = match fault {
-        Fault::Damaged | Fault::Syncing => ErrorCode::ReplicasFailed,
+        Fault::Damaged | Fault::HintUnreadable | Fault::Syncing => ErrorCode::ReplicasFailed,
         Fault::ReadOnly(_) => ErrorCode::ReadOnly,
         Fault::NoRoom => ErrorCode::DiskFull,
+        Fault::HintsFull => ErrorCode::HintsFull,
         Fault::Overloaded => ErrorCode::Overloaded,
         Fault::Stopping => ErrorCode::NotServing,
         Fault::Barred(crate::replica::Bar::ClockDrift) => ErrorCode::ClockDrift,

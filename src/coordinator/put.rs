@@ -25,7 +25,7 @@ use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::pacing::Backoff;
 use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Recorder};
-use crate::replica::{Cause, Coordinated, Fault, MergeRequest, MintRequest, Minting, Place};
+use crate::replica::{Cause, Coordinated, Fault, KeepRequest, MergeRequest, MintRequest, Minting, Place};
 use crate::transport::messages::{Ask, Refusal, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId, Wall};
 
@@ -65,6 +65,8 @@ pub struct WritePlan {
     pub max_siblings: u32,
     /// Most bytes the resulting object may have.
     pub max_object: u64,
+    /// Whether fallbacks may stand in for owners.
+    pub sloppy: bool,
 }
 
 impl WritePlan {
@@ -124,6 +126,18 @@ enum Event {
     },
     /// These have hints.
     Hinted(Vec<StoreId>),
+    /// A fallback keeps it for an owner.
+    Kept {
+        from: StoreId,
+        layouts: Vec<u64>,
+        flushed: bool,
+    },
+    /// A fallback does not; because of layouts, or for another reason.
+    NotKept {
+        from: StoreId,
+        why: NoVote,
+        because_of_layouts: bool,
+    },
 }
 
 impl Coordinator {
@@ -162,7 +176,13 @@ impl Coordinator {
         let takes = whole && self.takes(self.inner.me, plan.grows()) && !self.knows_less(&located, plan);
         let mints = takes && self.is_synced_owner(&located) && self.inner.replica.identity().barred().is_none();
         if mints && !self.would_rather_not(&located) {
-            self.write_here(located, plan.clone(), began, deadline, held).await
+            self.write_here(located, plan.clone(), None, began, deadline, held).await
+        } else if plan.sloppy {
+            let last = match self.hand_over_write(&located, plan, deadline).await {
+                Err(last) => last,
+                wrote => return wrote,
+            };
+            Box::pin(self.write_instead(located, plan, last, began, deadline, held)).await
         } else {
             drop(held);
             self.hand_over_write(&located, plan, deadline).await
@@ -184,17 +204,21 @@ impl Coordinator {
             .check_durable(plan.durable as usize)
             .map_err(|wrong| Error::refused(ErrorCode::BadParameter, wrong.to_string()))?;
         let Err(short) = requirement.feasible(|store| self.takes(store, plan.grows())) else { return Ok(()) };
+        if self.check_sloppy(located, plan, &requirement)? {
+            return Ok(());
+        }
         match requirement.feasible(|store| self.takes(store, false)) {
             Ok(()) => Err(self.no_room(located, &short)),
             Err(short) => Err(self.unavailable(located, &short)),
         }
     }
 
-    /// Writes as the coordinating owner; [`Coordinator::check`] has been passed.
+    /// Writes as the coordinating owner, or, in an owner's place, as a fallback; [`Coordinator::check`] has been passed.
     pub(super) async fn write_here(
         &self,
         located: Located,
         plan: WritePlan,
+        stands_for: Option<StoreId>,
         began: Mono,
         deadline: Mono,
         held: impl Send + 'static,
@@ -202,7 +226,10 @@ impl Coordinator {
         let claim = match plan.request {
             Some((id, _)) => {
                 let claim = self.claim(id)?;
-                self.catch_up(&located, plan.w, deadline).await;
+                match stands_for {
+                    None => self.catch_up(&located, plan.w, deadline).await,
+                    Some(owner) => self.catch_up_kept(&located, owner, deadline).await,
+                }
                 Some(claim)
             }
             None => None,
@@ -226,11 +253,16 @@ impl Coordinator {
                 max_object: usize::try_from(plan.max_object).unwrap_or(usize::MAX),
                 deadline,
                 flush: plan.durable > 0,
+                stands_for,
             })
             .map_err(|fault| self.refusal(&fault))?;
         let (answer, answered) = oneshot::channel();
         let (answer, refused) = (Some(answer), Vec::new());
-        let task = Task { coordinator: self.clone(), located, plan, began, deadline, answer, claim, refused };
+        if stands_for.is_some() {
+            self.inner.metrics.quorum.stood_in.inc();
+        }
+        let coordinator = self.clone();
+        let task = Task { coordinator, located, plan, stands_for, began, deadline, answer, claim, refused };
         self.inner.env.tasks.spawn(async move {
             task.run(minting).await;
             drop(held);
@@ -246,8 +278,13 @@ impl Coordinator {
     /// request finds itself even where another owner coordinated it. Best effort: whoever cannot be reached may hold it.
     async fn catch_up(&self, located: &Located, w: Level, deadline: Mono) {
         let half = left(deadline, self.inner.env.clock.now()) / 2;
-        let r = if matches!(w, Level::Count(1) | Level::One | Level::LocalOne) { Level::One } else { Level::Quorum };
-        let options = ReadOptions { r, timeout: half, repair: Some(RepairMode::Off), hedge: false, explain: false };
+        let r = if matches!(w, Level::Count(1) | Level::One | Level::LocalOne | Level::Any) {
+            Level::One
+        } else {
+            Level::Quorum
+        };
+        let options =
+            ReadOptions { r, timeout: half, repair: Some(RepairMode::Off), hedge: false, ..ReadOptions::default() };
         let Ok(again) = self.locate(&located.id) else { return };
         let now = self.inner.env.clock.now();
         let Ok(found) = self.read_here(again, &options, now, now + half).await else { return };
@@ -292,13 +329,13 @@ impl Coordinator {
         }
     }
 
-    fn refusal(&self, fault: &Fault) -> Error {
+    pub(super) fn refusal(&self, fault: &Fault) -> Error {
         let error = refused(fault);
-        if matches!(fault, Fault::Overloaded | Fault::Stopping | Fault::Barred(_) | Fault::Syncing | Fault::Damaged) {
-            self.later(error)
-        } else {
-            error
-        }
+        let soon = matches!(
+            fault,
+            Fault::Overloaded | Fault::Stopping | Fault::Barred(_) | Fault::Syncing | Fault::Damaged | Fault::HintsFull
+        );
+        if soon { self.later(error) } else { error }
     }
 }
 
@@ -306,6 +343,8 @@ struct Task {
     coordinator: Coordinator,
     located: Located,
     plan: WritePlan,
+    /// The owner for whom this node keeps it, as a fallback.
+    stands_for: Option<StoreId>,
     began: Mono,
     deadline: Mono,
     answer: Option<oneshot::Sender<Result<Wrote, Error>>>,
@@ -344,7 +383,11 @@ impl Task {
         } else {
             usize::MAX
         };
-        let mut core = PutCore::new(requirement, owners, self.plan.durable as usize, Some(inner.me), recorder);
+        let (me, stands_for) = (inner.me, self.stands_for.map(|owner| (owner, inner.me)));
+        let own = stands_for.is_none().then_some(me);
+        let fallbacks = self.coordinator.fallbacks_for(&self.located, &self.plan);
+        let core = PutCore::new(requirement, owners, self.plan.durable as usize, own, recorder);
+        let mut core = core.sloppy(fallbacks, stands_for);
         let mut pending = Pending::new();
         for (sent, action) in core.start(env.clock.now()).into_iter().enumerate() {
             let PutAction::Send { to, .. } = action else { continue };
@@ -359,14 +402,26 @@ impl Task {
                 }));
             }
         }
-        let me = inner.me;
-        let mine = core.layouts_of(me);
+        let mine = core.layouts_of(core.stands_for(me).unwrap_or(me));
         pending.push(Box::pin(async move {
-            match minting.durable().await {
-                Ok(flushed) => Event::Acked { from: me, layouts: mine, flushed },
-                Err(fault) => Event::Failed { from: me, why: no_vote_of_fault(&fault) },
+            match (minting.durable().await, stands_for) {
+                (Ok(flushed), None) => Event::Acked { from: me, layouts: mine, flushed },
+                (Ok(flushed), Some(_)) => Event::Kept { from: me, layouts: mine, flushed },
+                (Err(fault), None) => Event::Failed { from: me, why: no_vote_of_fault(&fault) },
+                (Err(fault), Some(_)) => {
+                    Event::NotKept { from: me, why: no_vote_of_fault(&fault), because_of_layouts: false }
+                }
             }
         }));
+        let mut slow = None;
+        if self.plan.sloppy {
+            let down: Vec<StoreId> =
+                self.located.stores().filter(|store| !self.coordinator.takes(*store, self.plan.grows())).collect();
+            for action in core.stand_in(env.clock.now(), &down) {
+                self.keep_at(action, &mut pending, &coordinated);
+            }
+            slow = Some(env.clock.sleep(left(self.deadline, env.clock.now()) / 2));
+        }
         let mut deadline = env.clock.sleep(left(self.deadline, env.clock.now()));
         let mut late = None;
         let (mut hinting, mut hinted): (Vec<StoreId>, Vec<StoreId>) = Default::default();
@@ -376,11 +431,17 @@ impl Task {
                 event = pending.next() => match event {
                     None => break,
                     Some(Event::Hinted(targets)) => {
+                        core.note_hinted(&targets);
                         hinted.extend(targets);
                         Vec::new()
                     }
                     Some(event) => self.on(event, &mut core, &mut pending, &coordinated),
                 },
+                () = async { if let Some(slow) = &mut slow { slow.await } }, if slow.is_some() => {
+                    slow = None;
+                    let silent: Vec<StoreId> = core.unheard().filter(|owner| *owner != me).collect();
+                    core.stand_in(env.clock.now(), &silent)
+                }
                 () = &mut deadline => {
                     if late.is_some() {
                         break;
@@ -391,6 +452,7 @@ impl Task {
             for action in actions {
                 match action {
                     PutAction::Send { to, .. } => pending.push(self.send(to, &coordinated)),
+                    PutAction::Hint { .. } => self.keep_at(action, &mut pending, &coordinated),
                     action => {
                         late = Some(());
                         deadline = env.clock.sleep(LATE_FOR);
@@ -399,7 +461,8 @@ impl Task {
                 }
             }
             let failed: Vec<StoreId> = core.failed().filter(|owner| *owner != me && !hinting.contains(owner)).collect();
-            if !failed.is_empty() {
+            // A note that refers to this node's own copy is for one that has a copy.
+            if !failed.is_empty() && stands_for.is_none() {
                 hinting.extend(&failed);
                 let (digest, left) = (coordinated.digest, failed.clone());
                 let hint = self.coordinator.clone().leave_hints(self.located.place.clone(), digest, left);
@@ -411,7 +474,8 @@ impl Task {
             // Whoever is down by now is left a hint, and not waited for.
             if core.is_decided() && hinted.len() == hinting.len() {
                 let up = inner.peers.up();
-                if core.unheard().all(|owner| owner != me && !up.is_up(owner)) {
+                let silent = |store: StoreId| store != me && !up.is_up(store);
+                if core.unheard().all(silent) && core.unheard_stand_ins().all(silent) {
                     break;
                 }
             }
@@ -419,6 +483,18 @@ impl Task {
         inner.metrics.quorum.missed_owners.inc_by(core.missed().count() as u64);
         self.finish_undecided();
         let missed: Vec<StoreId> = core.missed().filter(|owner| *owner != me && !hinted.contains(owner)).collect();
+        if stands_for.is_some() {
+            for owner in missed.into_iter().filter(|owner| !core.is_hinted(*owner)) {
+                let kept = self
+                    .coordinator
+                    .keep_here(&self.located, owner, coordinated.record.clone(), coordinated.epoch, false)
+                    .await;
+                if let Err(fault) = kept {
+                    debug!(%owner, %fault, "no hint for an owner that missed a write: comparison will find it");
+                }
+            }
+            return;
+        }
         self.coordinator.leave_hints(self.located.place.clone(), coordinated.digest, missed).await;
     }
 
@@ -443,6 +519,21 @@ impl Task {
                 decided.into_iter().collect()
             }
             Event::Failed { from, why } => core.on_failed(now, from, why).into_iter().collect(),
+            Event::Kept { from, layouts, flushed } => {
+                self.coordinator.inner.metrics.quorum.stand_ins.inc();
+                let mut decided = core.on_hinted(now, from, &layouts, flushed);
+                let buggify = &self.coordinator.inner.env.buggify;
+                if let Some(other) = broken::counts_twice(buggify, core, from) {
+                    decided = decided.or(core.on_ack(now, other, &layouts, flushed));
+                }
+                decided.into_iter().collect()
+            }
+            Event::NotKept { from, why, because_of_layouts } => {
+                if because_of_layouts && let Some(actions) = self.follow(now, core) {
+                    return actions;
+                }
+                core.on_hint_failed(now, from, why).into_iter().collect()
+            }
             Event::Hinted(_) => Vec::new(),
             Event::Again { from } => {
                 pending.push(self.send(from, coordinated));
@@ -452,20 +543,8 @@ impl Task {
                 core.on_failed(now, from, NoVote::Refused).into_iter().collect()
             }
             Event::Refused { from } => {
-                if self.coordinator.moved_on(&self.located.known)
-                    && let Ok(located) = self.coordinator.locate(&self.located.id)
-                    // What was minted under a generation that has ended holds what was emptied: it goes nowhere any more.
-                    && located.generation == self.located.generation
-                    // What N is by now may be less than was asked for: all of them, then.
-                    && let Ok(requirement) = self
-                        .coordinator
-                        .require(&located, self.plan.w)
-                        .or_else(|_| self.coordinator.require(&located, Level::All))
-                {
-                    self.coordinator.inner.metrics.layout.retries.inc();
-                    let owners: Vec<StoreId> = located.stores().collect();
-                    self.located = located;
-                    return core.on_layouts(now, requirement, owners);
+                if let Some(actions) = self.follow(now, core) {
+                    return actions;
                 }
                 if let Some(wait) = self.patience_with(from) {
                     let wait = self.coordinator.inner.env.clock.sleep(wait);
@@ -478,6 +557,66 @@ impl Task {
                 core.on_failed(now, from, NoVote::Refused).into_iter().collect()
             }
         }
+    }
+
+    /// Goes on under the layouts that are known by now; none where they are the same.
+    fn follow(&mut self, now: Mono, core: &mut PutCore) -> Option<Vec<PutAction>> {
+        if core.is_decided() || !self.coordinator.moved_on(&self.located.known) {
+            return None;
+        }
+        let located = self.coordinator.locate(&self.located.id).ok()?;
+        if located.generation != self.located.generation {
+            // What was minted under a generation that has ended holds what was emptied: it goes nowhere any more.
+            return None;
+        }
+        // What N is by now may be less than was asked for: all of them, then.
+        let requirement = self.coordinator.require(&located, self.plan.w);
+        let requirement = requirement.or_else(|_| self.coordinator.require(&located, Level::All)).ok()?;
+        self.coordinator.inner.metrics.layout.retries.inc();
+        let owners: Vec<StoreId> = located.stores().collect();
+        self.located = located;
+        let fallbacks = self.coordinator.fallbacks_for(&self.located, &self.plan);
+        Some(core.on_layouts(now, requirement, owners, fallbacks))
+    }
+
+    /// Asks a fallback to keep it for an owner.
+    fn keep_at(&self, action: PutAction, pending: &mut Pending<Event>, coordinated: &Coordinated) {
+        let PutAction::Hint { to, owner, layouts } = action else { return };
+        let flush = self.plan.durable > 1;
+        let coordinator = self.coordinator.clone();
+        let Coordinated { record, epoch, .. } = coordinated;
+        if to == coordinator.inner.me {
+            let (place, rules, record) = (self.located.place.clone(), self.located.rules, record.clone());
+            let keep = KeepRequest { place, owner, record, epoch: epoch.0, rules, flush };
+            pending.push(Box::pin(async move {
+                match coordinator.inner.replica.keep_hint(keep).await {
+                    Ok(flushed) => Event::Kept { from: to, layouts, flushed },
+                    Err(fault) => Event::NotKept { from: to, why: no_vote_of_fault(&fault), because_of_layouts: false },
+                }
+            }));
+            return;
+        }
+        let budget = left(self.deadline, coordinator.inner.env.clock.now()) + LATE_FOR;
+        let (version, older) = (self.located.version(), self.located.older());
+        let keep = Ask::Keep(self.located.keep(owner, record, *epoch, flush));
+        let call = coordinator.inner.peers.call_in(to, keep, version, older, budget);
+        pending.push(Box::pin(async move {
+            let not_kept = |why, because_of_layouts| Event::NotKept { from: to, why, because_of_layouts };
+            match call.await {
+                Ok(reply) => match reply.tell {
+                    Some(Tell::Written(written)) => {
+                        Event::Kept { from: to, layouts: written.layouts, flushed: written.flushed }
+                    }
+                    Some(Tell::Refused(refused)) if about_layouts(refused.why()) => {
+                        coordinator.learn_from(to).await;
+                        not_kept(NoVote::Refused, true)
+                    }
+                    Some(Tell::Refused(refused)) => not_kept(no_vote_of_refusal(refused.why()), false),
+                    _ => not_kept(NoVote::Failed, false),
+                },
+                Err(failed) => not_kept(no_vote_of(&failed), false),
+            }
+        }));
     }
 
     /// Of an owner that has dropped a layout in which it is counted here: then that one is to be dropped here, too, or it
@@ -532,7 +671,7 @@ impl Task {
             }
             PutAction::Fail { why, counted } => {
                 inner.metrics.quorum.unknown_writes.inc();
-                let Counted { answered, needed, n, layout } = counted;
+                let Counted { answered, needed, n, layout, .. } = counted;
                 let waited = match why {
                     PutFailure::DeadlinePassed => format!("in {:?}", self.plan.timeout),
                     PutFailure::TooFewAcks => "and too few of the others can".to_owned(),
@@ -546,7 +685,7 @@ impl Task {
                 error.replicas = self.located.reports(core.states());
                 Err(error)
             }
-            PutAction::Send { .. } => return,
+            PutAction::Send { .. } | PutAction::Hint { .. } => return,
         };
         self.tell(result);
     }

@@ -16,16 +16,16 @@ use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ReadOptions, RepairMode};
 use crate::peers::Service;
 use crate::repair::take_step;
-use crate::replica::{Cause, Fault, MergeRequest, Place, name_of};
+use crate::replica::{Cause, Fault, Inventory, KeepRequest, MergeRequest, Place, name_of};
 use crate::ring::judge::{self, Named, Unfit};
 use crate::ring::{Layout, Mode};
 use crate::transport::Hello;
 use crate::transport::messages::layouts::{DigestOf, Digests, ListDigests};
 use crate::transport::messages::{
-    self, Ask, Copy, Failed, Fetch, HandedRead, HandedWrite, Held, Page, PageEntry, Read, ReadDone, Refusal, Refused,
-    Reply, Request, Superseding, Target, Tell, Write, WriteDone, Written,
+    self, Ask, Copy, Failed, Fetch, HandedRead, HandedWrite, Held, Keep, Page, PageEntry, Read, ReadDone, Refusal,
+    Refused, Reply, Request, Superseding, Target, Tell, Write, WriteDone, Written,
 };
-use crate::types::{Bucket, Digest, Key, ObjectId, PartitionId, Wall};
+use crate::types::{Bucket, Digest, Key, ObjectId, PartitionId, StoreId, Wall};
 
 /// Most bytes of a page.
 const PAGE_MOST: u32 = 4 << 20;
@@ -53,7 +53,8 @@ impl Service for DataService {
             // Who is behind the sender learns first.
             this.inner.keeper.level_with(&from, request.head).await;
             // Before the look at the layouts: see `Held`.
-            let _guard = matches!(request.ask, Some(Ask::Write(_))).then(|| this.inner.keeper.held().take());
+            let _guard =
+                matches!(request.ask, Some(Ask::Write(_) | Ask::Keep(_))).then(|| this.inner.keeper.held().take());
             let known = match this.known_to(&from) {
                 Ok(known) => known,
                 Err(refused) => return turn_away(refused),
@@ -63,6 +64,8 @@ impl Service for DataService {
             match request.ask {
                 Some(Ask::Read(read)) => this.serve_read(&known, named, read).await,
                 Some(Ask::Write(write)) => this.serve_write(&known, named, write).await,
+                Some(Ask::Keep(keep)) => this.serve_keep(&known, named, keep).await,
+                Some(Ask::ReadKept(read)) => this.serve_read_kept(&known, read).await,
                 Some(Ask::Fetch(_)) if named.newest < known.newest().version() => this.unfit(known.view().behind()),
                 Some(Ask::Fetch(fetch)) => this.serve_fetch(&known, fetch).await,
                 Some(Ask::ListDigests(list)) => this.serve_digests(list).await,
@@ -149,6 +152,7 @@ impl Coordinator {
             Unfit::Behind => (Refusal::Layout, "a newer layout is known here than the request names"),
             Unfit::NotLive => (Refusal::Layout, "none of the layouts that the request names is live here"),
             Unfit::NotOwner => (Refusal::NotOwner, "this node does not own that object in the layouts named"),
+            Unfit::NotFallback => (Refusal::NotOwner, "this node stands in for no owner of that object"),
             Unfit::Syncing => (Refusal::Syncing, "this node does not hold everything of that partition yet"),
             Unfit::Superseded => (Refusal::Layout, "this node reads in a later layout"),
         };
@@ -218,17 +222,54 @@ impl Coordinator {
         }
     }
 
+    /// Keeps a state for an owner that its coordinator cannot reach.
+    async fn serve_keep(&self, known: &Known, named: Named<'_>, keep: Keep) -> Reply {
+        let found = match self.find(known.newest(), keep.target) {
+            Ok(found) => found,
+            Err(refused) => return turn_away(refused),
+        };
+        let Some(owner) = StoreId::from_slice(&keep.owner) else { return malformed("a store id has 16 bytes") };
+        let layouts = match known.judge_hint(named, found.place.partition, &found.id.bucket, owner) {
+            Ok(layouts) => layouts,
+            Err(refusal) => return self.unfit(refusal),
+        };
+        let (record, epoch) = (keep.record, keep.epoch);
+        let request = KeepRequest { place: found.place, owner, record, epoch, rules: found.rules, flush: keep.flush };
+        match self.inner.replica.keep_hint(request).await {
+            Ok(flushed) => Reply::new(Tell::Written(Written { flushed, layouts })),
+            Err(fault) => refuse(&fault),
+        }
+    }
+
+    /// What is kept here for whoever owns an object. No vote by itself: whoever asks knows whom this node stands in for.
+    async fn serve_read_kept(&self, known: &Known, read: Read) -> Reply {
+        let found = match self.find(known.newest(), read.target) {
+            Ok(found) => found,
+            Err(refused) => return turn_away(refused),
+        };
+        let (held, record, epoch) = match self.inner.replica.kept(found.place, found.rules).await {
+            Err(fault) => return refuse(&fault),
+            Ok(None) => (Held::Nothing, None, u64::MAX),
+            Ok(Some((record, epoch))) => (Held::Object, Some(record), epoch),
+        };
+        Reply::new(Tell::Copy(Copy { held: held.into(), record, epoch, sealed: 0 }))
+    }
+
     /// A page of a partition, whoever owns it: for transfers and mending.
     async fn serve_fetch(&self, known: &Known, fetch: Fetch) -> Reply {
         // Of before the page is read: from there on what this node takes in goes to the newer layout's owners, too.
         let acked = known.view().own().ack;
         let most = fetch.max_bytes.min(PAGE_MOST) as usize;
+        let held = match Inventory::decode(&fetch.held) {
+            Ok(held) => held,
+            Err(none) => return malformed(none.to_string()),
+        };
         let (partition, replica) = (PartitionId(fetch.partition), &self.inner.replica);
         // Before it is read. Of the lesson alone: what is sealed meanwhile refuses what is read under this epoch.
         let epoch = replica.epoch(partition).0;
         let lesson =
             if fetch.after.is_empty() { replica.lesson(partition).map(|lesson| lesson.encode()) } else { None };
-        let page = match replica.page(partition, fetch.after, most).await {
+        let page = match replica.page(partition, fetch.after, most, held).await {
             Ok(page) => page,
             Err(fault) => return refuse(&fault),
         };
@@ -279,7 +320,8 @@ impl Coordinator {
             "off" => Some(RepairMode::Off),
             _ => None,
         };
-        let options = ReadOptions { r, timeout: budget, repair, hedge: read.hedge, explain: read.explain };
+        let (hedge, explain) = (read.hedge, read.explain);
+        let options = ReadOptions { r, timeout: budget, repair, hedge, explain, sloppy: false };
         let located = match self.located_owner(read.target) {
             Ok(located) => located,
             Err(refused) => return turn_away(refused),
@@ -311,8 +353,12 @@ impl Coordinator {
         let Ok(w) = write.level.parse() else { return malformed("no such level") };
         // Before the look at the layouts: see `Held`.
         let guard = self.inner.keeper.held().take();
-        let located = match self.located_owner(write.target) {
-            Ok(located) => located,
+        let (located, owns) = match self.located_owner(write.target.clone()) {
+            Ok(located) => (located, true),
+            Err(refused) if write.sloppy && refused.why() == Refusal::NotOwner => match self.located(write.target) {
+                Ok(located) => (located, false),
+                Err(refused) => return turn_away(refused),
+            },
             Err(refused) => return turn_away(refused),
         };
         let plan = WritePlan {
@@ -334,10 +380,18 @@ impl Coordinator {
             explain: write.explain,
             max_siblings: write.max_siblings,
             max_object: write.max_object,
+            sloppy: write.sloppy,
         };
         if let Err(error) = self.check(&located, &plan) {
             return fail(&error);
         }
+        let stands_for = match owns {
+            true => None,
+            false => match self.stands_for(&located, &plan, None) {
+                Ok(owner) => Some(owner),
+                Err(error) => return fail(&error),
+            },
+        };
         if let Some(bar) = self.inner.replica.identity().barred() {
             return refuse(&Fault::Barred(bar));
         }
@@ -345,7 +399,7 @@ impl Coordinator {
             Ok(admitted) => admitted,
             Err(error) => return fail(&error),
         };
-        match self.write_here(located, plan, began, began + budget, (admitted, guard)).await {
+        match self.write_here(located, plan, stands_for, began, began + budget, (admitted, guard)).await {
             Ok(wrote) => Reply::new(Tell::WriteDone(WriteDone {
                 record: wrote.object.as_ref().map(encode_object),
                 digest: Bytes::copy_from_slice(&wrote.digest.0),
@@ -361,13 +415,17 @@ impl Coordinator {
         }
     }
 
-    /// The object, if this node coordinates for it; a handed-over operation goes no further.
-    fn located_owner(&self, target: Target) -> Result<super::Located, Refused> {
+    fn located(&self, target: Target) -> Result<super::Located, Refused> {
         let Some(known) = self.inner.keeper.known() else {
             return Err(Refused::new(Refusal::Layout, "this node is in no cluster yet"));
         };
         let found = self.find(known.newest(), target)?;
-        let located = self.locate(&found.id).map_err(|error| Refused::new(Refusal::Stopping, error.detail))?;
+        self.locate(&found.id).map_err(|error| Refused::new(Refusal::Stopping, error.detail))
+    }
+
+    /// The object, if this node coordinates for it; a handed-over operation goes no further.
+    fn located_owner(&self, target: Target) -> Result<super::Located, Refused> {
+        let located = self.located(target)?;
         if self.is_synced_owner(&located) {
             return Ok(located);
         }
@@ -379,7 +437,13 @@ impl Coordinator {
 }
 
 fn counted_message(counted: Counted) -> messages::Counted {
-    messages::Counted { answered: counted.answered, needed: counted.needed, n: counted.n, layout: counted.layout }
+    messages::Counted {
+        answered: counted.answered,
+        needed: counted.needed,
+        n: counted.n,
+        layout: counted.layout,
+        sloppy: counted.sloppy,
+    }
 }
 
 fn explain_json(explain: Option<&crate::quorum::Explain>) -> Bytes {

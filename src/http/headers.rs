@@ -14,6 +14,7 @@ pub(super) const EXPIRES_AT: HeaderName = HeaderName::from_static(wire::EXPIRES_
 pub(super) const EXPLAIN: HeaderName = HeaderName::from_static(wire::EXPLAIN);
 pub(super) const FLOOR: HeaderName = HeaderName::from_static(wire::FLOOR);
 pub(super) const LAYOUT: HeaderName = HeaderName::from_static(wire::LAYOUT);
+pub(super) const SLOPPY: HeaderName = HeaderName::from_static(wire::SLOPPY);
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static(wire::REPLAYED);
 pub(super) const REPLICAS: HeaderName = HeaderName::from_static(wire::REPLICAS);
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static(wire::REQUEST_ID);

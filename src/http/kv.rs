@@ -273,9 +273,12 @@ fn common_headers(request: HeaderMap, floor: &FloorToken, etag: Option<ETag>, co
     if let Some(etag) = etag {
         headers.etag(etag);
     }
-    let Counted { answered, needed, n, layout } = counted;
+    let Counted { answered, needed, n, layout, sloppy } = counted;
     headers.numbers(headers::REPLICAS, [answered, needed, n].map(u64::from));
     headers.numbers(headers::LAYOUT, [layout]);
+    if sloppy > 0 {
+        headers.numbers(headers::SLOPPY, [sloppy.into()]);
+    }
     headers
 }
 

@@ -63,6 +63,8 @@ pub struct RequestLimits {
     pub w: Level,
     /// How long a request may take, where it does not say.
     pub timeout: Duration,
+    /// Whether fallbacks count, where a request does not say.
+    pub sloppy: bool,
 }
 
 impl RequestLimits {
@@ -80,6 +82,7 @@ impl Default for RequestLimits {
             r: Level::Quorum,
             w: Level::Quorum,
             timeout: Duration::from_secs(1),
+            sloppy: false,
         }
     }
 }
@@ -122,7 +125,7 @@ impl Api {
         let own = admin.bucket_values(bucket);
         let max_value = own.max_value.map_or(self.limits.max_value, |most| usize::try_from(most).unwrap_or(usize::MAX));
         let (r, w) = (own.r.unwrap_or(self.limits.r), own.w.unwrap_or(self.limits.w));
-        RequestLimits { r, w, max_value, ..self.limits }
+        RequestLimits { r, w, max_value, sloppy: own.sloppy.unwrap_or(self.limits.sloppy), ..self.limits }
     }
 
     /// Names a request: the process, then a count.

@@ -117,8 +117,8 @@ impl<'a> Query<'a> {
             };
             level = text.parse().map_err(|wrong: LevelError| Problem::bad_parameter(format!("{name}: {wrong}")))?;
         }
-        if level == Level::Any {
-            return Err(Problem::not_yet("the level any"));
+        if (level, own) == (Level::Any, "r") {
+            return Err(Problem::bad_parameter(LevelError::AnyReads.to_string()));
         }
         Ok(level)
     }
@@ -147,11 +147,8 @@ impl<'a> Query<'a> {
         }
     }
 
-    fn strict(&self) -> Result<(), Problem> {
-        match self.word("sloppy", &[("on", true), ("off", false)])? {
-            Some(true) => Err(Problem::not_yet("sloppy=on")),
-            _ => Ok(()),
-        }
+    fn sloppy(&self) -> Result<Option<bool>, Problem> {
+        self.word("sloppy", &[("on", true), ("off", false)])
     }
 
     fn explain(&self) -> Result<bool, Problem> {
@@ -161,7 +158,6 @@ impl<'a> Query<'a> {
     /// How to read.
     pub(super) fn read_options(&self, unsaid: &RequestLimits) -> Result<ReadOptions, Problem> {
         self.only(Use::Read)?;
-        self.strict()?;
         let modes = [("sync", RepairMode::Sync), ("async", RepairMode::Async), ("off", RepairMode::Off)];
         Ok(ReadOptions {
             r: self.level("r", unsaid.r)?,
@@ -169,6 +165,7 @@ impl<'a> Query<'a> {
             repair: self.word("repair", &modes)?,
             hedge: self.word("hedge", &[("on", true), ("off", false)])?.unwrap_or(true),
             explain: self.explain()?,
+            sloppy: self.sloppy()?.unwrap_or(unsaid.sloppy),
         })
     }
 
@@ -180,7 +177,15 @@ impl<'a> Query<'a> {
     /// How to write.
     pub(super) fn write_options(&self, headers: &HeaderMap, unsaid: &RequestLimits) -> Result<WriteOptions, Problem> {
         self.only(Use::Write)?;
-        self.strict()?;
+        let w = self.level("w", unsaid.w)?;
+        let sloppy = match self.sloppy()? {
+            Some(false) if w == Level::Any => {
+                return Err(Problem::bad_parameter(
+                    "the level any counts hints, which sloppy=off does not: one is near",
+                ));
+            }
+            said => said.unwrap_or(unsaid.sloppy),
+        };
         let ttl = self.get("ttl").map(str::parse).transpose();
         let ttl = ttl.map_err(|wrong: LifetimeError| Problem::bad_parameter(format!("ttl: {wrong}")))?;
         let durable = match self.get("durable") {
@@ -192,7 +197,8 @@ impl<'a> Query<'a> {
                 .ok_or_else(|| Problem::bad_parameter(format!("durable is a number of replicas, got {text:?}")))?,
         };
         Ok(WriteOptions {
-            w: self.level("w", unsaid.w)?,
+            w,
+            sloppy,
             durable: durable.into(),
             timeout: self.timeout(unsaid.timeout)?,
             context: context(headers)?,
@@ -333,10 +339,14 @@ mod tests {
         for bad in ["return=all", "durable=-1", "durable=x", "ttl=soon"] {
             assert!(write(bad).is_err(), "{bad}");
         }
-        for later in ["w=any", "consistency=any", "sloppy=on"] {
-            assert!(write(later).unwrap_err().contains("not built yet"), "{later}");
-        }
-        assert!(write("sloppy=off&durable=2").is_ok());
+        assert!(read("r=any").unwrap_err().contains("level of writes"));
+        assert!(read("consistency=any").is_err() && write("sloppy=off&consistency=any").is_err());
+        assert!(write("sloppy=maybe").is_err());
+        let asked = |query: &str| write(query).map(|options| (options.w, options.sloppy));
+        assert_eq!(asked("w=any"), Ok((Level::Any, false)));
+        assert_eq!(asked("sloppy=on"), Ok((Level::Quorum, true)));
+        assert_eq!(asked("sloppy=off&durable=2"), Ok((Level::Quorum, false)));
+        assert!(read("sloppy=on").unwrap().sloppy && !read("").unwrap().sloppy);
         assert_eq!(write("ttl=10m").unwrap().ttl, Lifetime::For(Duration::from_secs(600)));
         assert_eq!(write("ttl=never").unwrap().ttl, Lifetime::Forever);
         assert!(read("ttl=60s").is_err());

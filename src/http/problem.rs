@@ -158,6 +158,7 @@ fn status(code: ErrorCode) -> (StatusCode, &'static str) {
         ErrorCode::NotYet => (StatusCode::NOT_IMPLEMENTED, "Not built yet"),
         ErrorCode::QuorumUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "Too few live replicas"),
         ErrorCode::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "Overloaded"),
+        ErrorCode::HintsFull => (StatusCode::SERVICE_UNAVAILABLE, "No more hints are taken"),
         ErrorCode::ClockDrift => (StatusCode::SERVICE_UNAVAILABLE, "No clock that can be trusted"),
         ErrorCode::ReadOnly => (StatusCode::SERVICE_UNAVAILABLE, "Read-only"),
         ErrorCode::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "Too few disks have room"),

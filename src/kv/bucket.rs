@@ -38,6 +38,8 @@ pub struct BucketRules {
     pub max_siblings: u32,
     /// Most bytes of an object.
     pub max_object: u64,
+    /// Whether fallbacks count.
+    pub sloppy: bool,
 }
 
 impl BucketRules {
@@ -52,6 +54,7 @@ impl BucketRules {
             max_value: own.max_value.unwrap_or(self.max_value),
             max_siblings: own.max_siblings.unwrap_or(self.max_siblings),
             max_object: own.max_object.unwrap_or(self.max_object),
+            sloppy: own.sloppy.unwrap_or(self.sloppy),
         }
     }
 
@@ -233,16 +236,14 @@ impl BucketWish {
     /// What of it is gossiped, for a bucket whose objects have `replicas` in all.
     pub fn values(&self, defaults: &BucketRules, replicas: usize) -> Result<BucketValues, Error> {
         let level = |name: &str, word: &Option<Word>| {
+            // Who reads has to be answered by somebody who knows.
             let Some(word) = word else { return Ok(None) };
             match word.to_string().parse() {
-                Ok(Level::Any) => Err(not_yet("the level any")),
+                Ok(Level::Any) if name == "r" => Err(bad(format!("r: {}", LevelError::AnyReads))),
                 Ok(level) => Ok(Some(level)),
                 Err(wrong) => Err(bad(format!("{name}: {}", LevelError::to_string(&wrong)))),
             }
         };
-        if self.sloppy == Some(true) {
-            return Err(not_yet("sloppy = true"));
-        }
         let blind = self.blind_writes.as_deref().map(|text| one_of("blind_writes", text, &BLIND_WRITES));
         let own = BucketValues {
             r: level("r", &self.r)?,
@@ -255,6 +256,8 @@ impl BucketWish {
             max_value: self.max_value,
             max_siblings: self.max_siblings,
             max_object: self.max_object,
+            // Off is as good as not said: the cluster has no other default.
+            sloppy: self.sloppy.filter(|sloppy| *sloppy),
         };
         defaults.with(&own).check(&own, replicas).map_err(bad)?;
         Ok(own)
@@ -288,6 +291,7 @@ impl BucketView {
             max_value: rules.max_value,
             max_siblings: rules.max_siblings,
             max_object: rules.max_object,
+            sloppy: rules.sloppy,
             defaults: unset.into_iter().filter(|(_, unset)| *unset).map(|(name, _)| name.to_owned()).collect(),
             generation: chained.generation,
             ..Self::default()
@@ -366,6 +370,7 @@ mod tests {
         max_value: 1 << 20,
         max_siblings: 64,
         max_object: 4 << 20,
+        sloppy: false,
     };
 
     fn wish(json: &str) -> Result<BucketWish, String> {
@@ -398,9 +403,7 @@ mod tests {
         let three = BucketRules { w: Level::Three, ..DEFAULTS };
         let error = wish("{}").unwrap().values(&three, 2).unwrap_err().to_string();
         assert_eq!(error, "w is 1 to n (2), or quorum or all, got three, the cluster's default");
-        for later in [r#"{"sloppy":true}"#, r#"{"w":"any"}"#] {
-            assert_eq!(values(later, 3).unwrap_err().code, ErrorCode::NotYet, "{later}");
-        }
+        says(r#"{"r":"any"}"#, 3, "any is a level of writes");
         assert!(wish(r#"{"max_sibling":3}"#).unwrap_err().contains("max_siblings"), "a typo is told what there is");
     }
 
@@ -419,13 +422,17 @@ mod tests {
         assert_eq!(values("{}", 3).unwrap(), BucketValues::default());
         let own = values(r#"{"r":1,"w":"all","blind_writes":"reject","max_value":10}"#, 3).unwrap();
         assert_eq!((own.r, own.w, own.max_value), (Some(Level::Count(1)), Some(Level::All), Some(10)));
+        let sloppy = values(r#"{"w":"any","sloppy":true}"#, 3).unwrap();
+        assert_eq!((sloppy.w, sloppy.sloppy, DEFAULTS.with(&sloppy).sloppy), (Some(Level::Any), Some(true), true));
+        assert_eq!(values(r#"{"sloppy":false}"#, 3).unwrap(), BucketValues::default(), "off is the default");
     }
 
     #[test]
     fn an_answer_can_be_sent_back() {
         let bucket = Bucket::new("b").unwrap();
         let chained = BucketSettings { id: 2, n: 2, mode: Mode::Lww, ..BucketSettings::default() };
-        let own = BucketValues { w: Some(Level::All), max_siblings: Some(9), ..BucketValues::default() };
+        let own =
+            BucketValues { w: Some(Level::All), max_siblings: Some(9), sloppy: Some(true), ..BucketValues::default() };
         let view = BucketView::new(&bucket, &chained, &own, &DEFAULTS);
         assert_eq!(view.defaults, ["r", "blind_writes", "max_value", "max_object"]);
         let mut json = serde_json::to_value(&view).unwrap();

@@ -39,6 +39,8 @@ pub struct BucketValues {
     pub max_siblings: Option<u32>,
     /// Most bytes of an object, as far as client writes go.
     pub max_object: Option<u64>,
+    /// Whether fallbacks count.
+    pub sloppy: Option<bool>,
 }
 
 /// The stored form. A number is never given a second meaning.
@@ -59,6 +61,8 @@ struct Encoded {
     /// In milliseconds.
     #[prost(uint64, optional, tag = "7")]
     ttl: Option<u64>,
+    #[prost(bool, optional, tag = "8")]
+    sloppy: Option<bool>,
 }
 
 /// The words for what becomes of a write without a context.
@@ -87,6 +91,7 @@ impl BucketValues {
             max_siblings: self.max_siblings,
             max_object: self.max_object,
             ttl: self.ttl.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            sloppy: self.sloppy,
         };
         encoded.encode_to_vec().into()
     }
@@ -94,15 +99,16 @@ impl BucketValues {
     /// What is understood of an encoding; what is not is as good as not said.
     fn read(bytes: &Bytes) -> Self {
         let Ok(encoded) = Encoded::decode(bytes.clone()) else { return Self::default() };
-        let level = |text: Option<String>| text?.parse().ok().filter(|level| *level != Level::Any);
+        let level = |text: Option<String>| text?.parse().ok();
         Self {
-            r: level(encoded.r),
+            r: level(encoded.r).filter(|level| *level != Level::Any),
             w: level(encoded.w),
             blind_writes: encoded.blind_writes.as_deref().and_then(read_blind),
             max_value: encoded.max_value,
             max_siblings: encoded.max_siblings,
             max_object: encoded.max_object,
             ttl: encoded.ttl.map(Duration::from_millis),
+            sloppy: encoded.sloppy,
         }
     }
 }
@@ -311,7 +317,7 @@ mod tests {
     fn what_is_not_understood_is_passed_on_and_as_good_as_not_said() {
         let newer = Encoded {
             r: Some("most".into()),
-            w: Some("any".into()),
+            w: Some("every".into()),
             blind_writes: Some("queue".into()),
             max_siblings: Some(3),
             ..Encoded::default()
@@ -336,6 +342,7 @@ mod tests {
             max_value: Some(1),
             max_siblings: Some(2),
             max_object: Some(3),
+            sloppy: Some(true),
         };
         assert_eq!(Settings::new(1, Stamp(1), NodeId::from_bits(1), &all).values(), all);
     }

@@ -36,6 +36,8 @@ pub enum ErrorCode {
     QuorumUnavailable,
     /// A queue is full (503).
     Overloaded,
+    /// As many hints wait on the nodes that could stand in for owners as may (503).
+    HintsFull,
     /// No node that may coordinate has a clock that can be trusted (503).
     ClockDrift,
     /// The disk failed (503).
@@ -76,7 +78,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::BadParameter,
         Self::BadContext,
         Self::ContextTooLarge,
@@ -89,6 +91,7 @@ impl ErrorCode {
         Self::NotYet,
         Self::QuorumUnavailable,
         Self::Overloaded,
+        Self::HintsFull,
         Self::ClockDrift,
         Self::ReadOnly,
         Self::DiskFull,
@@ -131,6 +134,7 @@ impl ErrorCode {
             Self::NotYet => "not_yet",
             Self::QuorumUnavailable => "quorum_unavailable",
             Self::Overloaded => "overloaded",
+            Self::HintsFull => "hints_full",
             Self::ClockDrift => "clock_drift",
             Self::ReadOnly => "read_only",
             Self::DiskFull => "disk_full",

@@ -33,6 +33,13 @@ pub struct HintsView {
     pub keys: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Of the keys: those that counted towards a quorum, and that nothing drops.
+    #[serde(default)]
+    pub owed: u64,
+    /// Hints that could not be read when the node started, a stretch of them counted once: nobody knows for whom they are,
+    /// or a later version left them. They are left alone.
+    #[serde(default)]
+    pub unreadable: u64,
     /// Most bytes that may wait.
     pub max_bytes: u64,
     /// Hints left since the node started, those merged with an older one of their key included.
@@ -56,6 +63,9 @@ pub struct HintTarget {
     pub keys: u64,
     /// Bytes of their hints.
     pub bytes: u64,
+    /// Of the keys: those that counted towards a quorum, in this owner's place.
+    #[serde(default)]
+    pub owed: u64,
     /// When the oldest was left (RFC 3339).
     pub oldest: String,
     /// `waiting` (it is down), `starting`, `replaying`, `backing_off`, `replaced` (it is no owner any more: they go to

@@ -264,7 +264,7 @@ fn counted(level: Level) -> Result<Counted, Error> {
     if !(1..=N).contains(&needed) {
         return Err(Error::refused(ErrorCode::BadParameter, format!("a level is 1 to {N} here, got {needed}")));
     }
-    Ok(Counted { answered: needed.into(), needed: needed.into(), n: N.into(), layout: 1 })
+    Ok(Counted { answered: needed.into(), needed: needed.into(), n: N.into(), layout: 1, sloppy: 0 })
 }
 
 /// A [`NodeView`] that says what it was made of.

@@ -97,11 +97,14 @@ pub struct ReadOptions {
     pub hedge: bool,
     /// Whether to explain.
     pub explain: bool,
+    /// Whether what fallbacks keep for owners is merged into the answer, and votes in the place of owners that are down.
+    pub sloppy: bool,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { r: Level::Quorum, timeout: Duration::from_secs(1), repair: None, hedge: true, explain: false }
+        let timeout = Duration::from_secs(1);
+        Self { r: Level::Quorum, timeout, repair: None, hedge: true, explain: false, sloppy: false }
     }
 }
 
@@ -124,6 +127,8 @@ pub struct WriteOptions {
     pub return_body: bool,
     /// Whether to explain.
     pub explain: bool,
+    /// Whether a hint on a fallback counts in the place of an owner that is down. [`Level::Any`] is always so.
+    pub sloppy: bool,
 }
 
 impl Default for WriteOptions {
@@ -137,6 +142,7 @@ impl Default for WriteOptions {
             ttl: Lifetime::Unsaid,
             return_body: false,
             explain: false,
+            sloppy: false,
         }
     }
 }

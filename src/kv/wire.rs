@@ -25,6 +25,8 @@ pub const META_PREFIX: &str = "quorate-meta-";
 pub const REPLICAS: &str = "quorate-replicas";
 /// `Quorate-Layout`: the layout it was counted in.
 pub const LAYOUT: &str = "quorate-layout";
+/// `Quorate-Sloppy`: how many fallbacks stood in for owners, where any did.
+pub const SLOPPY: &str = "quorate-sloppy";
 /// `Quorate-Siblings`: how many siblings there are, where there is more than the one shown.
 pub const SIBLINGS: &str = "quorate-siblings";
 /// `Quorate-Replayed`: the write had been done before.

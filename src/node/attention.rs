@@ -11,7 +11,7 @@ use crate::repair::{Transfers, Worker};
 use crate::ring::founding::{lonely, seedless};
 use crate::ring::risk::too_thin;
 use crate::ring::{BucketSettings, Layout, Member, MemberIndex};
-use crate::types::{Bucket, NodeId, StoreId};
+use crate::types::{Bucket, StoreId};
 
 /// A change that waits so long for members that are up is worth a look.
 const SLOW: Duration = Duration::from_secs(60);
@@ -83,22 +83,7 @@ impl Node {
             let text = format!("layout {version} has waited for a while for members that are up: {}", slow.join(", "));
             list.add_with("change_is_slow", text, "quorate layout show");
         }
-        let deciders = known.chain.deciders();
-        let decide = deciders.iter().filter(|(_, store)| is_up(*store)).count();
-        if decide <= deciders.len() / 2 {
-            let name = |(_, store): &(NodeId, StoreId)| {
-                let index = newest.member_by_store(*store).filter(|_| !is_up(*store))?;
-                Some(newest.member(index).name.clone())
-            };
-            let down: Vec<String> = deciders.iter().filter_map(name).collect();
-            let text = format!(
-                "{decide} of the {} members that decide are up, too few to change the layout: start more of {}; only if \
-                 they are gone for good, the last resort is a layout that nobody decides",
-                deciders.len(),
-                down.join(", ")
-            );
-            list.add_with("no_majority", text, "quorate layout force --help");
-        }
+        self.about_voices(known, list);
         let trouble = self.transfers().map(|transfers| transfers.now()).and_then(|progress| progress.trouble);
         if let Some(trouble) = trouble.filter(|_| !view.is_complete()) {
             list.add("transfer_failed", format!("what a layout gives this node is copied again: {trouble}"));
@@ -117,6 +102,47 @@ impl Node {
         }
         for short in known.chain.live().iter().flat_map(|layout| too_thin(layout, is_up)) {
             list.add_with("too_few_live", short.to_string().replace("would be left", "are up"), "quorate members");
+        }
+    }
+
+    /// Whether enough of those who decide on the next layout are there, and have a voice.
+    fn about_voices(&self, known: &Known, list: &mut List) {
+        let up = self.inner.peers.up();
+        let is_up = |store: &StoreId| *store == known.me || up.is_up(*store);
+        let silent = self.silent(known);
+        let names = |which: &dyn Fn(&StoreId) -> bool| -> String {
+            let members = known.newest().members().iter();
+            let names: Vec<&str> = members.filter(|its| which(&its.store)).map(|its| its.name.as_str()).collect();
+            names.join(", ")
+        };
+        let deciders = known.chain.deciders();
+        let stores = || deciders.iter().map(|(_, store)| store);
+        let decide = stores().filter(|store| is_up(store)).count();
+        if decide <= deciders.len() / 2 {
+            let text = format!(
+                "{decide} of the {} members that decide are up, too few to change the layout: start more of {}; only if \
+                 they are gone for good, the last resort is a layout that nobody decides",
+                deciders.len(),
+                names(&|store| stores().any(|decider| decider == store) && !is_up(store))
+            );
+            list.add_with("no_majority", text, "quorate layout force --help");
+        } else if stores().filter(|store| is_up(store) && !silent.contains(store)).count() <= deciders.len() / 2 {
+            let down = names(&|store| !is_up(store));
+            let (wait, command) = match down.is_empty() {
+                true => ("every member is asked: this takes a second or two".to_owned(), "quorate status"),
+                false => (
+                    format!(
+                        "they need a word of every member: start {down}; or, if they are gone for good, give them up"
+                    ),
+                    "quorate layout force --help",
+                ),
+            };
+            let text = format!(
+                "too few of those who decide on the next layout have a voice: the directories of {} went back, and may \
+                 have forgotten what they promised; {wait}",
+                names(&|store| silent.contains(store))
+            );
+            list.add_with("no_voice", text, command);
         }
     }
 
@@ -150,6 +176,7 @@ impl Node {
             let text = format!("{unsynced} partitions have no vote here until merged with every other owner");
             list.add("syncing", text);
         }
+        self.about_hints(list);
         let quarantined = health.quarantined().len();
         if quarantined > 0 {
             let text = format!("{quarantined} keys could not be read and are being fetched from the other owners");
@@ -177,6 +204,51 @@ impl Node {
                 format!("{name} was told to pause on this node, until it is resumed or the node restarts{waits}");
             list.add_with("paused", text, &format!("quorate workers resume {name}"));
         }
+    }
+
+    /// What cannot be read of the hints here, and what keeps this node from leaving.
+    fn about_hints(&self, list: &mut List) {
+        let hints = self.inner.replica.hints();
+        let (owed, unreadable) = (hints.owed(), hints.unreadable());
+        if unreadable > 0 {
+            let text = format!(
+                "{unreadable} hints, or stretches of hints, could not be read when this node started: the disk is damaged, or \
+                 a later version left them. They are left alone, and their partitions are compared; what they alone held \
+                 for owners that were down stays here"
+            );
+            list.add_with("hints_unreadable", text, "quorate hints");
+        }
+        let me = self.inner.replica.identity().store();
+        let newest = self.inner.keeper.newest().filter(|newest| newest.leaving().any(|member| member.store == me));
+        let Some(newest) = newest.filter(|_| owed > 0) else { return };
+        let up = self.inner.peers.up();
+        let down = hints.targets().into_iter().filter(|(store, waiting)| waiting.owed > 0 && !up.is_up(*store));
+        let down: Vec<&Member> =
+            down.filter_map(|(store, _)| newest.member_by_store(store).map(|index| newest.member(index))).collect();
+        let own = newest.member_by_store(me).map_or("", |index| &*newest.member(index).name);
+        let (way, command) = match down.first() {
+            Some(first) => {
+                let names: Vec<&str> = down.iter().map(|member| &*member.name).collect();
+                let text = format!(
+                    "{} are down: start them. One that is gone for good is left out by `quorate layout skip`, with all that it \
+                     alone holds, and what it was to get goes to the owners that are left",
+                    names.join(", ")
+                );
+                (text, quoted(&first.name))
+            }
+            None if unreadable > 0 => {
+                let text = "those that cannot be read never are: `quorate layout skip` of this node gives them up";
+                (text.to_owned(), quoted(own))
+            }
+            None => ("they are on their way".to_owned(), String::new()),
+        };
+        let command =
+            if command.is_empty() { "quorate hints".into() } else { format!("quorate layout skip {command}") };
+        let text = format!(
+            "this node leaves once it has handed over {owed} keys that it keeps for owners that missed them; {way}. A skip of \
+             this node itself loses those that nobody else holds"
+        );
+        list.add_with("leave_waits_for_hints", text, &command);
     }
 
     fn about_peer(&self, member: &Member, list: &mut List) {

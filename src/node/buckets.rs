@@ -34,6 +34,7 @@ impl Node {
             max_value: node.max_value as u64,
             max_siblings: node.max_siblings,
             max_object: node.max_object as u64,
+            sloppy: false,
         }
     }
 

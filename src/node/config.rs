@@ -263,7 +263,7 @@ impl ClusterConfig {
         }
         for (entry, level) in [("cluster.r", self.r), ("cluster.w", self.w)] {
             rule(level != Level::Any, entry, || {
-                "got any, which counts hints: they are not built yet; one is near".into()
+                "got any, which a request or a bucket asks for, knowing what it gives up; one is near".into()
             })?;
             if level.number().is_some_and(|count| count == 0 || count > usize::from(n)) {
                 let problem = format!("is 1 to cluster.n ({n}), or quorum or all, got {level}");

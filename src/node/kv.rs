@@ -14,6 +14,7 @@ use crate::kv::{
     WriteAnswer, WriteOptions, check_ttl, expired, open_context, payload_of, request_of, views,
 };
 use crate::metrics::Ended;
+use crate::quorum::Level;
 use crate::types::{ObjectId, Wall};
 
 /// Most bytes of user metadata, names and values.
@@ -129,6 +130,8 @@ impl Node {
             explain: options.explain,
             max_siblings: rules.max_siblings,
             max_object: rules.max_object,
+            // Where a hint is all that is asked for.
+            sloppy: options.sloppy || options.w == Level::Any,
         };
         let wrote = self.inner.coordinator.put(id, plan).await?;
         Ok(self.answer(&keys, id, wrote))

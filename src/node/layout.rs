@@ -240,14 +240,26 @@ impl Node {
         };
         let members = known.newest().members().iter().map(|member| member.store);
         let unsynced: BTreeSet<StoreId> = members.filter(|store| doubtful(*store)).collect();
+        let silent = self.silent(known);
         let facts = Facts {
             candidates: &candidates,
             up: &|store| up.is_up(store),
             knows: &knows,
             bytes: &|_| bytes,
             unsynced: &unsynced,
+            silent: &silent,
         };
         ask(known.view(), &facts)
+    }
+
+    /// Members whose stores have no voice in the decision on the next layout, as far as they said so.
+    pub(super) fn silent(&self, known: &Known) -> BTreeSet<StoreId> {
+        let up = self.inner.peers.up();
+        let is_silent = |store: &StoreId| match *store == known.me {
+            true => self.inner.keeper.is_silent(),
+            false => up.get(*store).is_some_and(|peer| peer.mood.silent),
+        };
+        known.newest().members().iter().map(|member| member.store).filter(is_silent).collect()
     }
 
     pub(super) fn beside<T>(&self, known: &Known, ask: impl FnOnce(View<'_>, Beside<'_>) -> T) -> T {

@@ -62,6 +62,12 @@ use crate::types::StoreId;
 const PROTOCOL: (u16, u16) = (1, 1);
 /// How often the node looks after itself: its mood, what it refuses.
 const TEND_EVERY: Duration = Duration::from_millis(250);
+/// So many operations of clients in that time are work that others give way to.
+const BUSY: u64 = 8;
+/// And for so long after, so that what the others know of this node does not change at every turn.
+const BUSY_FOR: Duration = Duration::from_secs(5);
+/// What names and numbers take of an entry beside its object, at most: bucket, key, owner, dots.
+const LARGEST_NAME: u64 = 2 << 10;
 
 /// Why a node did not start.
 #[derive(Debug, Error)]
@@ -105,6 +111,8 @@ struct Inner {
     transport: Arc<dyn Transport>,
     keys: Mutex<Option<Arc<TokenKeys>>>,
     draining: AtomicBool,
+    /// Whether it answered clients lately.
+    busy: AtomicBool,
     joiners: Joiners,
     desk: Mutex<layout::Desk>,
     repairs: repairs::Repairs,
@@ -160,6 +168,8 @@ impl Node {
             max_clock_drift: cluster.max_clock_drift,
             idempotency_window: cluster.idempotency_window,
             max_hint_bytes: node.max_hint_bytes as u64,
+            // And its names.
+            max_object: node.max_object as u64 + LARGEST_NAME,
         };
         let replica = Replica::start(&env, storage, Arc::clone(&identity), &metrics, &options)?;
         let hello = Hello {
@@ -193,7 +203,7 @@ impl Node {
             Gossiper::new(&env, replica.clone(), peers.clone(), keeps.0, keeps.1, Arc::clone(&metrics), seeds);
         let gossip = Arc::new(gossiper.clone());
         peers.open(Services { cluster: Arc::new(founding.clone()), gossip, data });
-        let (keys, draining) = (Mutex::new(None), AtomicBool::new(false));
+        let (keys, draining, busy) = (Mutex::new(None), AtomicBool::new(false), AtomicBool::new(false));
         let (joiners, desk, roster) = (founding.joiners().clone(), Mutex::default(), Roster::new(&env));
         let inner = Inner {
             env,
@@ -210,6 +220,7 @@ impl Node {
             transport,
             keys,
             draining,
+            busy,
             joiners,
             desk,
             repairs: Mutex::default(),
@@ -282,7 +293,11 @@ impl Node {
         let (counts, finishes) = (Arc::clone(metrics), reaper.clone());
         let entropy = AntiEntropy::start(env, copy, links, keeps, counts, window, interval, rate, finishes, roster);
         let (copy, links, keeps) = data();
-        let options = HintOptions { window: config.node.hint_window, rate: config.node.hint_rate as u64 };
+        let options = HintOptions {
+            window: config.node.hint_window,
+            idempotency_window: config.cluster.idempotency_window,
+            rate: config.node.hint_rate as u64,
+        };
         let hints = Hints::start(env, copy, links, keeps, Arc::clone(metrics), options, roster);
         let (copy, _, keeps) = data();
         let options = ScrubOptions { interval: config.node.scrub_interval, rate: config.node.scrub_rate as u64 };
@@ -311,7 +326,15 @@ impl Node {
 
     /// Tells the peers how this node is.
     async fn tend(self) {
+        let (mut answered, mut busy_until) = (0, self.inner.env.clock.now());
         loop {
+            let (now, all) =
+                (self.inner.env.clock.now(), self.inner.metrics.reads.all() + self.inner.metrics.writes.all());
+            if all - answered >= BUSY {
+                busy_until = now + BUSY_FOR;
+            }
+            answered = all;
+            self.inner.busy.store(now < busy_until, Ordering::Release);
             self.tell_mood();
             self.watch_layouts();
             self.inner.env.clock.sleep(TEND_EVERY).await;
@@ -336,7 +359,21 @@ impl Node {
         let deletes_only = inner.replica.health().room().is_short();
         let in_doubt = !inner.replica.health().unsynced().is_empty();
         let pauses = inner.roster.all().iter().any(repair::Worker::is_paused);
-        inner.peers.set_mood(PeerMood { mints_not, read_only, draining, seedless, deletes_only, in_doubt, pauses });
+        let hints_full = inner.replica.hints().is_full();
+        let (silent, busy) = (inner.keeper.is_silent(), inner.busy.load(Ordering::Acquire));
+        let mood = PeerMood {
+            mints_not,
+            read_only,
+            draining,
+            seedless,
+            deletes_only,
+            in_doubt,
+            pauses,
+            silent,
+            busy,
+            hints_full,
+        };
+        inner.peers.set_mood(mood);
     }
 
     /// Compares what this node holds with the other owners, now, and makes equal what differs. Nothing before it serves.

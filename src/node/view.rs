@@ -15,9 +15,10 @@ use super::Node;
 
 impl NodeView for Node {
     fn owners(&self, id: &ObjectId) -> Result<Owners, Error> {
-        let Some(layout) = self.inner.keeper.newest() else {
+        let Some(known) = self.inner.keeper.known() else {
             return Err(Error::refused(ErrorCode::NotServing, "this node is not in a cluster yet"));
         };
+        let layout = known.newest();
         let settings = layout.settings(&id.bucket);
         let partition = layout.partition(id.token());
         let region = &self.inner.config.node.region;
@@ -35,7 +36,7 @@ impl NodeView for Node {
             partition: partition.0,
             layout: layout.version(),
             owners: layout.preference_list(region, partition, settings).into_iter().map(view).collect(),
-            fallbacks: layout.fallbacks(region, partition, settings.n_in(region)).into_iter().map(view).collect(),
+            fallbacks: known.chain.fallbacks(region, partition, settings.n_in(region)).into_iter().map(view).collect(),
         })
     }
 
@@ -124,6 +125,7 @@ impl NodeView for Node {
         metrics.replica.deletes_only.set(i64::from(health.room().is_short()));
         let (keys, bytes) = self.inner.replica.hints().total();
         metrics.hints.waiting.set(i64::try_from(keys).unwrap_or(i64::MAX));
+        metrics.hints.owed.set(i64::try_from(self.inner.replica.hints().owed()).unwrap_or(i64::MAX));
         metrics.hints.waiting_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let layout = self.inner.keeper.newest();
         metrics.peers.members.set(count(layout.as_ref().map_or(0, |layout| layout.members().len())));

@@ -169,6 +169,11 @@ pub enum Reply {
     Decided(Decided),
     /// It was asked about a decision that it is not the acceptor of.
     OtherDecision,
+    /// Not an acceptor's word: what it proposed itself in that decision comes to nothing; see [`super::Recovery`].
+    Renounced {
+        /// The highest round that it knows of.
+        highest: u64,
+    },
 }
 
 /// A decision. Final: whoever holds one may tell it to anybody, and needs nothing flushed for that.

@@ -13,8 +13,8 @@
 //! 3. **What may be chosen already is carried on**: a proposer takes the accepted value of the highest ballot among the
 //!    promises it counts, its own only if there is none.
 //! 4. **A majority, of stores**: any two majorities share a store that remembers. A wiped disk is another store. One
-//!    that is proven to have gone back, under its own store id, has forgotten promises just as well: until a decision
-//!    that was open then is known, its caller makes no acceptor of it.
+//!    that is proven to have gone back, under its own store id, has forgotten promises just as well: its caller makes no
+//!    acceptor of it in a decision that was open then, until everybody who may propose has renounced it ([`Recovery`]).
 //! 5. **A ballot is never used for two values**: it carries bits drawn for the one proposal, so that a proposer which
 //!    crashed, or runs twice on a copied directory, cannot use it again.
 //!
@@ -28,6 +28,7 @@ mod electorate;
 mod messages;
 mod proposer;
 mod record;
+mod recovery;
 #[cfg(test)]
 mod tests;
 
@@ -36,3 +37,4 @@ pub use electorate::{Electorate, deciders};
 pub use messages::{Accept, Accepted, Ballot, Decided, DecisionId, Prepare, Reply, Request, Value, ValueHash};
 pub use proposer::{Outcome, Progress, Proposer};
 pub use record::{Record, RecordError};
+pub use recovery::{Proposals, Recovery, Ticket};

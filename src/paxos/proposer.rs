@@ -97,6 +97,12 @@ impl Proposer {
         }
     }
 
+    /// The round of the attempt under way, or of the last one.
+    #[must_use]
+    pub const fn round(&self) -> u64 {
+        self.ballot.round
+    }
+
     /// Who is asked.
     #[must_use]
     pub const fn electorate(&self) -> &Electorate {
@@ -158,7 +164,9 @@ impl Proposer {
             Reply::Refused { ballot, highest } => self.refused(from, ballot, highest),
             Reply::Decided(decided) => self.learn(decided),
             // Of an earlier attempt.
-            Reply::Promised { .. } | Reply::Accepted { .. } | Reply::OtherDecision => Progress::Wait,
+            Reply::Promised { .. } | Reply::Accepted { .. } | Reply::OtherDecision | Reply::Renounced { .. } => {
+                Progress::Wait
+            }
         }
     }
 

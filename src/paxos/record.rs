@@ -83,8 +83,9 @@ fn read(bytes: &mut &[u8]) -> Option<Record> {
         record.attestation = Some(block(bytes)?);
     }
     let accepted = record.accepted.as_ref().map(|accepted| accepted.ballot);
-    // Accepting promises, and vouches.
-    (accepted <= record.promised && accepted.is_some() == record.attestation.is_some()).then_some(record)
+    // Accepting promises, and vouches; who begins anew has vouched before.
+    let vouched = accepted.is_none() || record.attestation.is_some();
+    (accepted <= record.promised && vouched).then_some(record)
 }
 
 fn put_ballot(out: &mut BytesMut, ballot: &Ballot) {

@@ -58,6 +58,12 @@ pub struct PeerMood {
     pub in_doubt: bool,
     /// Some of its background workers were told to pause.
     pub pauses: bool,
+    /// Its store has no voice in the decision on the next layout.
+    pub silent: bool,
+    /// It answers clients: what gives way to them does.
+    pub busy: bool,
+    /// As many hints wait there as may: it stands in for nobody.
+    pub hints_full: bool,
 }
 
 impl PeerMood {
@@ -69,6 +75,9 @@ impl PeerMood {
             | u32::from(self.deletes_only) << 4
             | u32::from(self.in_doubt) << 5
             | u32::from(self.pauses) << 6
+            | u32::from(self.silent) << 7
+            | u32::from(self.busy) << 8
+            | u32::from(self.hints_full) << 9
     }
 
     fn from_bits(bits: u32) -> Self {
@@ -80,6 +89,9 @@ impl PeerMood {
             deletes_only: bits & 16 != 0,
             in_doubt: bits & 32 != 0,
             pauses: bits & 64 != 0,
+            silent: bits & 128 != 0,
+            busy: bits & 256 != 0,
+            hints_full: bits & 512 != 0,
         }
     }
 }
@@ -132,6 +144,12 @@ impl UpSet {
     pub fn writes(&self, store: StoreId, grows: bool) -> bool {
         let takes = |mood: PeerMood| !(mood.read_only || grows && mood.deletes_only);
         self.peers.get(&store).is_some_and(|peer| peer.up && takes(peer.mood))
+    }
+
+    /// Whether it is up and may stand in for an owner of a write; `grows`: one that brings a new value.
+    #[must_use]
+    pub fn stands_in(&self, store: StoreId, grows: bool) -> bool {
+        self.writes(store, grows) && self.get(store).is_some_and(|peer| !peer.mood.hints_full && !peer.mood.draining)
     }
 
     /// What is known of a member.
@@ -398,6 +416,12 @@ impl Peers {
         self.inner.mood.store(Arc::new(mood));
     }
 
+    /// Whether clients are answered here, or by any member that is up.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.inner.mood.load().busy || self.up().peers.values().any(|peer| peer.up && peer.mood.busy)
+    }
+
     /// How far this node's clock is from the members' median, and whether that is too far.
     #[must_use]
     pub fn clock_offset(&self) -> Option<(i64, bool)> {
@@ -580,7 +604,9 @@ impl Handler for Peers {
                 let (this, remember) = (self.clone(), recall.remember);
                 Box::pin(async move { this.recall(&from, remember).await })
             }
-            Some(Ask::Probe(_) | Ask::Layouts(_) | Ask::Decide(_)) => services.cluster.serve(from, request),
+            Some(Ask::Probe(_) | Ask::Layouts(_) | Ask::Decide(_) | Ask::Renounce(_)) => {
+                services.cluster.serve(from, request)
+            }
             Some(Ask::Gossip(_) | Ask::Buckets(_)) => services.gossip.serve(from, request),
             Some(_) => services.data.serve(from, request),
             None => Box::pin(async { Reply::refused(Refusal::Unknown, "this node does not know that request") }),

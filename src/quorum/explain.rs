@@ -119,6 +119,7 @@ struct Row {
     hedged: bool,
     counted: bool,
     repaired: bool,
+    hinted: bool,
     late: bool,
 }
 
@@ -176,6 +177,11 @@ impl Recorder {
         self.row(id).repaired = true;
     }
 
+    /// A hint was stored for an owner.
+    pub fn hinted(&mut self, id: StoreId) {
+        self.row(id).hinted = true;
+    }
+
     /// What is known by now, each replica named by `describe`.
     #[must_use]
     pub fn explain(&self, describe: impl Fn(StoreId) -> Described) -> Explain {
@@ -201,7 +207,7 @@ impl Recorder {
             replicas: self.rows.iter().map(replica).collect(),
             decided_us: self.decided.map(since),
             repaired: names(|row| row.repaired),
-            hinted: Vec::new(),
+            hinted: names(|row| row.hinted),
             late: names(|row| row.late),
         }
     }
@@ -217,6 +223,7 @@ impl Recorder {
                 hedged: false,
                 counted: false,
                 repaired: false,
+                hinted: false,
                 late: false,
             });
             self.rows.len() - 1
@@ -241,6 +248,7 @@ mod tests {
         recorder.answered(Mono(1_300), id(3), ReplicaResult::Same, None);
         recorder.decided(Mono(1_310), |of| of != id(2));
         recorder.repaired(id(1));
+        recorder.hinted(id(2));
         recorder.answered(Mono(1_400), id(2), NoVote::TimedOut.into(), None);
         let explain =
             recorder.explain(|of| Described { node: format!("n{}", of.bits()), zone: "z".into(), role: Role::Owner });
@@ -248,7 +256,7 @@ mod tests {
         assert_eq!(json["decided_us"], 310);
         assert_eq!(json["late"], serde_json::json!(["n2"]));
         assert_eq!(json["repaired"], serde_json::json!(["n1"]));
-        assert_eq!(json["hinted"], serde_json::json!([]));
+        assert_eq!(json["hinted"], serde_json::json!(["n2"]));
         assert_eq!(
             json["replicas"][2],
             serde_json::json!({"node": "n3", "zone": "z", "role": "owner", "sent_us": 200, "answered_us": 300,

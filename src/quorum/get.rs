@@ -155,6 +155,8 @@ pub struct ReadPlan {
     pub hold: Requirement,
     /// Whom to ask, in order. Members that are not in it come last; who is no member is not asked.
     pub candidates: Vec<StoreId>,
+    /// What is known besides, by nobody's vote: the hints of fallbacks. It is merged into what the votes bring.
+    pub beside: Option<Arc<Object>>,
     /// The coordinator's own replica: asked first and, so that the others need not send what it has, alone.
     pub own: Option<StoreId>,
     /// How states merge.
@@ -177,7 +179,7 @@ pub struct GetCore {
     members: Vec<Member>,
     /// The first object that came, and its digest: what conditional reads name.
     base: Option<(Arc<Object>, Digest)>,
-    /// The merge of all votes so far.
+    /// The merge of all votes so far, and of what was known besides.
     known: Option<Arc<Object>>,
     phase: Phase,
     recorder: Option<Box<Recorder>>,
@@ -187,7 +189,7 @@ impl GetCore {
     /// A read as planned; it takes down how it went where a recorder is handed in.
     #[must_use]
     pub fn new(plan: ReadPlan, recorder: Option<Recorder>) -> Self {
-        let ReadPlan { votes, hold, candidates, own, rules, repair, digest } = plan;
+        let ReadPlan { votes, hold, candidates, beside, own, rules, repair, digest } = plan;
         let voters = votes.members();
         let own = own.filter(|own| voters.contains(own));
         let mut members: Vec<Member> = Vec::with_capacity(voters.len());
@@ -210,7 +212,7 @@ impl GetCore {
             digest,
             members,
             base: None,
-            known: None,
+            known: beside.filter(|object| !object.is_empty()),
             phase: Phase::Asking,
             recorder,
         }
@@ -412,6 +414,25 @@ impl GetCore {
                 self.ask(at, now, hedged, actions);
             }
         }
+        if self.repair == Repair::Sync && self.hold != *self.tally.requirement() {
+            self.ask_holders(now, hedged, pending, actions);
+        }
+    }
+
+    /// While layouts change: asks voters, too, who have to hold the result by another layout than the one the votes are
+    /// counted in. That they hold it already is cheaper to hear than it is to write.
+    fn ask_holders(&mut self, now: Mono, hedged: bool, mut pending: Vec<StoreId>, actions: &mut Vec<GetAction>) {
+        let mut hold = Tally::new(self.hold.clone());
+        let voted = self.members.iter().filter(|member| matches!(member.copy, Copy::Holds(_)));
+        voted.for_each(|member| hold.yes(member.id));
+        for at in 0..self.members.len() {
+            let member = &self.members[at];
+            let votes = matches!(member.copy, Copy::Unasked) && self.tally.requirement().members().contains(&member.id);
+            if votes && hold.wants(member.id, |id| pending.contains(&id)) {
+                pending.push(member.id);
+                self.ask(at, now, hedged, actions);
+            }
+        }
     }
 
     /// R have voted: the result is fixed.
@@ -443,7 +464,9 @@ impl GetCore {
             Verdict::Hopeless => self.fail(now, GetFailure::NotMended, actions),
             Verdict::Open => {
                 let hold = hold.clone();
-                let mut pending: Vec<_> = self.members.iter().filter(|m| m.repairs > 0).map(|m| m.id).collect();
+                // Who was asked may say that it holds the result.
+                let awaited = |m: &&Member| m.repairs > 0 || matches!(m.copy, Copy::Asked { .. });
+                let mut pending: Vec<_> = self.members.iter().filter(awaited).map(|m| m.id).collect();
                 for at in 0..self.members.len() {
                     if self.members[at].is_stale(&result, &self.rules) {
                         pending.push(self.members[at].id);

@@ -34,7 +34,7 @@ const NOW: Mono = Mono(7);
 fn plan(level: Level, repair: Repair) -> ReadPlan {
     let votes = one_layout(level, 3);
     let (hold, rules) = (votes.clone(), MergeRules::default());
-    ReadPlan { votes, hold, candidates: ids([0, 1, 2]), own: Some(A), rules, repair, digest }
+    ReadPlan { votes, hold, candidates: ids([0, 1, 2]), beside: None, own: Some(A), rules, repair, digest }
 }
 
 fn started(level: Level, repair: Repair) -> GetCore {
@@ -52,12 +52,12 @@ fn mend(to: StoreId, object: &Object, awaited: bool) -> GetAction {
 }
 
 fn answer(object: Option<&Object>, answered: u32, needed: u32, divergent: bool) -> GetAction {
-    let counted = Counted { answered, needed, n: 3, layout: 1 };
+    let counted = Counted { answered, needed, n: 3, layout: 1, sloppy: 0 };
     GetAction::Answer(Found { object: object.cloned().map(Arc::new), counted, divergent })
 }
 
 fn fail(why: GetFailure, answered: u32, needed: u32) -> GetAction {
-    GetAction::Fail { why, counted: Counted { answered, needed, n: 3, layout: 1 } }
+    GetAction::Fail { why, counted: Counted { answered, needed, n: 3, layout: 1, sloppy: 0 } }
 }
 
 fn object(value: &str) -> Object {
@@ -257,17 +257,83 @@ fn one_that_holds_more_than_the_result_holds_it() {
     assert!(includes(&more, &x));
 }
 
-#[test]
-fn a_read_while_layouts_change_waits_for_r_in_each_to_hold() {
-    // Read in layout 1 (0, 1, 2); layout 2 is 1, 2, 3: of what 0 and 1 hold, layout 2 has one of two.
-    let x = object("x");
+/// A read in layout 1 (0, 1, 2) while layout 2 (1, 2, 3) is live: of what 0 and 1 hold, layout 2 has one of two.
+fn amid_a_change() -> GetCore {
     let hold = two_layouts(Level::Quorum);
     let votes = hold.in_layout(1).unwrap();
     let mut core = GetCore::new(ReadPlan { votes, hold, ..plan(Level::Quorum, Repair::Sync) }, None);
-    core.start(NOW);
+    assert_eq!(core.start(NOW), [ask(A, None)]);
+    core
+}
+
+#[test]
+fn a_read_while_layouts_change_asks_those_who_count_in_each_and_writes_nothing_that_is_held() {
+    let x = object("x");
+    let mut core = amid_a_change();
+    assert_eq!(core.on_reply(NOW, A, has(&x)), [ask(B, Some(&x)), ask(C, Some(&x))]);
+    assert_eq!(core.on_reply(NOW, B, ReplicaReply::Same), [], "2 have voted; layout 2 has one of two");
+    assert_eq!(core.on_reply(NOW, C, ReplicaReply::Same), [answer(Some(&x), 3, 2, false)]);
+    assert!(core.is_settled());
+}
+
+#[test]
+fn a_read_while_layouts_change_waits_for_r_in_each_to_hold() {
+    let (x, d) = (object("x"), StoreId::from_bits(3));
+    let mut core = amid_a_change();
     core.on_reply(NOW, A, has(&x));
-    assert_eq!(core.on_reply(NOW, B, ReplicaReply::Same), [mend(C, &x, true)]);
-    let d = StoreId::from_bits(3);
-    assert_eq!(core.on_repair_ack(NOW, C, false), [mend(d, &x, true)]);
-    assert_eq!(core.on_repair_ack(NOW, d, true), [answer(Some(&x), 2, 2, false)]);
+    assert_eq!(core.on_reply(NOW, B, ReplicaReply::Same), []);
+    assert_eq!(core.on_reply(NOW, C, no(NoVote::Failed)), [mend(d, &x, true)], "who does not say that it holds it");
+    assert_eq!(core.on_repair_ack(NOW, d, false), [mend(C, &x, true)]);
+    assert_eq!(core.on_repair_ack(NOW, C, true), [answer(Some(&x), 2, 2, false)]);
+
+    // One that is stale is mended, and one that is slow not waited for.
+    let mut core = amid_a_change();
+    core.on_reply(NOW, A, has(&x));
+    core.on_reply(NOW, B, ReplicaReply::Same);
+    assert_eq!(core.on_hedge(NOW), [mend(C, &x, true)]);
+    assert_eq!(core.on_repair_ack(NOW, C, true), [answer(Some(&x), 2, 2, false)]);
+    let mut core = amid_a_change();
+    core.on_reply(NOW, A, has(&x));
+    core.on_reply(NOW, B, ReplicaReply::Same);
+    assert_eq!(core.on_reply(NOW, C, ReplicaReply::Nothing), [mend(C, &x, true)]);
+    assert_eq!(core.on_repair_ack(NOW, C, true), [answer(Some(&x), 3, 2, false)]);
+}
+
+#[test]
+fn what_hints_hold_is_merged_into_what_votes_bring_and_is_no_vote() {
+    let (old, new) = (on_top(&Object::new(), 1, "old"), on_top(&Object::new(), 2, "hinted"));
+    let plan = ReadPlan { beside: Some(Arc::new(new.clone())), ..plan(Level::Two, Repair::Async) };
+    let mut core = GetCore::new(plan, None);
+    core.start(NOW);
+    assert!(
+        core.on_reply(NOW, A, ReplicaReply::Object(old.clone())).iter().all(|it| !matches!(it, GetAction::Answer(_)))
+    );
+    let actions = core.on_reply(NOW, B, ReplicaReply::Same);
+    let mut both = old.clone();
+    both.merge(&new, &MergeRules::default());
+    let Some(GetAction::Answer(found)) = actions.first() else { panic!("{actions:?}") };
+    assert_eq!((found.object.as_deref(), found.divergent), (Some(&both), true));
+    let repaired = actions.iter().filter(|it| matches!(it, GetAction::Repair { awaited: false, .. })).count();
+    assert_eq!(repaired, 2, "the owners get it");
+    let mut nothing =
+        GetCore::new(ReadPlan { beside: Some(Arc::new(Object::new())), ..self::plan(Level::One, Repair::Off) }, None);
+    nothing.start(NOW);
+    assert!(matches!(
+        &nothing.on_reply(NOW, A, ReplicaReply::Nothing)[..],
+        [GetAction::Answer(Found { object: None, .. })]
+    ));
+}
+
+#[test]
+fn a_fallback_votes_in_its_owners_place() {
+    let votes = one_layout(Level::All, 3).with_stand_ins(&[(C, StoreId::from_bits(7))]);
+    assert_eq!(votes.members(), ids([0, 1, 7]));
+    let plan = ReadPlan { votes, candidates: ids([0, 1, 7]), ..plan(Level::All, Repair::Async) };
+    let mut core = GetCore::new(plan, None);
+    core.start(NOW);
+    core.on_reply(NOW, A, ReplicaReply::Nothing);
+    core.on_reply(NOW, B, ReplicaReply::Nothing);
+    assert_eq!(core.on_reply(NOW, C, ReplicaReply::Nothing), []);
+    let actions = core.on_reply(NOW, StoreId::from_bits(7), ReplicaReply::Nothing);
+    assert!(matches!(&actions[..], [GetAction::Answer(Found { object: None, .. })]), "{actions:?}");
 }

@@ -30,7 +30,7 @@ pub enum Level {
     LocalQuorum,
     /// More than half in each region.
     EachQuorum,
-    /// One of the owners or fallbacks: a hint counts.
+    /// One of the owners or fallbacks: a hint counts. For writes alone.
     Any,
 }
 
@@ -70,9 +70,9 @@ pub enum LevelError {
     /// No layout gives this object an owner.
     #[error("this object has no owners")]
     NoOwners,
-    /// `any` lets a hint count, and hints do not exist yet: `not_yet`, not a wrong parameter.
-    #[error("any counts hints, which are not built yet: one is the nearest level")]
-    AnyNotYet,
+    /// A read at `any`: a hint may count as a copy, but nobody answers a read by not having one.
+    #[error("any is a level of writes, where a hint counts: a read asks one, or more")]
+    AnyReads,
 }
 
 impl Level {
@@ -89,12 +89,13 @@ impl Level {
         Self::Any,
     ];
 
-    /// The number that was asked for, where a number was: `two` is 2. The other words depend on N.
+    /// The number that was asked for, where a number was: `two` is 2, and `any` is 1 of whoever there is. The other words
+    /// depend on N.
     #[must_use]
     pub const fn number(self) -> Option<usize> {
         match self {
             Self::Count(count) => Some(count as usize),
-            Self::One => Some(1),
+            Self::One | Self::Any => Some(1),
             Self::Two => Some(2),
             Self::Three => Some(3),
             _ => None,

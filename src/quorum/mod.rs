@@ -12,6 +12,7 @@ mod get;
 mod level;
 mod put;
 mod requirement;
+mod stand_in;
 mod tally;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use get::{Found, GetAction, GetCore, GetFailure, ReadPlan, Repair, ReplicaRe
 pub use level::{Level, LevelError};
 pub use put::{PutAction, PutCore, PutFailure};
 pub use requirement::{Group, GroupUp, OwnersIn, RegionOwners, Requirement, Unavailable, requirement};
+pub use stand_in::Fallbacks;
 pub use tally::{Counted, Tally, Verdict};
 
 /// Why a replica gave no vote. None of these counts for anything: only an answer does, and "not found" is one.

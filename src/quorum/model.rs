@@ -41,7 +41,8 @@ fn level(need: usize, lie: bool) -> Level {
 fn plan(n: u128, votes: Requirement, hold: Requirement, own: u128) -> ReadPlan {
     let rules = MergeRules::default();
     let candidates = ids((0..n).map(|at| (own + at) % n));
-    ReadPlan { votes, hold, candidates, own: Some(StoreId::from_bits(own)), rules, repair: Repair::Sync, digest }
+    let (beside, own) = (None, Some(StoreId::from_bits(own)));
+    ReadPlan { votes, hold, candidates, beside, own, rules, repair: Repair::Sync, digest }
 }
 
 fn place(id: StoreId) -> usize {

@@ -18,8 +18,12 @@
 //! acknowledgement. One counts only in the layouts it was for (I-ACK over layout changes). Something was minted, so a
 //! failure is never "not applied" (I-HONEST): [`Requirement::feasible`] is asked before the mint. Left to others: hints
 //! for those who [`missed`](PutCore::missed) it.
+//!
+//! **Sloppy** ([`PutCore::sloppy`]). For an owner that is down, and for one that fails before the decision, the next
+//! fallback is asked to store a hint; that is a vote in the owner's place, and the owner's own, should it come after all,
+//! is the same one. A fallback that fails is followed by the next.
 
-use super::{Counted, NoVote, Recorder, ReplicaResult, Requirement, Tally, Verdict};
+use super::{Counted, Fallbacks, NoVote, Recorder, ReplicaResult, Requirement, Tally, Verdict};
 use crate::types::{Mono, StoreId};
 
 /// What to do next.
@@ -30,6 +34,15 @@ pub enum PutAction {
         /// The owner.
         to: StoreId,
         /// The layouts it counts in.
+        layouts: Vec<u64>,
+    },
+    /// Have this fallback store a hint for an owner, naming the layouts in which that owner counts.
+    Hint {
+        /// The fallback.
+        to: StoreId,
+        /// The owner.
+        owner: StoreId,
+        /// The layouts the owner counts in.
         layouts: Vec<u64>,
     },
     /// Tell the client that it is done.
@@ -60,12 +73,25 @@ enum Copy {
     Acked,
 }
 
+/// A fallback in an owner's place.
+#[derive(Clone, Debug)]
+struct StandIn {
+    owner: StoreId,
+    fallback: StoreId,
+    copy: Copy,
+}
+
 /// One coordinated write. Pure: time is an argument, and what is to be done is returned.
 #[derive(Clone, Debug)]
 pub struct PutCore {
     tally: Tally,
     own: Option<StoreId>,
     owners: Vec<(StoreId, Copy)>,
+    /// Whom else it may ask, and whom it has asked; nobody where it is strict.
+    fallbacks: Fallbacks,
+    stand_ins: Vec<StandIn>,
+    /// All fallbacks that were ever asked, whatever the layouts were then: one disk is one vote.
+    asked: Vec<StoreId>,
     decided: bool,
     recorder: Option<Box<Recorder>>,
 }
@@ -93,7 +119,93 @@ impl PutCore {
         if let Some(recorder) = &mut recorder {
             recorder.expect(owners.iter().map(|(id, _)| *id));
         }
-        Self { tally: Tally::durable(requirement, durable), own, owners, decided: false, recorder }
+        let (fallbacks, stand_ins, asked) = (Fallbacks::default(), Vec::new(), Vec::new());
+        Self {
+            tally: Tally::durable(requirement, durable),
+            own,
+            owners,
+            fallbacks,
+            stand_ins,
+            asked,
+            decided: false,
+            recorder,
+        }
+    }
+
+    /// The same write, for which these may stand in for owners. A coordinator that is a fallback itself stores its hint by
+    /// itself: `own` is (owner, this node).
+    #[must_use]
+    pub fn sloppy(mut self, fallbacks: Fallbacks, own: Option<(StoreId, StoreId)>) -> Self {
+        self.fallbacks = fallbacks.only(|store| own.is_none_or(|(_, me)| me != store));
+        let stand = |(owner, fallback)| StandIn { owner, fallback, copy: Copy::Sent };
+        self.stand_ins.extend(own.map(stand));
+        self.asked.extend(own.map(|(_, me)| me));
+        self
+    }
+
+    /// For whom a fallback stands in.
+    #[must_use]
+    pub fn stands_for(&self, fallback: StoreId) -> Option<StoreId> {
+        self.stand_ins.iter().find(|stand| stand.fallback == fallback).map(|stand| stand.owner)
+    }
+
+    /// Asks fallbacks in the place of these owners, as far as there are any and nobody stands in for them yet.
+    pub fn stand_in(&mut self, now: Mono, owners: &[StoreId]) -> Vec<PutAction> {
+        if self.decided || self.fallbacks.is_empty() {
+            return Vec::new();
+        }
+        let lacks = |owner: &StoreId| !self.tally.has_all_of(*owner) && !self.has_stand_in(*owner);
+        let owners: Vec<StoreId> = owners.iter().copied().filter(lacks).collect();
+        let stands = self.fallbacks.take_for_all(self.tally.requirement(), &owners);
+        stands.into_iter().map(|(owner, fallback)| self.ask_to_stand_in(now, owner, fallback)).collect()
+    }
+
+    fn has_stand_in(&self, owner: StoreId) -> bool {
+        self.stand_ins.iter().any(|stand| stand.owner == owner && !matches!(stand.copy, Copy::Failed(_)))
+    }
+
+    fn ask_to_stand_in(&mut self, now: Mono, owner: StoreId, fallback: StoreId) -> PutAction {
+        self.stand_ins.push(StandIn { owner, fallback, copy: Copy::Sent });
+        self.asked.push(fallback);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.sent(now, fallback, false);
+        }
+        PutAction::Hint { to: fallback, owner, layouts: self.tally.requirement().layouts_of(owner) }
+    }
+
+    /// A fallback has stored its hint, for these layouts.
+    pub fn on_hinted(&mut self, now: Mono, from: StoreId, layouts: &[u64], flushed: bool) -> Option<PutAction> {
+        let stand = self.stand_ins.iter_mut().find(|stand| stand.fallback == from)?;
+        stand.copy = Copy::Acked;
+        let owner = stand.owner;
+        self.tally.acknowledged(owner, layouts, flushed);
+        if let Some(recorder) = &mut self.recorder {
+            let result = if flushed { ReplicaResult::Flushed } else { ReplicaResult::Acked };
+            recorder.answered(now, from, result, None);
+            recorder.hinted(owner);
+        }
+        self.decide(now, None)
+    }
+
+    /// A fallback did not store its hint, as far as is known: the next one is asked, where there is one.
+    pub fn on_hint_failed(&mut self, now: Mono, from: StoreId, why: NoVote) -> Option<PutAction> {
+        let stand = self.stand_ins.iter_mut().find(|stand| stand.fallback == from)?;
+        if stand.copy == Copy::Acked {
+            return None;
+        }
+        stand.copy = Copy::Failed(why);
+        let owner = stand.owner;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.answered(now, from, why.into(), None);
+        }
+        if let Some(next) = self.stand_in(now, &[owner]).pop() {
+            return Some(next);
+        }
+        let failed = self.owners.iter().any(|(id, copy)| *id == owner && matches!(copy, Copy::Failed(_)));
+        if failed && !self.has_stand_in(owner) {
+            self.tally.failed(owner);
+        }
+        self.decide(now, None)
     }
 
     /// To all owners at once.
@@ -128,26 +240,37 @@ impl PutCore {
             return self.decide(now, None);
         }
         *copy = Copy::Failed(why);
-        self.tally.failed(from);
         if let Some(recorder) = &mut self.recorder {
             recorder.answered(now, from, why.into(), None);
+        }
+        if let Some(instead) = self.stand_in(now, &[from]).pop() {
+            return Some(instead);
+        }
+        if !self.has_stand_in(from) {
+            self.tally.failed(from);
         }
         self.decide(now, None)
     }
 
     /// Other layouts are live now, and it is counted in these. What was acknowledged stands for the layouts it was for;
     /// whoever lacks one is asked again, with the same dot, also who acknowledged for other layouts: between the two it
-    /// may have lost what it held. After the decision nothing is asked any more.
+    /// may have lost what it held. After the decision nothing is asked any more. `fallbacks`: those there are now. Who was
+    /// one and is none now stands in for nobody any more, also where it is one again later: the votes it has given stand
+    /// for the layouts they were for, and a second one would be of the same disk.
     pub fn on_layouts(
         &mut self,
         now: Mono,
         requirement: Requirement,
         owners: impl IntoIterator<Item = StoreId>,
+        fallbacks: Fallbacks,
     ) -> Vec<PutAction> {
         if self.decided {
             return Vec::new();
         }
         self.tally = self.tally.carried_into(requirement);
+        self.stand_ins.retain(|stand| fallbacks.stores().any(|store| store == stand.fallback));
+        let asked = &self.asked;
+        self.fallbacks = fallbacks.only(|store| !asked.contains(&store));
         for owner in owners.into_iter().chain(self.tally.requirement().members().to_vec()) {
             if self.owners.iter().all(|(id, _)| *id != owner) {
                 self.owners.push((owner, Copy::Sent));
@@ -160,6 +283,14 @@ impl PutCore {
             return vec![action];
         }
         let mut actions = Vec::new();
+        for stand in &mut self.stand_ins {
+            let layouts = self.tally.requirement().layouts_of(stand.owner);
+            let waits = matches!(stand.copy, Copy::Sent | Copy::Acked) && !self.tally.has_all_of(stand.owner);
+            if waits && !layouts.is_empty() {
+                stand.copy = Copy::Sent;
+                actions.push(PutAction::Hint { to: stand.fallback, owner: stand.owner, layouts });
+            }
+        }
         for (id, copy) in &mut self.owners {
             let layouts = self.tally.requirement().layouts_of(*id);
             // Who is not counted gets it all the same, once.
@@ -184,7 +315,10 @@ impl PutCore {
         if self.decided {
             return None;
         }
-        let counted = self.tally.counted();
+        let instead =
+            |stand: &&StandIn| stand.copy == Copy::Acked && !self.owners.contains(&(stand.owner, Copy::Acked));
+        let sloppy = u32::try_from(self.stand_ins.iter().filter(instead).count()).unwrap_or(u32::MAX);
+        let counted = Counted { sloppy, ..self.tally.counted() };
         let action = match (self.tally.verdict(), failure) {
             (Verdict::Met, _) => PutAction::Answer(counted),
             (_, Some(why)) => PutAction::Fail { why, counted },
@@ -193,8 +327,9 @@ impl PutCore {
         };
         self.decided = true;
         if let Some(recorder) = &mut self.recorder {
-            let owners = &self.owners;
-            recorder.decided(now, |id| owners.contains(&(id, Copy::Acked)));
+            let (owners, stand_ins) = (&self.owners, &self.stand_ins);
+            let stood = |id| stand_ins.iter().any(|stand| stand.fallback == id && stand.copy == Copy::Acked);
+            recorder.decided(now, |id| owners.contains(&(id, Copy::Acked)) || stood(id));
         }
         Some(action)
     }
@@ -203,6 +338,24 @@ impl PutCore {
     pub fn missed(&self) -> impl Iterator<Item = StoreId> + '_ {
         let missed = |(id, copy): &&(StoreId, Copy)| *copy != Copy::Acked || !self.tally.has_all_of(*id);
         self.owners.iter().filter(missed).map(|(id, _)| *id)
+    }
+
+    /// Takes down that hints were left for these owners, which count for nothing.
+    pub fn note_hinted(&mut self, owners: &[StoreId]) {
+        if let Some(recorder) = &mut self.recorder {
+            owners.iter().for_each(|owner| recorder.hinted(*owner));
+        }
+    }
+
+    /// Whether a fallback holds a hint for `owner`.
+    #[must_use]
+    pub fn is_hinted(&self, owner: StoreId) -> bool {
+        self.stand_ins.iter().any(|stand| stand.owner == owner && stand.copy == Copy::Acked)
+    }
+
+    /// The fallbacks that nothing was heard of since they were asked.
+    pub fn unheard_stand_ins(&self) -> impl Iterator<Item = StoreId> + '_ {
+        self.stand_ins.iter().filter(|stand| stand.copy == Copy::Sent).map(|stand| stand.fallback)
     }
 
     /// The owners that failed, refused or could not be reached: they have missed it, as far as anybody knows.
@@ -238,15 +391,16 @@ impl PutCore {
     /// Whether every owner has answered or failed, so that nothing more will come.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.owners.iter().all(|(_, copy)| *copy != Copy::Sent)
+        self.owners.iter().all(|(_, copy)| *copy != Copy::Sent) && self.unheard_stand_ins().next().is_none()
     }
 
     /// What each owner did, as an error tells it: `ok`, `down`, `timeout`, `error`, `refused`, `syncing`.
     pub fn states(&self) -> impl Iterator<Item = (StoreId, &'static str)> + '_ {
-        self.owners.iter().map(|(id, copy)| match copy {
-            Copy::Sent => (*id, NoVote::TimedOut.as_str()),
-            Copy::Failed(why) => (*id, why.as_str()),
-            Copy::Acked => (*id, "ok"),
+        let stand_ins = self.stand_ins.iter().map(|stand| (stand.fallback, stand.copy));
+        self.owners.iter().copied().chain(stand_ins).map(|(id, copy)| match copy {
+            Copy::Sent => (id, NoVote::TimedOut.as_str()),
+            Copy::Failed(why) => (id, why.as_str()),
+            Copy::Acked => (id, "ok"),
         })
     }
 
@@ -258,147 +412,5 @@ impl PutCore {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::quorum::testing::{ids, one_layout, two_layouts};
-    use crate::quorum::{Described, Level, Role};
-
-    const A: StoreId = StoreId::from_bits(0);
-    const B: StoreId = StoreId::from_bits(1);
-    const C: StoreId = StoreId::from_bits(2);
-    const NOW: Mono = Mono(5);
-
-    fn core(level: Level, durable: usize) -> PutCore {
-        let mut core = PutCore::new(one_layout(level, 3), [], durable, Some(A), Some(Recorder::new(Mono(0))));
-        let sends: Vec<_> = [B, C].map(|to| PutAction::Send { to, layouts: vec![1] }).into();
-        assert_eq!(core.start(Mono(1)), sends, "to all other owners at once");
-        core
-    }
-
-    fn counted(answered: u32, needed: u32) -> Counted {
-        Counted { answered, needed, n: 3, layout: 1 }
-    }
-
-    #[test]
-    fn w_acknowledgements_answer_and_late_ones_are_noted() {
-        let mut core = core(Level::Two, 0);
-        assert_eq!(core.on_ack(NOW, A, &[1], false), None);
-        assert_eq!(core.on_ack(NOW, A, &[1], false), None, "one owner counts once");
-        assert_eq!(core.on_ack(NOW, StoreId::from_bits(9), &[1], false), None, "a stranger does not count");
-        assert_eq!(core.on_ack(NOW, B, &[1], true), Some(PutAction::Answer(counted(2, 2))));
-        assert_eq!(core.missed().collect::<Vec<_>>(), [C]);
-        assert!(!core.is_settled());
-        assert_eq!(core.on_ack(Mono(90), C, &[1], false), None, "answered once");
-        assert_eq!(core.missed().count(), 0);
-        assert!(core.is_settled());
-        let explain = core.recorder().unwrap().explain(|id| Described {
-            node: id.bits().to_string(),
-            zone: String::new(),
-            role: Role::Owner,
-        });
-        assert_eq!((explain.late, explain.decided_us), (vec!["2".to_owned()], Some(5)));
-        assert_eq!(explain.replicas.iter().map(|r| r.counted).collect::<Vec<_>>(), [true, true, false]);
-    }
-
-    #[test]
-    fn too_many_failures_end_it_with_nothing_known() {
-        let mut core = core(Level::Two, 0);
-        assert_eq!(core.on_failed(NOW, B, NoVote::Unreachable), None);
-        let fail = PutAction::Fail { why: PutFailure::TooFewAcks, counted: counted(0, 2) };
-        assert_eq!(core.failed().collect::<Vec<_>>(), [B]);
-        assert_eq!(core.on_failed(NOW, C, NoVote::Refused), Some(fail));
-        assert_eq!(core.on_ack(NOW, B, &[1], true), None);
-        assert_eq!(core.states().collect::<Vec<_>>(), [(A, "timeout"), (B, "ok"), (C, "refused")]);
-        assert_eq!((core.unheard().collect::<Vec<_>>(), core.failed().collect::<Vec<_>>()), (vec![A], vec![C]));
-        assert_eq!(core.missed().collect::<Vec<_>>(), [A, C]);
-    }
-
-    #[test]
-    fn the_deadline_ends_it() {
-        let mut core = core(Level::All, 0);
-        core.on_ack(NOW, A, &[1], true);
-        let fail = PutAction::Fail { why: PutFailure::DeadlinePassed, counted: counted(1, 3) };
-        assert_eq!(core.on_deadline(NOW), Some(fail));
-        assert_eq!(core.on_deadline(NOW), None);
-    }
-
-    #[test]
-    fn a_failure_takes_no_acknowledgement_back() {
-        let mut core = core(Level::Two, 0);
-        core.on_ack(NOW, A, &[1], true);
-        core.on_failed(NOW, A, NoVote::TimedOut);
-        assert!(matches!(core.on_ack(NOW, B, &[1], false), Some(PutAction::Answer(_))));
-    }
-
-    #[test]
-    fn durable_waits_for_a_flush_beyond_w() {
-        let mut core = core(Level::Two, 1);
-        assert_eq!(core.on_ack(NOW, A, &[1], false), None);
-        assert_eq!(core.on_ack(NOW, B, &[1], false), None, "two, but none flushed");
-        assert_eq!(core.on_ack(NOW, C, &[1], true), Some(PutAction::Answer(counted(3, 2))));
-        let mut core = self::core(Level::Two, 2);
-        core.on_ack(NOW, A, &[1], false);
-        assert!(core.on_ack(NOW, B, &[1], false).is_some_and(|a| matches!(a, PutAction::Fail { .. })));
-    }
-
-    #[test]
-    fn an_acknowledgement_counts_only_in_the_layouts_it_was_for() {
-        // Layout 1 owned by 0..3, layout 2 by 1..4.
-        let mut core = PutCore::new(two_layouts(Level::Quorum), [], 0, Some(B), None);
-        let sends = core.start(NOW);
-        assert!(sends.contains(&PutAction::Send { to: C, layouts: vec![2, 1] }));
-        assert!(sends.contains(&PutAction::Send { to: A, layouts: vec![1] }));
-        assert_eq!(core.on_ack(NOW, B, &[1, 2], true), None);
-        assert_eq!(core.on_ack(NOW, C, &[1], true), None, "layout 2 has one of two");
-        assert_eq!(core.on_ack(NOW, A, &[1], true), None);
-        assert_eq!(core.missed().collect::<Vec<_>>(), ids([2, 3]));
-        assert!(matches!(core.on_ack(NOW, C, &[2], true), Some(PutAction::Answer(_))));
-    }
-
-    #[test]
-    fn who_has_dropped_a_layout_acknowledges_in_part_and_is_asked_what_it_knows() {
-        // Layout 1 owned by 0..3, layout 2 by 1..4; B and C have dropped layout 1, and nothing is heard of A.
-        let write = || {
-            let mut core = PutCore::new(two_layouts(Level::Quorum), [], 0, Some(B), None);
-            core.start(NOW);
-            for from in [B, C] {
-                assert_eq!(core.on_ack(NOW, from, &[2], true), None);
-                assert!(core.acked_in_part(from));
-            }
-            assert!(!core.acked_in_part(A), "it has not acknowledged at all");
-            core
-        };
-        let mut learnt = write();
-        let actions = learnt.on_layouts(NOW, two_layouts(Level::Quorum).in_layout(2).unwrap(), []);
-        assert!(matches!(actions[..], [PutAction::Answer(_)]), "what they said for layout 2 is enough there");
-        assert!(!learnt.acked_in_part(B));
-        // Where nothing can be learnt it ends all the same.
-        let mut ends = write();
-        assert_eq!(ends.on_failed(NOW, B, NoVote::Refused), None, "A and C may make layout 1's quorum");
-        let ended = ends.on_failed(NOW, C, NoVote::Refused);
-        assert!(matches!(ended, Some(PutAction::Fail { why: PutFailure::TooFewAcks, .. })), "{ended:?}");
-    }
-
-    #[test]
-    fn under_other_layouts_an_acknowledgement_stands_for_the_one_it_was_for() {
-        // Layout 1 owned by 0..3; then layout 2 by 1..4 as well.
-        let mut core = PutCore::new(one_layout(Level::Quorum, 3), [], 0, Some(A), None);
-        core.start(NOW);
-        assert_eq!(core.on_ack(NOW, A, &[1], true), None);
-        let sends = core.on_layouts(NOW, two_layouts(Level::Quorum), []);
-        let to = |id, layouts: &[u64]| PutAction::Send { to: id, layouts: layouts.to_vec() };
-        let d = StoreId::from_bits(3);
-        assert_eq!(sends, [to(B, &[2, 1]), to(C, &[2, 1]), to(d, &[2])], "A has all it counts in");
-        assert_eq!(core.on_ack(NOW, B, &[1], true), None, "enough in layout 1, none in 2");
-        assert_eq!(core.on_ack(NOW, d, &[2], true), None);
-        assert!(matches!(core.on_ack(NOW, B, &[2, 1], true), Some(PutAction::Answer(_))), "asked again, it counts");
-        assert_eq!(core.on_layouts(NOW, one_layout(Level::All, 3), []), [], "decided is decided");
-
-        let mut core = PutCore::new(two_layouts(Level::Quorum), [], 0, Some(B), None);
-        core.start(NOW);
-        core.on_failed(NOW, A, NoVote::Refused);
-        core.on_ack(NOW, B, &[2, 1], true);
-        core.on_ack(NOW, C, &[1], true);
-        assert!(matches!(core.on_layouts(NOW, one_layout(Level::Quorum, 3), [])[..], [PutAction::Answer(_)]));
-    }
-}
+#[path = "put_tests.rs"]
+mod tests;

@@ -77,7 +77,7 @@ impl Table {
                 mark => tally.acknowledged(member, &layouts, mark == "!"),
             }
         }
-        let Counted { answered, needed, n, layout } = tally.counted();
+        let Counted { answered, needed, n, layout, .. } = tally.counted();
         let verdict = format!("{:?}", tally.verdict()).to_lowercase();
         format!("{verdict} {answered}/{needed}/{n} in {layout}")
     }

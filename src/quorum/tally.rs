@@ -21,6 +21,13 @@ pub struct Counted {
     pub n: u32,
     /// The layout it was counted in.
     pub layout: u64,
+    /// How many fallbacks stood in for owners when it was decided: their hints are among what counted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sloppy: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Where a tally stands.
@@ -184,7 +191,7 @@ impl Tally {
             n += group.members.len();
         }
         let figure = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Counted { answered: figure(answered), needed: figure(needed), n: figure(n), layout }
+        Counted { answered: figure(answered), needed: figure(needed), n: figure(n), layout, sloppy: 0 }
     }
 
     /// Each group with its members' votes.

@@ -5,8 +5,13 @@
 //! hint ended if it is still the one that was read. So the newest state travels, and nothing that was written meanwhile is
 //! taken for sent.
 //!
-//! An owner that owns the object in no live layout any more has been replaced: what it missed goes to all who own it now.
-//! Who of them does not take it is left a hint of its own.
+//! An owner that owns the object in no live layout any more has been replaced: what it missed goes to all who own it now,
+//! up or down itself. Who of them does not take it is left a hint of its own; but whoever has ended never comes back, and is
+//! left none, whatever an older layout says that is still live: two of them would be left each other's for ever.
+//!
+//! A hint *by value* holds what is sent, and the owner that it is for may be the first to see it. So while layouts change
+//! it goes to all owners in all live layouts, as every state that reaches one of them does; and what this node itself owns
+//! by now it merges. What was owed is let go only once those that took it have flushed it.
 //!
 //! Nobody waits for anybody: each owner has its own window, which opens and closes with how fast it answers; one that is
 //! down, slow or full holds up no other, and a key that cannot be read or sent now holds up no other key. Everybody who
@@ -28,13 +33,15 @@ use tracing::{debug, info};
 
 use super::rate::Rate;
 use super::worker::{Roster, Worker};
-use crate::causality::digest_of_record;
+use crate::causality::{MergeRules, decode_object, digest_of_record, encode_object};
 use crate::cluster::{Known, LayoutKeeper};
+use crate::collect::Epoch;
 use crate::env::Env;
 use crate::metrics::{Dropped, Metrics};
 use crate::pacing::{AdaptiveWindow, Backoff};
 use crate::peers::Peers;
-use crate::replica::{Fault, Hint, HintEnd, HintPage, Place, Replica, name_of};
+use crate::replica::{Cause, Fault, Hint, HintEnd, HintPage, KeepRequest, MergeRequest, Place, Replica, name_of};
+use crate::ring::Mode;
 use crate::ring::live::holders;
 use crate::transport::messages::{Ask, Refusal, Target, Tell, Write};
 use crate::types::{Mono, ObjectId, PartitionId, StoreId, Wall};
@@ -54,6 +61,8 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Between two searches for hints that are too old, at least.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// So long after a layout has come or gone hints are left that were decided upon before it, at most.
+const LATE_FOR: Duration = Duration::from_secs(60);
 /// After a round in which something failed.
 const AGAIN: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(20) };
 /// A storage thread has enough to do.
@@ -66,6 +75,8 @@ const GIVES_WAY: u32 = 50;
 pub struct HintOptions {
     /// How long a hint is kept.
     pub window: Duration,
+    /// How long, by an object's own stamps, request ids are remembered; the same on all nodes.
+    pub idempotency_window: Duration,
     /// Most bytes a second that are sent; 0: as many as there are.
     pub rate: u64,
 }
@@ -82,7 +93,7 @@ pub enum Stage {
     Replaying,
     /// Something failed: again, later.
     BackingOff,
-    /// It is no owner any more: they are being sent to those that are.
+    /// It is no member any more: they are being sent to those that own their objects now.
     Replaced,
     /// The worker was told to pause.
     Paused,
@@ -127,6 +138,7 @@ struct Inner {
     keeper: LayoutKeeper,
     metrics: Arc<Metrics>,
     window: Duration,
+    idempotency_window: Duration,
     rate: Rate,
     worker: Worker,
     /// The owners that something is under way for.
@@ -137,6 +149,17 @@ struct Inner {
 
 /// Objects read and on their way at once.
 const TURNS: usize = 32;
+
+/// How far what an owner that is down owns no more has been passed on.
+#[derive(Default)]
+struct Astray {
+    /// The layouts that were live when it was last looked for.
+    live: Vec<u64>,
+    /// How often it is to be looked for still, and when next.
+    looks: u32,
+    at: Mono,
+    attempt: u32,
+}
 
 /// Why something was not sent.
 #[derive(Debug)]
@@ -165,12 +188,24 @@ impl Hints {
         options: HintOptions,
         roster: &Roster,
     ) -> Self {
-        let HintOptions { window, rate } = options;
+        let HintOptions { window, idempotency_window, rate } = options;
         let worker = roster.register("hints", "Sends owners that are back what they missed.", Some(rate));
         let rate = Rate::new(env, rate, rate.min(BURST));
         let targets = Mutex::default();
         let turns = Semaphore::new(TURNS);
-        let inner = Inner { env: env.clone(), replica, peers, keeper, metrics, window, rate, worker, targets, turns };
+        let inner = Inner {
+            env: env.clone(),
+            replica,
+            peers,
+            keeper,
+            metrics,
+            window,
+            idempotency_window,
+            rate,
+            worker,
+            targets,
+            turns,
+        };
         let this = Self { inner: Arc::new(inner) };
         env.tasks.spawn(this.clone().run());
         this
@@ -228,7 +263,7 @@ impl Hints {
     async fn replay(self, target: StoreId) {
         let Inner { env, peers, worker, .. } = &*self.inner;
         let (mut window, mut attempt, mut begun, mut swept) = (AdaptiveWindow::new(WINDOW), 0, false, None);
-        let mut at = Bytes::new();
+        let (mut at, mut astray) = (Bytes::new(), Astray::default());
         let (mut changes, mut bell) = (peers.watch(), worker.bell());
         while !self.is_over(target) {
             if worker.is_paused() {
@@ -239,6 +274,7 @@ impl Hints {
             self.sweep(target, &mut swept).await;
             let Some(replaced) = self.can_be_sent(target) else {
                 begun = false;
+                self.pass_on(target, &mut window, &mut astray).await;
                 self.tell(target, |replaying| replaying.stage = Stage::Waiting);
                 tokio::select! {
                     biased;
@@ -259,7 +295,7 @@ impl Hints {
             self.tell(target, |replaying| replaying.stage = stage);
             let round = {
                 let _run = worker.begin();
-                self.round(target, &mut window, &mut at).await
+                self.round(target, &mut window, &mut at, false).await
             };
             match round {
                 Ok(()) => {
@@ -297,9 +333,54 @@ impl Hints {
         if gone { Some(true) } else { self.inner.peers.up().is_up(target).then_some(false) }
     }
 
-    /// Goes through all that waits for an owner behind `at`. An error where it makes no sense to go on; then `at` is where
-    /// the next round begins, so that what cannot be sent is in nobody's way.
-    async fn round(&self, target: StoreId, window: &mut AdaptiveWindow, at: &mut Bytes) -> Result<(), String> {
+    /// Of an owner that is down: what it owns no more goes to those that do, and what nobody is owed any more is dropped.
+    /// Looked for where a layout has come or gone, and once more later.
+    async fn pass_on(&self, target: StoreId, window: &mut AdaptiveWindow, astray: &mut Astray) {
+        let Inner { env, keeper, worker, metrics, .. } = &*self.inner;
+        let breaks = |rule| env.buggify.breaks(rule);
+        if breaks("hints are replayed") || breaks("what an owner owns no more is not kept for it") {
+            return;
+        }
+        let Some(known) = keeper.known() else { return };
+        let (now, live) = (env.clock.now(), known.live());
+        if astray.live != live {
+            *astray = Astray { live, looks: 2, at: now, attempt: 0 };
+        }
+        if astray.looks == 0 || now < astray.at {
+            return;
+        }
+        let _run = worker.begin();
+        match self.round(target, window, &mut Bytes::new(), true).await {
+            Ok(()) => (astray.looks, astray.at, astray.attempt) = (astray.looks - 1, now + LATE_FOR, 0),
+            Err(why) => {
+                debug!(%target, why, "what it owns no more cannot be sent to others now");
+                worker.failed(format!("in place of {target}: {why}"));
+                metrics.hints.failures.inc();
+                self.tell(target, |replaying| replaying.trouble = Some(why));
+                astray.at = now + AGAIN.delay(astray.attempt, env.entropy.u64());
+                astray.attempt += 1;
+            }
+        }
+    }
+
+    /// Whether a hint is for its owner no more, whatever that one is at: it owns the object in no live layout, or the bucket
+    /// was emptied since.
+    fn is_astray(&self, target: StoreId, stored: &Bytes) -> bool {
+        let (Some(known), Some((id, generation))) = (self.inner.keeper.known(), name_of(stored)) else { return false };
+        let newest = known.newest();
+        let partition = newest.partition(id.token());
+        generation < newest.settings(&id.bucket).generation || owned_by(&known, partition, &id, target).is_empty()
+    }
+
+    /// Goes through all that waits for an owner behind `at`, or what of it is astray. An error where it makes no sense to go
+    /// on; then `at` is where the next round begins, so that what cannot be sent is in nobody's way.
+    async fn round(
+        &self,
+        target: StoreId,
+        window: &mut AdaptiveWindow,
+        at: &mut Bytes,
+        astray: bool,
+    ) -> Result<(), String> {
         let (mut after, mut last, mut unsent, mut in_a_row) = (std::mem::take(at), false, None, 0);
         let (mut ended, mut failed) = (0_u64, None);
         let mut queue: VecDeque<(Bytes, Hint)> = VecDeque::new();
@@ -312,7 +393,11 @@ impl Hints {
                     }
                     match self.page(target, &after).await {
                         Ok(page) => {
-                            queue.extend(page.entries);
+                            let goes = |(stored, _): &(Bytes, Hint)| !astray || self.is_astray(target, stored);
+                            queue.extend(page.entries.into_iter().filter(goes));
+                            if page.unreadable > 0 {
+                                failed = Some(format!("{} hints cannot be read", page.unreadable));
+                            }
                             (last, after) = (page.next.is_none(), page.next.unwrap_or_default());
                         }
                         // What is under way is waited for all the same.
@@ -345,7 +430,7 @@ impl Hints {
             if unsent.is_none() && self.inner.worker.is_paused() {
                 unsent = Some("it was told to pause".to_owned());
             }
-            if unsent.is_none() && self.can_be_sent(target).is_none() {
+            if unsent.is_none() && !astray && self.can_be_sent(target).is_none() {
                 unsent = Some("it is down".to_owned());
             }
         }
@@ -386,8 +471,8 @@ impl Hints {
             return end(HintEnd::Dropped(Dropped::Gone)).await.map(|()| None);
         };
         let Some(layout) = keeper.newest() else { return Err(Unsent::Owner("this node is in no cluster".into())) };
-        let current = layout.settings(&id.bucket).generation;
-        if generation < current {
+        let settings = layout.settings(&id.bucket);
+        if generation < settings.generation {
             return end(HintEnd::Dropped(Dropped::Purged)).await.map(|()| None);
         }
         let place = Place::of(layout.grid(), &id, generation);
@@ -395,8 +480,25 @@ impl Hints {
         // Before its object is in memory, until it has been sent.
         let Ok(_turn) = self.inner.turns.acquire().await else { return Ok(None) };
         // Before it is read.
-        let epoch = replica.epoch(partition).0;
-        let found = self.patiently(|| replica.read_to_mend(place.clone())).await.map_err(here)?;
+        let read = replica.epoch(partition).0;
+        let own = match &hint {
+            Hint { kept: Some(_), refers: false, .. } => None,
+            Hint { kept: Some(_), .. } if env.buggify.breaks("what was noted beside what is kept is sent") => None,
+            _ => self.patiently(|| replica.read_to_mend(place.clone())).await.map_err(here)?,
+        };
+        let rules = MergeRules {
+            last_write_wins: settings.mode == Mode::Lww,
+            idempotency_window: self.inner.idempotency_window,
+        };
+        // Of a merge the least.
+        let epoch = match (&hint.kept, &own) {
+            (Some(kept), None) => kept.epoch,
+            (kept, _) => kept.as_ref().map_or(read, |kept| kept.epoch.min(read)),
+        };
+        let found = match (hint.kept.as_ref().map(|kept| kept.record.clone()), own) {
+            (Some(kept), Some(own)) => Some(both(kept, own, &rules)?),
+            (kept, own) => kept.or(own),
+        };
         let Some(record) = found else {
             return end(HintEnd::Dropped(Dropped::Gone)).await.map(|()| None);
         };
@@ -405,9 +507,14 @@ impl Hints {
         let guard = keeper.held().take();
         let Some(known) = keeper.known() else { return Err(Unsent::Owner("this node is in no cluster".into())) };
         let target_of = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
-        let write = Write { target: target_of, record: record.clone(), epoch, flush: false, repair: true };
+        let flush = hint.owed && !env.buggify.breaks("what is owed is flushed before it is let go");
+        let write = Write { target: target_of, record: record.clone(), epoch, flush, repair: true };
         let sent = env.clock.now();
-        let took = if owned_by(&known, partition, &id, target).is_empty() {
+        let owns = !owned_by(&known, partition, &id, target).is_empty();
+        let took = if hint.kept.is_some() && (!owns || known.chain.live().len() > 1) {
+            self.spread(&known, &place, &id, target, &write, rules).await?;
+            None
+        } else if !owns {
             let missed = self.send_to_owners(&known, partition, &id, target, &write).await;
             if !missed.is_empty() {
                 let digest = digest_of_record(&record);
@@ -426,7 +533,41 @@ impl Hints {
         Ok(took)
     }
 
-    /// Sends an object to all its owners but this node and one that is none any more; tells who of them has not taken it.
+    /// Brings what was kept by value to all owners in all live layouts, and is done once the owner it was for, where that is
+    /// one still, has it. For every other one that does not take it, it is kept as well.
+    async fn spread(
+        &self,
+        known: &Known,
+        place: &Place,
+        id: &ObjectId,
+        target: StoreId,
+        write: &Write,
+        rules: MergeRules,
+    ) -> Result<(), Unsent> {
+        let replica = &self.inner.replica;
+        let here = |fault: Fault| Unsent::Key(format!("it cannot be kept here: {fault}"));
+        let class = known.newest().class_of(known.newest().settings(&id.bucket));
+        let (record, flush) = (write.record.clone(), write.flush);
+        if !owned_by(known, place.partition, id, known.me).is_empty() {
+            let (record, cause) = (record.clone(), Cause::Repair);
+            let epoch = Epoch(write.epoch);
+            let merge = MergeRequest { place: place.clone(), record, rules, class, flush, cause, epoch };
+            self.patiently(|| replica.merge(merge.clone())).await.map_err(here)?;
+        }
+        let owns = !owned_by(known, place.partition, id, target).is_empty();
+        if owns {
+            self.send(known, place.partition, id, target, write.clone()).await?;
+        }
+        for owner in self.send_to_owners(known, place.partition, id, target, write).await {
+            let (place, record, epoch) = (place.clone(), record.clone(), write.epoch);
+            let keep = KeepRequest { place, owner, record, epoch, rules, flush };
+            self.patiently(|| replica.keep_hint(keep.clone())).await.map_err(here)?;
+        }
+        Ok(())
+    }
+
+    /// Sends an object to all its owners in all live layouts, but for this node, `target`, and those that have ended; tells who
+    /// of them has not taken it.
     async fn send_to_owners(
         &self,
         known: &Known,
@@ -437,7 +578,10 @@ impl Hints {
     ) -> Vec<StoreId> {
         let live = known.chain.live().iter();
         let owners = live.flat_map(|layout| holders(layout, partition, Some(&id.bucket)).stores().collect::<Vec<_>>());
-        let mut owners: Vec<StoreId> = owners.filter(|owner| *owner != known.me && *owner != target).collect();
+        let all = self.inner.env.buggify.breaks("who has ended is left no hints");
+        let ended = |owner: &StoreId| !all && known.chain.ended().contains(owner);
+        let mut owners: Vec<StoreId> =
+            owners.filter(|owner| *owner != known.me && *owner != target && !ended(owner)).collect();
         owners.sort_unstable();
         owners.dedup();
         let sends = owners.iter().map(|owner| self.send(known, partition, id, *owner, write.clone()));
@@ -455,11 +599,15 @@ impl Hints {
         write: Write,
     ) -> Result<(), Unsent> {
         let Inner { peers, keeper, .. } = &*self.inner;
+        let flush = write.flush;
         let (version, mut older) = (known.newest().version(), known.live());
         older.retain(|live| *live != version);
         older.reverse();
         let reply = peers.call_in(to, Ask::Write(write), version, older, CALL_FOR).await;
         let because_of_layouts = match reply.map(|reply| reply.tell) {
+            Ok(Some(Tell::Written(written))) if flush && !written.flushed => {
+                return Err(Unsent::Key("it has taken it, and not flushed it".into()));
+            }
             Ok(Some(Tell::Written(written))) => {
                 if owned_by(known, partition, id, to).iter().all(|version| written.layouts.contains(version)) {
                     return Ok(());
@@ -487,7 +635,7 @@ impl Hints {
     /// A node whose clock is wrong drops nothing.
     fn is_too_old(&self, hint: &Hint) -> bool {
         let Inner { env, replica, window, .. } = &*self.inner;
-        hint.since + *window < env.clock.wall() && replica.identity().clock_is_right()
+        !hint.owed && hint.since + *window < env.clock.wall() && replica.identity().clock_is_right()
     }
 
     /// Drops what is too old, whether or not the owner is up.
@@ -495,7 +643,8 @@ impl Hints {
         let Inner { env, replica, window, .. } = &*self.inner;
         let now = env.clock.now();
         let oldest = replica.hints().waiting(target).map_or(Wall(u64::MAX), |waiting| waiting.oldest);
-        let some = Hint { owed: false, revision: crate::types::Digest([0; 16]), since: oldest };
+        let revision = crate::types::Digest([0; 16]);
+        let some = Hint { owed: false, revision, since: oldest, kept: None, refers: true };
         let lately = swept.is_some_and(|last| now.since(last) < SWEEP_EVERY.min(*window / 4));
         if lately || oldest == Wall(u64::MAX) || !self.is_too_old(&some) {
             return;
@@ -534,6 +683,14 @@ pub async fn wait_for(env: &Env, replica: &Replica, until: Wall, patience: Durat
         }
         env.clock.sleep(GIVE_WAY.min(give_up.since(now))).await;
     }
+}
+
+/// What is kept for an owner, and what it missed of this node's own copy, in one.
+fn both(kept: Bytes, own: Bytes, rules: &MergeRules) -> Result<Bytes, Unsent> {
+    let damaged = |_| Unsent::Key("what is kept of it here is damaged".to_owned());
+    let (mut object, own) = (decode_object(kept).map_err(damaged)?, decode_object(own).map_err(damaged)?);
+    object.merge(&own, rules);
+    Ok(encode_object(&object))
 }
 
 /// The live layouts in which a store owns an object.

@@ -271,7 +271,7 @@ impl Mender {
         loop {
             // What is merged here is in flight: newer layouts are not acked before it has ended.
             let _guard = self.keeper.held().take();
-            let fetch = Fetch { partition: partition.0, after, max_bytes: PAGE };
+            let fetch = Fetch { partition: partition.0, after, max_bytes: PAGE, held: Bytes::new() };
             let version = self.newest()?.version();
             let reply = self.peers.call(from, Ask::Fetch(fetch), version, CALL_FOR).await;
             let page = match reply.map(|reply| reply.tell) {

@@ -337,9 +337,9 @@ impl Reaper {
     ) -> Result<u64, Stopped> {
         let Inner { env, replica, metrics, .. } = &*self.inner;
         let owners = owners(layout, partition);
-        let holders = holders_of_hints(layout, partition, &owners);
+        let holders = holders_of_hints(known, layout, partition, &owners);
         self.all_up(known, &holders)?;
-        self.no_leftovers(known, layout, partition, &owners).await?;
+        self.no_leftovers(known, layout, partition, &owners, &holders).await?;
         let empty = listed.is_empty();
         for _ in 0..TURNS {
             let said = self.statuses(known, partition, &owners).await?;
@@ -511,7 +511,7 @@ impl Reaper {
             let layout = live.iter().find(|layout| layout.version() == id.epoch.layout()).unwrap_or(&live[0]);
             let mut owners = owners(layout, partition);
             owners.retain(|owner| !known.chain.ended().contains(owner));
-            let holders = holders_of_hints(layout, partition, &owners);
+            let holders = holders_of_hints(known, layout, partition, &owners);
             let went = match self.statuses(known, partition, &owners).await {
                 Ok(owners) => self.go_on(known, layout, partition, &owners, &holders).await,
                 Err(stopped) => Err(stopped),
@@ -531,13 +531,15 @@ impl Reaper {
         down.map_or(Ok(()), |by| Err(Stopped::HeldUp(HeldUp { by: *by, why: "it is down".into() })))
     }
 
-    /// Nobody who is no owner holds anything of a partition any more: what an ex-owner holds its owners would refuse.
+    /// Nobody who is no owner holds anything of a partition any more, nor keeps anything of it who stands in for nobody: its
+    /// owners would refuse it.
     async fn no_leftovers(
         &self,
         known: &Known,
         layout: &Layout,
         partition: PartitionId,
         owners: &BTreeSet<StoreId>,
+        holders: &BTreeSet<StoreId>,
     ) -> Result<(), Stopped> {
         let others: Vec<StoreId> = {
             let memory = self.memory();
@@ -547,9 +549,16 @@ impl Reaper {
         };
         let asked = others.iter().map(|store| self.ask(known, *store, Collect::ask(partition.0, Epoch::FIRST)));
         for (store, told) in others.iter().zip(join_all(asked).await) {
-            if told?.leftover {
-                let why = "it owned the partition, and has not deleted its copy yet".to_owned();
-                return Err(Stopped::HeldUp(HeldUp { by: *store, why }));
+            let told = told?;
+            let why = match () {
+                () if told.leftover => "it owned the partition, and has not deleted its copy yet",
+                () if told.keeps && !holders.contains(store) => {
+                    "it stood in for an owner, and still keeps what that missed"
+                }
+                () => "",
+            };
+            if !why.is_empty() {
+                return Err(Stopped::HeldUp(HeldUp { by: *store, why: why.to_owned() }));
             }
             self.memory().clear.entry(*store).or_default().insert(partition);
         }
@@ -641,14 +650,16 @@ fn driver(layout: &Layout, partition: PartitionId, is_up: impl Fn(StoreId) -> bo
 }
 
 /// All who may hold hints of a partition: its owners, and those who stand in for them.
-fn holders_of_hints(layout: &Layout, partition: PartitionId, owners: &BTreeSet<StoreId>) -> BTreeSet<StoreId> {
+fn holders_of_hints(
+    known: &Known,
+    layout: &Layout,
+    partition: PartitionId,
+    owners: &BTreeSet<StoreId>,
+) -> BTreeSet<StoreId> {
     let mut holders = owners.clone();
     for bucket in placements(std::slice::from_ref(layout)) {
         let settings = settings_of(layout, bucket.as_ref());
-        for region in layout.regions() {
-            let fallbacks = layout.fallbacks(region, partition, settings.n_in(region));
-            holders.extend(fallbacks.into_iter().map(|index| layout.member(index).store));
-        }
+        holders.extend(known.chain.fallback_stores(partition, settings).map(|(_, store)| store));
     }
     holders
 }

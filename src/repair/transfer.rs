@@ -11,6 +11,8 @@
 //! follows, and one for all transfers that have ended meanwhile. Each is of a commit that remembers how far this is, and
 //! what was merged before is flushed with it.
 //!
+//! Clients come first: while any member answers some, a transfer works a third of the time.
+//!
 //! Bounds: `AT_ONCE` transfers; one page of 1 MiB and 64 merges under way in each; a rate in bytes a second that all
 //! share; after a failure a transfer waits for the next round.
 
@@ -31,6 +33,7 @@ use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::replica::{Cause, Fault, Replica};
+use crate::ring::sync::Gain;
 use crate::storage::Keyspace;
 use crate::transport::messages::{Ask, Fetch, Page, PageEntry, Tell};
 use crate::types::{Mono, PartitionId, StoreId};
@@ -42,6 +45,11 @@ const AT_ONCE: usize = 4;
 /// Merges under way at once, per transfer.
 const MERGES: usize = 64;
 const GIVE_WAY: Duration = Duration::from_millis(20);
+/// While clients are answered anywhere in the cluster, each transfer rests so many times as long as it worked: there may be
+/// machines that work for both.
+const REST: u32 = 2;
+/// A page that took long did so for other reasons than its work.
+const REST_AT_MOST: Duration = Duration::from_millis(500);
 /// Between two rounds at most, while something is missing.
 const ROUND: Duration = Duration::from_millis(500);
 
@@ -190,9 +198,7 @@ impl Transfers {
         let ready = |source: &StoreId| {
             self.may_be_read(known.trackers.of(*source).ack, layout) && self.inner.peers.up().is_up(*source)
         };
-        let jobs = gains
-            .iter()
-            .flat_map(|gain| gain.sources.iter().copied().filter(ready).map(|source| (gain.partition, source)));
+        let jobs = in_turns(&gains).into_iter().filter(|(_, source)| ready(source));
         let jobs: Vec<(PartitionId, StoreId)> = jobs.collect();
         let mut running = futures_util::stream::iter(jobs.into_iter().map(|(partition, source)| {
             let this = self.clone();
@@ -274,13 +280,16 @@ impl Transfers {
         loop {
             // Before anything is held: a pause here keeps no newer layout waiting.
             self.inner.worker.allowed().await;
+            let began = self.inner.env.clock.now();
             // What is merged here is in flight: newer layouts are not acked before it has ended.
             let guard = keeper.held().take();
             if keeper.newest().is_none_or(|newest| newest.version() != layout) {
                 // What this node is given, and keeps of what it merged, is another question by now.
                 return Err(Stopped::NotYet);
             }
-            let fetch = Fetch { partition: partition.0, after: after.clone(), max_bytes: PAGE };
+            let held = replica.inventory(partition, after.clone(), PAGE as usize).await;
+            let held = held.map_err(|fault| failed(fault.to_string()))?.encode();
+            let fetch = Fetch { partition: partition.0, after: after.clone(), max_bytes: PAGE, held };
             let page = match peers.call(source, Ask::Fetch(fetch), layout, CALL_FOR).await.map(|reply| reply.tell) {
                 Ok(Some(Tell::Page(page))) => page,
                 Ok(Some(Tell::Refused(refused))) => return Err(failed(refused.detail)),
@@ -318,8 +327,12 @@ impl Transfers {
                 replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
             }
             drop(guard);
+            let worked = self.inner.env.clock.now().since(began);
             // Nor does a pace. The last page is paid for, too: of most partitions there is no other.
             self.inner.rate.pace(bytes).await;
+            if peers.is_busy() {
+                self.inner.env.clock.sleep((worked * REST).min(REST_AT_MOST)).await;
+            }
             let Some(next) = next else { return Ok(!after.is_empty()) };
             after = next;
         }
@@ -373,9 +386,43 @@ impl Transfers {
     }
 }
 
+/// What to copy, each partition from one source before it is copied from the next: from there only what differs is sent.
+/// Partitions begin with different sources, so that all of them have something to do.
+fn in_turns(gains: &[Gain]) -> Vec<(PartitionId, StoreId)> {
+    let most = gains.iter().map(|gain| gain.sources.len()).max().unwrap_or_default();
+    let turn = |turn: usize| {
+        gains.iter().enumerate().filter(move |(_, gain)| turn < gain.sources.len()).filter_map(move |(at, gain)| {
+            let source = gain.sources.iter().nth((at + turn) % gain.sources.len())?;
+            Some((gain.partition, *source))
+        })
+    };
+    (0..most).flat_map(turn).collect()
+}
+
 fn point(layout: u64, after: &Bytes) -> Bytes {
     let mut point = BytesMut::with_capacity(8 + after.len());
     point.put_u64(layout);
     point.put_slice(after);
     point.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_of_every_partition_has_its_turn_once_and_no_partition_two_in_a_row() {
+        let stores = |from: u128, to: u128| (from..to).map(StoreId::from_bits).collect::<BTreeSet<StoreId>>();
+        let gain = |partition, sources| Gain { partition: PartitionId(partition), sources };
+        let gains = [gain(0, stores(1, 4)), gain(1, stores(1, 4)), gain(2, stores(2, 4)), gain(3, stores(3, 4))];
+        let jobs = in_turns(&gains);
+        let wanted: BTreeSet<(PartitionId, StoreId)> =
+            gains.iter().flat_map(|gain| gain.sources.iter().map(|source| (gain.partition, *source))).collect();
+        assert_eq!(jobs.len(), wanted.len());
+        assert_eq!(jobs.iter().copied().collect::<BTreeSet<_>>(), wanted);
+        assert!(jobs.windows(2).all(|two| two[0].0 != two[1].0), "{jobs:?}");
+        let first: BTreeSet<StoreId> = jobs[..4].iter().map(|(_, source)| *source).collect();
+        assert!(first.len() > 1, "all begin with one source: {jobs:?}");
+        assert!(in_turns(&[]).is_empty());
+    }
 }

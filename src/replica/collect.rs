@@ -162,18 +162,6 @@ impl Replica {
         self.inner.books.of(partition).map_or(Epoch::FIRST, |book| book.sealed())
     }
 
-    /// Under which epoch a hint is kept, or minted on, from now on that is read nowhere else.
-    #[must_use]
-    pub fn hint_epoch(&self, partition: PartitionId) -> Epoch {
-        let drained = self.inner.books.of(partition).map_or(Epoch::FIRST, |book| book.drained());
-        self.epoch(partition).max(drained)
-    }
-
-    /// Judges a state that is to be kept as a hint.
-    pub fn judge_hint(&self, partition: PartitionId, read: Epoch) -> Result<(), TooOld> {
-        self.inner.books.of(partition).map_or(Ok(()), |book| book.judge_hint(read))
-    }
-
     /// What a driver asks of an owner before anything else.
     #[must_use]
     pub fn rounds(&self, partition: PartitionId) -> Status {
@@ -244,10 +232,16 @@ impl Replica {
         .await
     }
 
-    /// Takes no hint any more that was read before `epoch`; tells whether none that was is held. Hints here hold no states,
-    /// but name what this store holds: so there is none.
+    /// Takes no hint any more that was read before `epoch`; tells whether none that was is held. Those that name what this
+    /// store holds are read when they are sent.
     pub async fn drain(&self, partition: PartitionId, epoch: Epoch) -> Result<bool, Fault> {
-        self.collect(partition, move |_, book| book.drain(epoch)).await.map(|()| true)
+        self.collect(partition, move |_, book| book.drain(epoch)).await?;
+        self.run(partition, move |shard| shard.keeps_nothing_before(partition, epoch)).await?
+    }
+
+    /// Whether no state of a partition is kept here for another owner.
+    pub async fn keeps_nothing(&self, partition: PartitionId) -> Result<bool, Fault> {
+        self.run(partition, move |shard| shard.keeps_nothing_before(partition, Epoch(u64::MAX))).await?
     }
 
     /// Seals a round that was marked here.
@@ -474,6 +468,24 @@ impl Shard {
     /// Under which epoch what this thread reads now is read.
     pub(super) fn epoch(&self, partition: PartitionId) -> Epoch {
         self.books.epoch(partition)
+    }
+
+    /// Under which epoch a hint is minted from now on that is read nowhere else.
+    pub(super) fn hint_epoch(&self, partition: PartitionId) -> Epoch {
+        let drained = self.books.of(partition).map_or(Epoch::FIRST, |book| book.drained());
+        self.epoch(partition).max(drained)
+    }
+
+    /// Judges a state that is to be kept for another owner.
+    pub(super) fn judge_hint(&self, partition: PartitionId, read: Epoch) -> Result<(), Fault> {
+        let judged = self.books.of(partition).map_or(Ok(()), |book| book.judge_hint(read));
+        if self.env.buggify.breaks("a drained holder takes no older hint") {
+            return Ok(());
+        }
+        judged.map_err(|old| {
+            self.metrics.collect.refused.inc();
+            Fault::TooOld(old)
+        })
     }
 
     /// Judges a state that arrives; gives it as it is taken in.

@@ -23,6 +23,17 @@ pub enum Fault {
     /// The disk is filled up to its reserve, and this would bring a new value. Nothing was done.
     #[error("this node's disk is filled up to what it keeps back for deletes: it takes no new values")]
     NoRoom,
+    /// As many bytes of hints wait here as may, and this one would be owed. Nothing was done.
+    #[error(
+        "as many hints wait on this node as may (`node.hints.max_bytes`): it stands in for nobody until some are replayed"
+    )]
+    HintsFull,
+    /// A hint that is kept here cannot be read, or a later version left it: it may be owed. Nothing was done.
+    #[error(
+        "what this node keeps there for an owner cannot be read, or a later version of Quorate left it: nothing is put in its \
+         place"
+    )]
+    HintUnreadable,
     /// The queue of the partition's storage thread is full. Nothing was done.
     #[error("too many operations wait for the disk")]
     Overloaded,
@@ -68,10 +79,11 @@ impl Fault {
     #[must_use]
     pub fn refusal(&self) -> Refusal {
         match self {
-            Self::Damaged => Refusal::Damaged,
+            Self::Damaged | Self::HintUnreadable => Refusal::Damaged,
             Self::Syncing => Refusal::Syncing,
             Self::ReadOnly(_) => Refusal::ReadOnly,
             Self::NoRoom => Refusal::NoRoom,
+            Self::HintsFull => Refusal::HintsFull,
             Self::Overloaded => Refusal::Overloaded,
             Self::Stopping => Refusal::Stopping,
             Self::Barred(_) => Refusal::ClockDrift,

@@ -8,26 +8,37 @@
 //! What is not kept, because there are too many hints, or no room, or for too long, marks its partition, durably and in
 //! the same batch: its owners are to be compared. A scrub that puts right what it cannot vouch for leaves the same mark.
 //!
+//! A hint *by value* (`keep`) is an owner's copy on a node that stands in for it, and counted towards a quorum: it is as
+//! durable as `durability` says before it is acknowledged, and nothing drops it but the end of its bucket.
+//!
+//! What cannot be read, or is of a later version, may be owed as well: nothing is put in its place, it counts as owed, and
+//! its partition is marked.
+//!
 //! Left to others: who is left one (`coordinator`), when they are sent (`repair`).
 //!
-//! Bounds: `ReplicaOptions::max_hint_bytes` for all owners together, past it new keys are dropped (several storage threads may
-//! pass it by a batch each); the summary in memory is [`HintBook`]'s.
+//! Bounds: `ReplicaOptions::max_hint_bytes` for all owners together. Past it new keys are dropped, and what would be owed
+//! is refused (several storage threads may pass it by a batch each); the summary in memory is [`HintBook`]'s.
 
 mod book;
+mod keep;
 mod record;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tracing::error;
 
 pub use book::{HintBook, Waiting};
-pub use record::Hint;
+pub use keep::KeepRequest;
+pub use record::{Hint, Kept};
 use record::{bytes_of, hint_key, partition_of, target_of};
+use walk::Walk;
 
 use super::place::Place;
 use super::shard::{Merged, Op, Shard};
@@ -35,6 +46,9 @@ use super::{Fault, Replica, ReplicaOptions};
 use crate::metrics::Dropped;
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 use crate::types::{Digest, PartitionId, StoreId};
+
+/// A page of hints by value ends once it has so many bytes of objects.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// Why a hint is no longer needed, or kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,12 +66,16 @@ pub struct HintPage {
     pub entries: Vec<(Bytes, Hint)>,
     /// Where the next page goes on; none: this was the last.
     pub next: Option<Bytes>,
+    /// Hints that cannot be read, and gaps with nobody knows how many.
+    pub unreadable: u64,
 }
 
 /// What a batch does about hints.
 pub(super) enum HintOp {
     /// These owners missed the state with this digest.
     Leave { place: Place, revision: Digest, targets: Vec<StoreId>, answer: oneshot::Sender<Merged> },
+    /// This node stands in for an owner.
+    Keep { request: Box<KeepRequest>, answer: oneshot::Sender<Merged> },
     /// This revision is done with.
     End { target: StoreId, stored: Bytes, revision: Digest, why: HintEnd, answer: oneshot::Sender<Merged> },
 }
@@ -78,15 +96,26 @@ struct Slot {
     after: Option<Hint>,
 }
 
-/// What waits on this disk. What of it cannot be read is as good as dropped.
+/// What waits on this disk. The partitions of what of it cannot be read are marked.
 pub(super) fn open(storage: &dyn Storage, options: &ReplicaOptions) -> Result<HintBook, StorageError> {
-    let (book, doubtful) = HintBook::open(storage, options.max_hint_bytes, options.partitions)?;
+    let (book, doubtful) = HintBook::open(storage, options)?;
     if !doubtful.is_empty() {
         let mut batch = Batch::new();
         doubtful.into_iter().for_each(|partition| batch.put(Keyspace::Meta, book::mark_key(partition), vec![1]));
         storage.commit(batch, Durability::Flush)?;
     }
     Ok(book)
+}
+
+impl HintOp {
+    /// Whether what it does has to be as durable as data, and whether it is to be flushed whatever that is. Hints alone are
+    /// not worth a flush.
+    pub(super) fn is_data(&self) -> (bool, bool) {
+        match self {
+            Self::Keep { request, .. } => (true, request.flush),
+            Self::Leave { .. } | Self::End { .. } => (false, false),
+        }
+    }
 }
 
 impl HintWork {
@@ -114,8 +143,10 @@ impl Shard {
                 });
                 (left, answer)
             }
+            HintOp::Keep { request, answer } => (self.keep_hint(work, &request), answer),
             HintOp::End { target, stored, revision, why, answer } => {
-                (self.check_writable().map(|()| self.end_hint(work, target, &stored, revision, why)), answer)
+                let writable = self.check_writable();
+                (writable.and_then(|()| self.end_hint(work, target, &stored, revision, why)), answer)
             }
         };
         match done {
@@ -128,22 +159,46 @@ impl Shard {
         }
     }
 
-    /// What is there, as this batch will leave it.
-    fn slot<'a>(&self, work: &'a mut HintWork, target: StoreId, stored: &Bytes) -> &'a mut Slot {
-        work.slots.entry(hint_key(target, stored)).or_insert_with_key(|key| {
-            // One that cannot be read is written anew, or is none.
-            let found = self.storage.get(Keyspace::Hints, key).ok().flatten();
-            let before = found.and_then(|value| Hint::decode(&value));
-            Slot { target, stored: stored.clone(), before, after: before }
+    /// What is there, as this batch will leave it. Where that cannot be told nothing is put in its place: it may be owed.
+    fn slot<'a>(&self, work: &'a mut HintWork, target: StoreId, stored: &Bytes) -> Result<&'a mut Slot, Fault> {
+        match work.slots.entry(hint_key(target, stored)) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let before = match self.read_hint(entry.key()) {
+                    Err(Fault::HintUnreadable) if self.env.buggify.breaks("a hint that cannot be read stays") => None,
+                    read => read?,
+                };
+                Ok(entry.insert(Slot { target, stored: stored.clone(), before: before.clone(), after: before }))
+            }
+        }
+    }
+
+    /// The hint under this key, from disk.
+    fn read_hint(&self, key: &[u8]) -> Result<Option<Hint>, Fault> {
+        let known = match self.storage.get(Keyspace::Hints, key) {
+            Ok(None) => return Ok(None),
+            Ok(Some(value)) => Hint::decode(&value),
+            Err(failed) => {
+                error!(%failed, "a hint cannot be read");
+                None
+            }
+        };
+        known.map(Some).ok_or_else(|| {
+            self.metrics.hints.unreadable.inc();
+            Fault::HintUnreadable
         })
     }
 
     fn leave_hint(&self, work: &mut HintWork, target: StoreId, stored: &Bytes, revision: Digest) {
-        let left = Hint { owed: false, revision, since: self.env.clock.wall() };
-        let (grows, bytes) = (work.grows, bytes_of(stored));
-        let slot = self.slot(work, target, stored);
-        let known = slot.after;
-        if known.is_none() {
+        let left = Hint { owed: false, revision, since: self.env.clock.wall(), kept: None, refers: true };
+        let (grows, bytes) = (work.grows, bytes_of(stored, &left));
+        let Ok(slot) = self.slot(work, target, stored) else {
+            self.metrics.hints.dropped(Dropped::Unreadable).inc();
+            return self.mark(work, stored);
+        };
+        let known = slot.after.take();
+        let new = known.is_none();
+        if new {
             let full = self.hints.total().1 + grows + bytes > self.hints.max_bytes();
             let short = self.health.room().is_short();
             if full || short {
@@ -152,20 +207,32 @@ impl Shard {
                 return self.mark(work, stored);
             }
         }
-        slot.after = Some(known.map_or(left, |known| known.merged(left)));
+        slot.after = Some(match known {
+            Some(known) => known.merged(left),
+            None => left,
+        });
         self.metrics.hints.left.inc();
-        if known.is_none() {
+        if new {
             work.grows += bytes;
             self.health.room().took(usize::try_from(bytes).unwrap_or(usize::MAX));
         }
     }
 
-    fn end_hint(&self, work: &mut HintWork, target: StoreId, stored: &Bytes, revision: Digest, why: HintEnd) {
+    fn end_hint(
+        &self,
+        work: &mut HintWork,
+        target: StoreId,
+        stored: &Bytes,
+        revision: Digest,
+        why: HintEnd,
+    ) -> Result<(), Fault> {
         let any = self.env.buggify.breaks("an acknowledgement ends only the revision it answers");
-        let slot = self.slot(work, target, stored);
-        let replayed = why == HintEnd::Replayed;
-        if !slot.after.is_some_and(|hint| (any || hint.revision == revision) && (replayed || !hint.owed)) {
-            return;
+        let slot = self.slot(work, target, stored)?;
+        // Of a bucket that is no more, nothing is promised.
+        let owed_no_more = matches!(why, HintEnd::Replayed | HintEnd::Dropped(Dropped::Purged));
+        let ends = |hint: &Hint| (any || hint.revision == revision) && (owed_no_more || !hint.owed);
+        if !slot.after.as_ref().is_some_and(ends) {
+            return Ok(());
         }
         slot.after = None;
         match why {
@@ -177,6 +244,7 @@ impl Shard {
                 }
             }
         }
+        Ok(())
     }
 
     fn mark(&self, work: &mut HintWork, stored: &[u8]) {
@@ -229,7 +297,7 @@ impl Replica {
     pub async fn hints_of(&self, target: StoreId, after: Bytes, most: usize) -> Result<HintPage, Fault> {
         // By the thread that owns where it begins: so several pages of several owners are read side by side.
         let at = partition_of(&after).unwrap_or(PartitionId(0));
-        self.run(at, move |shard| hints_of(shard, target, &after, most)).await?
+        self.run(at, move |shard| hints_of(shard, target, &after, most)).await
     }
 
     /// Takes away a partition's mark, unless something was dropped there since `told` was.
@@ -249,20 +317,21 @@ impl Replica {
     }
 }
 
-fn hints_of(shard: &Shard, target: StoreId, after: &[u8], most: usize) -> Result<HintPage, Fault> {
-    let from = hint_key(target, after);
-    let from = if after.is_empty() { Bound::Included(&from[..]) } else { Bound::Excluded(&from[..]) };
-    let end = target.bits().checked_add(1).map(u128::to_be_bytes);
-    let to = end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..]));
+fn hints_of(shard: &Shard, target: StoreId, after: &[u8], most: usize) -> HintPage {
     let mut page = HintPage::default();
-    for entry in shard.storage.scan(Keyspace::Hints, from, to) {
-        let (key, value) = entry.map_err(Fault::from)?;
-        let (Some((_, stored)), Some(hint)) = (target_of(&key), Hint::decode(&value)) else { continue };
+    let mut bytes = 0;
+    for entry in Walk::over(&*shard.storage, shard.partitions, target, after) {
+        let read = entry.ok().and_then(|(key, value)| Some((target_of(&key)?.1, Hint::decode(&value)?)));
+        let Some((stored, hint)) = read else {
+            page.unreadable += 1;
+            continue;
+        };
+        bytes += hint.kept.as_ref().map_or(0, |kept| kept.record.len());
         page.entries.push((stored.clone(), hint));
-        if page.entries.len() >= most.max(1) {
+        if page.entries.len() >= most.max(1) || bytes >= PAGE_BYTES {
             page.next = Some(stored);
             break;
         }
     }
-    Ok(page)
+    page
 }

@@ -449,6 +449,12 @@ impl Identity {
         })
     }
 
+    /// The actor that mints on a hint's record, which `tenure` was drawn for, in this life of the node and under this
+    /// incarnation.
+    pub(super) fn actor_on_hint(&self, partition: PartitionId, tenure: u64) -> ActorId {
+        actor_of(self.incarnation(), partition, Tenure(tenure ^ self.boot))
+    }
+
     /// The actor of `partition` now, and the partition's collected floor.
     pub(super) fn actor(&self, partition: PartitionId) -> (ActorId, Stamp) {
         let current = self.read();

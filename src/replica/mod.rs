@@ -18,6 +18,7 @@ mod health;
 mod hints;
 mod identity;
 mod index;
+mod page;
 mod place;
 mod recent;
 mod room;
@@ -27,7 +28,6 @@ mod shard;
 mod tests;
 mod trust;
 
-use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -40,8 +40,9 @@ pub use collect::Deletions;
 pub use fault::Fault;
 pub use forget::{DigestPage, OfBucket};
 pub use health::Health;
-pub use hints::{Hint, HintBook, HintEnd, HintPage, Waiting};
+pub use hints::{Hint, HintBook, HintEnd, HintPage, KeepRequest, Kept, Waiting};
 pub use identity::{Bar, Identity, Opened, Renewal};
+pub use page::{Inventory, NoInventory, PartitionPage};
 pub use place::{Place, name_of, range_of};
 pub use room::{Reserve, Room};
 pub use scrub::{Leaves, Scrubbed};
@@ -77,6 +78,9 @@ pub struct ReplicaOptions {
     pub idempotency_window: Duration,
     /// Most bytes of hints, for all owners together.
     pub max_hint_bytes: u64,
+    /// The largest object that clients may write, with its names: as much room there is to be where this node stands in for
+    /// an owner.
+    pub max_object: u64,
 }
 
 /// This node's copy of the partitions it owns.
@@ -98,17 +102,6 @@ struct Inner {
     linger: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
     blocking: Blocking,
-}
-
-/// A page of a partition, in order of stored keys.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct PartitionPage {
-    /// (stored key, record).
-    pub entries: Vec<(Bytes, Bytes)>,
-    /// Stored keys in the page's range that could not be read.
-    pub unreadable: Vec<Bytes>,
-    /// Where the next page goes on; none: this was the last.
-    pub next: Option<Bytes>,
 }
 
 /// A minted write on its way: what to send to the others, and when it is durable here.
@@ -306,11 +299,6 @@ impl Replica {
         let _ = self.run(place.partition, move |shard| shard.quarantine(&place, "its record cannot be decoded")).await;
     }
 
-    /// A page of a partition, from the first stored key after `after` on, of about `max_bytes`.
-    pub async fn page(&self, partition: PartitionId, after: Bytes, max_bytes: usize) -> Result<PartitionPage, Fault> {
-        self.run(partition, move |shard| page_of(&*shard.storage, shard, partition, &after, max_bytes)).await?
-    }
-
     /// Marks a partition as completely synced: the state of every other owner has been merged.
     pub async fn mark_synced(&self, partition: PartitionId) -> Result<(), Fault> {
         self.run(partition, move |shard| {
@@ -492,36 +480,4 @@ fn next_batch(ops: &mut Vec<Op>) -> Vec<Op> {
     let end = if ops.first().is_some_and(is_job) { 1 } else { ops.iter().position(is_job).unwrap_or(ops.len()) };
     let rest = ops.split_off(end);
     std::mem::replace(ops, rest)
-}
-
-/// Goes by the index, which is small and names every key, so that one damaged record does not hide those after it.
-fn page_of(
-    storage: &dyn Storage,
-    shard: &Shard,
-    partition: PartitionId,
-    after: &Bytes,
-    max_bytes: usize,
-) -> Result<PartitionPage, Fault> {
-    let (first, end) = range_of(partition);
-    let from = if after.is_empty() { Bound::Included(&first[..]) } else { Bound::Excluded(&after[..]) };
-    let to = end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(&end[..]));
-    let mut page = PartitionPage::default();
-    let mut bytes = 0;
-    for entry in storage.scan(Keyspace::Index, from, to) {
-        let (stored, _) = entry.map_err(Fault::from)?;
-        let place = Place { partition, leaf: 0, stored: stored.clone() };
-        match shard.read_to_send(&place) {
-            Ok(Some(record)) => {
-                bytes += stored.len() + record.len();
-                page.entries.push((stored.clone(), record));
-            }
-            Ok(None) => {}
-            Err(_) => page.unreadable.push(stored.clone()),
-        }
-        if bytes >= max_bytes || page.unreadable.len() >= 1000 {
-            page.next = Some(stored);
-            break;
-        }
-    }
-    Ok(page)
 }

@@ -37,7 +37,7 @@ use crate::env::Env;
 use crate::merkle::{hour_of, leaf_element};
 use crate::metrics::Metrics;
 use crate::storage::{Batch, Committed, Durability, Keyspace, Storage, StorageError};
-use crate::types::{Digest, Mono, PartitionId, Stamp};
+use crate::types::{Digest, Mono, PartitionId, Stamp, StoreId};
 
 /// Most operations that wait for one shard.
 pub(super) const QUEUE: usize = 4096;
@@ -63,6 +63,8 @@ pub struct MintRequest {
     pub deadline: Mono,
     /// Flush before answering, whatever the node's durability.
     pub flush: bool,
+    /// The owner for whom this node stands in, as a fallback that coordinates; none: it owns the object.
+    pub stands_for: Option<StoreId>,
 }
 
 /// What was minted, before it is durable here: to be sent to the other owners at once.
@@ -232,7 +234,16 @@ impl Shard {
                 }
                 Op::Run(job) => job(self),
                 Op::Stop => {}
-                Op::Hint(op) => waiting.extend(self.hint(&mut hints, op)),
+                Op::Hint(op) => {
+                    let (keeps, flush) = op.is_data();
+                    if let Some(answer) = self.hint(&mut hints, op) {
+                        data |= keeps;
+                        if flush {
+                            durability = Durability::Flush;
+                        }
+                        waiting.push(answer);
+                    }
+                }
                 Op::Merge { request, answer } => match self.merge(&mut loaded, &request) {
                     Ok(()) => {
                         data = true;
@@ -246,7 +257,7 @@ impl Shard {
                     }
                     Err(fault) => drop(answer.send(Err(fault))),
                 },
-                Op::Mint { request, early, done } => match self.mint(&mut loaded, &request) {
+                Op::Mint { request, early, done } => match self.mint_at(&mut loaded, &mut hints, &request) {
                     Ok(coordinated) => {
                         data = true;
                         if request.flush {
@@ -416,7 +427,7 @@ impl Shard {
         Ok(())
     }
 
-    fn no_room(&self) -> Fault {
+    pub(super) fn no_room(&self) -> Fault {
         self.metrics.replica.no_room.inc();
         Fault::NoRoom
     }
@@ -468,10 +479,7 @@ impl Shard {
             return Err(self.no_room());
         }
         let merged = entry.object.merge(&incoming, &request.rules);
-        if merged.clashes > 0 {
-            self.metrics.replica.dot_clashes.inc_by(merged.clashes as u64);
-            error!(partition = %place.partition, "one dot came with two values: two nodes mint as one actor; nothing is lost, but find out why");
-        }
+        self.count_clashes(place.partition, &merged);
         if mends && entry.object.is_empty() {
             let (partition, class, leaf) = (place.partition, request.class, place.leaf);
             entry.dirty = Some(Dirty { record: None, partition, class, leaf });
@@ -484,12 +492,32 @@ impl Shard {
         Ok(())
     }
 
-    fn mint(&mut self, loaded: &mut BTreeMap<Bytes, Loaded>, request: &MintRequest) -> Result<Coordinated, Fault> {
+    /// Counts, and says loudly, where one dot came with two values.
+    pub(super) fn count_clashes(&self, partition: PartitionId, merged: &causality::Merged) {
+        if merged.clashes > 0 {
+            self.metrics.replica.dot_clashes.inc_by(merged.clashes as u64);
+            error!(%partition, "one dot came with two values: two nodes mint as one actor; nothing is lost, but find out why");
+        }
+    }
+
+    fn mint_at(
+        &mut self,
+        loaded: &mut BTreeMap<Bytes, Loaded>,
+        hints: &mut HintWork,
+        request: &MintRequest,
+    ) -> Result<Coordinated, Fault> {
         self.check_writable()?;
-        let MintRequest { place, write, rules, class, max_siblings, max_object, deadline, flush: _ } = request;
-        if self.env.clock.now() >= *deadline {
+        if self.env.clock.now() >= request.deadline {
             return Err(Fault::TooLate);
         }
+        match request.stands_for {
+            None => self.mint(loaded, request),
+            Some(owner) => self.mint_on_hint(hints, request, owner),
+        }
+    }
+
+    fn mint(&mut self, loaded: &mut BTreeMap<Bytes, Loaded>, request: &MintRequest) -> Result<Coordinated, Fault> {
+        let MintRequest { place, write, class, .. } = request;
         if !self.health.is_synced(place.partition) {
             return Err(Fault::Syncing);
         }
@@ -500,8 +528,28 @@ impl Shard {
                 return Err(Fault::Syncing);
             }
         }
+        let entry = self.load(loaded, place)?;
+        let minted = self.mint_upon(&entry.object, request, None)?;
+        if !minted.replayed {
+            entry.object = minted.object.clone();
+            entry.set_dirty(minted.record.clone(), place, *class);
+            self.health.room().took(minted.record.len());
+        }
+        Ok(minted)
+    }
+
+    /// Mints on top of what is here: for an object that this node owns or, with the tenure that was drawn for it, on a
+    /// hint's record.
+    pub(super) fn mint_upon(
+        &mut self,
+        local: &Object,
+        request: &MintRequest,
+        on_hint: Option<u64>,
+    ) -> Result<Coordinated, Fault> {
+        let MintRequest { place, write, rules, max_siblings, max_object, .. } = request;
+        let epoch = self.epoch(place.partition);
         if let Some((id, fingerprint)) = write.request
-            && let Some(replay) = self.replay(loaded, place, id, fingerprint)?
+            && let Some(replay) = replay(local, id, fingerprint, epoch)?
         {
             return Ok(replay);
         }
@@ -526,48 +574,25 @@ impl Shard {
             // The clock was set right this very moment: the next write finds the new one.
             return Err(Fault::Barred(Bar::ClockDrift));
         }
-        let entry = self.load(loaded, place)?;
         // What no reader sees any more is nobody's sibling.
-        let shed = entry.object.without_expired(wall, self.drift).filter(|_| self.identity.clock_is_right());
-        let base = shed.as_ref().unwrap_or(&entry.object);
-        let minted = causality::write(base, write.clone(), minter.actor, reading, minter.floor, rules);
+        let shed = local.without_expired(wall, self.drift).filter(|_| self.identity.clock_is_right());
+        let base = shed.as_ref().unwrap_or(local);
+        let actor = on_hint.map_or(minter.actor, |tenure| self.identity.actor_on_hint(place.partition, tenure));
+        let minted = causality::write(base, write.clone(), actor, reading, minter.floor, rules);
         if minted.dot.stamp == Stamp(u64::MAX) {
             return Err(Fault::EndOfTime);
         }
         let siblings = minted.object.siblings().len();
-        if siblings > *max_siblings && siblings > entry.object.siblings().len() {
-            return Err(Fault::TooManySiblings { siblings: entry.object.siblings().len() });
+        if siblings > *max_siblings && siblings > local.siblings().len() {
+            return Err(Fault::TooManySiblings { siblings: local.siblings().len() });
         }
         let record = encode_object(&minted.object);
         if record.len() > *max_object && siblings > 1 {
             return Err(Fault::ObjectTooLarge { bytes: record.len(), most: *max_object });
         }
-        entry.object = minted.object.clone();
-        let digest = entry.set_dirty(record.clone(), place, *class);
-        self.health.room().took(record.len());
+        let digest = digest_of_record(&record);
         self.metrics.replica.minted.inc();
-        let epoch = self.epoch(place.partition);
         Ok(Coordinated { object: minted.object, record, digest, dot: minted.dot, replayed: false, epoch })
-    }
-
-    fn replay(
-        &self,
-        loaded: &mut BTreeMap<Bytes, Loaded>,
-        place: &Place,
-        id: RequestId,
-        fingerprint: Fingerprint,
-    ) -> Result<Option<Coordinated>, Fault> {
-        let object = &self.load(loaded, place)?.object;
-        match object.recent().find(id) {
-            None => Ok(None),
-            Some(recent) if recent.fingerprint != fingerprint => Err(Fault::IdempotencyReused),
-            Some(recent) => {
-                let record = encode_object(object);
-                let digest = digest_of_record(&record);
-                let (dot, epoch) = (recent.dot, self.epoch(place.partition));
-                Ok(Some(Coordinated { object: object.clone(), record, digest, dot, replayed: true, epoch }))
-            }
-        }
     }
 
     /// Where a write comes with another class than its bucket's objects here hang under, they are all hung anew. False:
@@ -636,6 +661,24 @@ impl Shard {
             }
         }
         batch
+    }
+}
+
+/// What a request did that this object remembers.
+fn replay(
+    object: &Object,
+    id: RequestId,
+    fingerprint: Fingerprint,
+    epoch: Epoch,
+) -> Result<Option<Coordinated>, Fault> {
+    match object.recent().find(id) {
+        None => Ok(None),
+        Some(recent) if recent.fingerprint != fingerprint => Err(Fault::IdempotencyReused),
+        Some(recent) => {
+            let record = encode_object(object);
+            let digest = digest_of_record(&record);
+            Ok(Some(Coordinated { object: object.clone(), record, digest, dot: recent.dot, replayed: true, epoch }))
+        }
     }
 }
 

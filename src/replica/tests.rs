@@ -1,6 +1,7 @@
 //! The replica on a memory disk: what is acknowledged is durable, what is not is never readable, and who mints.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::*;
@@ -24,6 +25,11 @@ pub(super) fn disk() -> MemoryDisk {
 
 /// One life of a node on a disk, with these answers of its peers.
 fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machine_boot: &str) -> Life {
+    live_with(disk, durability, answers, machine_boot, 300)
+}
+
+/// The same, with room for so many bytes of hints.
+fn live_with(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machine_boot: &str, hints: u64) -> Life {
     let env = Env::real();
     let storage: Arc<dyn Storage> = Arc::new(disk.open().unwrap());
     let identity = Arc::new(Identity::open(Arc::clone(&storage), &env).unwrap());
@@ -35,7 +41,8 @@ fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machin
         reserve: Reserve::default(),
         max_clock_drift: Duration::from_millis(500),
         idempotency_window: Duration::from_secs(600),
-        max_hint_bytes: 300,
+        max_hint_bytes: hints,
+        max_object: 100,
     };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(on_start(replica.identity().last_life(), answers)).unwrap();
@@ -45,6 +52,11 @@ fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machin
 
 pub(super) fn live(disk: &MemoryDisk) -> Life {
     live_on(disk, Durability::Flush, &[], "boot")
+}
+
+/// With room for more hints than a few.
+pub(super) fn roomy(disk: &MemoryDisk) -> Life {
+    live_with(disk, Durability::Flush, &[], "boot", 1 << 20)
 }
 
 pub(super) fn place(key: &str) -> Place {
@@ -64,10 +76,11 @@ impl Life {
             max_object: 1 << 22,
             deadline: self.env.clock.now() + Duration::from_secs(60),
             flush: false,
+            stands_for: None,
         }
     }
 
-    async fn mint(&self, request: MintRequest) -> Result<(Coordinated, Result<bool, Fault>), Fault> {
+    pub(super) async fn mint(&self, request: MintRequest) -> Result<(Coordinated, Result<bool, Fault>), Fault> {
         let mut minting = self.replica.mint(request)?;
         let coordinated = minting.minted().await?;
         Ok((coordinated, minting.durable().await))
@@ -375,6 +388,7 @@ async fn a_context_that_names_me_above_what_i_hold_proves_a_rollback() {
         max_clock_drift: Duration::from_millis(500),
         idempotency_window: Duration::from_secs(600),
         max_hint_bytes: 300,
+        max_object: 100,
     };
     let replica = Replica::start(&env, storage, identity, &Arc::new(Metrics::new()), &options).unwrap();
     replica.identity().settle(Start::SameIncarnation).unwrap();
@@ -483,7 +497,7 @@ async fn a_page_walks_a_partition_and_names_what_it_cannot_read() {
     assert!(disk.damage(Keyspace::Objects, &place(wanted[1]).stored));
     let (mut after, mut found, mut unreadable) = (Bytes::new(), 0, 0);
     loop {
-        let page = life.replica.page(partition, after, 100).await.unwrap();
+        let page = life.replica.page(partition, after, 100, Inventory::default()).await.unwrap();
         found += page.entries.len();
         unreadable += page.unreadable.len();
         match page.next {
@@ -521,4 +535,55 @@ async fn stored_leaves_are_what_the_data_says() {
         assert_eq!(wanted.remove(&leaf), Some(u128::from_le_bytes(sum[..].try_into().unwrap())));
     }
     assert!(wanted.is_empty());
+}
+
+#[tokio::test]
+async fn a_page_leaves_out_what_the_other_side_holds_and_nothing_else() {
+    let (disk, other) = (disk(), disk());
+    let (source, taker) = (live(&disk), live(&other));
+    for n in 0..60 {
+        source.put(&format!("k{n}"), "v").await;
+    }
+    let grid = crate::ring::Grid::new(8).unwrap();
+    let mut sent = 0;
+    for partition in grid.partitions() {
+        let all = source.replica.page(partition, Bytes::new(), 1 << 20, Inventory::default()).await.unwrap();
+        assert_eq!(all.next, None);
+        // Every other one is there already; of these every other one is changed at the source since.
+        let (mut held, mut changed) = (BTreeSet::new(), BTreeSet::new());
+        for (n, (stored, record)) in all.entries.iter().enumerate().filter(|(n, _)| n % 2 == 0) {
+            let (id, generation) = name_of(stored).unwrap();
+            let place = Place::of(grid, &id, generation);
+            let rules = MergeRules { last_write_wins: false, idempotency_window: Duration::from_secs(60) };
+            let (record, cause) = (record.clone(), Cause::Repair);
+            let request = MergeRequest { place, record, rules, class: 3, flush: false, cause, epoch: Epoch::FIRST };
+            taker.replica.merge(request).await.unwrap();
+            held.insert(stored.clone());
+            if n % 4 == 0 {
+                source.put(std::str::from_utf8(id.key.as_bytes()).unwrap(), "w").await;
+                changed.insert(stored.clone());
+            }
+        }
+        let inventory = taker.replica.inventory(partition, Bytes::new(), 1 << 20).await.unwrap();
+        let page = source.replica.page(partition, Bytes::new(), 1 << 20, inventory.clone()).await.unwrap();
+        let wanted: BTreeSet<&Bytes> = all
+            .entries
+            .iter()
+            .map(|(stored, _)| stored)
+            .filter(|s| !held.contains(*s) || changed.contains(*s))
+            .collect();
+        assert_eq!(page.entries.iter().map(|(stored, _)| stored).collect::<BTreeSet<_>>(), wanted);
+        assert_eq!(page.next, None);
+        sent += page.entries.len();
+        // What is left out counts: no page goes through more than it may.
+        let first = source.replica.page(partition, Bytes::new(), 1, inventory).await.unwrap();
+        assert!(first.entries.len() <= 1 && first.next.is_some());
+        // What cannot be read here is not said to be here.
+        let Some(lost) = held.difference(&changed).next() else { continue };
+        assert!(other.damage(Keyspace::Objects, lost));
+        let inventory = taker.replica.inventory(partition, Bytes::new(), 1 << 20).await.unwrap();
+        let page = source.replica.page(partition, Bytes::new(), 1 << 20, inventory).await.unwrap();
+        assert!(page.entries.iter().any(|(stored, _)| stored == lost));
+    }
+    assert!((30..60).contains(&sent), "{sent} of 60 were sent");
 }

@@ -7,7 +7,7 @@
 //! request named *and* that were live here when it was accepted: for a later one the sender asks again, also those that
 //! acknowledged before, since between the two an owner may have lost the partition, deleted it and got it back empty.
 
-use super::live::{View, holders};
+use super::live::{View, holders, settings_of};
 use super::sync::Merged;
 use crate::types::{Bucket, PartitionId, StoreId};
 
@@ -33,6 +33,8 @@ pub enum Unfit {
     NotLive,
     /// This node owns the object in none of the layouts.
     NotOwner,
+    /// This node is no fallback of the object, so it keeps no hint of it for anybody.
+    NotFallback,
     /// This node is an owner, but does not hold everything yet.
     Syncing,
     /// This node has sync_acked a later layout: writes may already leave this one out.
@@ -56,14 +58,39 @@ impl View<'_> {
         partition: PartitionId,
         bucket: Option<&Bucket>,
     ) -> Result<Vec<u64>, Refusal> {
-        let mut live = self.judge_sender(named)?;
-        if !named.counted.contains(&self.chain.newest().version()) {
-            // The sender knows the newest layout by now, but began before it did, and counts without it.
-            return Err(self.refused(Unfit::Behind));
-        }
+        let mut live = self.judge_counted(named)?;
         live.retain(|version| {
             let layout = self.chain.get(*version);
             layout.is_some_and(|layout| holders(layout, partition, bucket).contains(self.me))
+        });
+        if live.is_empty() { Err(self.refused(Unfit::NotOwner)) } else { Ok(live) }
+    }
+
+    /// Whether a hint for an owner is taken, that counts in its place, and in which layouts: those in which the owner is
+    /// one. It has to be counted in the newest layout that is known here, as any write. Only [`Chain::fallbacks`] keep any,
+    /// so that it is known where they lie; whoever owns the object in a live layout is written to itself.
+    ///
+    /// [`Chain::fallbacks`]: super::Chain::fallbacks
+    ///
+    /// # Panics
+    /// If the grid has no such partition.
+    pub fn judge_hint(
+        &self,
+        named: Named<'_>,
+        partition: PartitionId,
+        bucket: Option<&Bucket>,
+        owner: StoreId,
+    ) -> Result<Vec<u64>, Refusal> {
+        let mut live = self.judge_counted(named)?;
+        let settings = settings_of(self.chain.newest(), bucket);
+        let stands = self.chain.fallback_stores(partition, settings).any(|(_, store)| store == self.me);
+        let owns = self.chain.live().iter().any(|layout| holders(layout, partition, bucket).contains(self.me));
+        if !stands || owns {
+            return Err(self.refused(Unfit::NotFallback));
+        }
+        live.retain(|version| {
+            let layout = self.chain.get(*version);
+            layout.is_some_and(|layout| holders(layout, partition, bucket).contains(owner))
         });
         if live.is_empty() { Err(self.refused(Unfit::NotOwner)) } else { Ok(live) }
     }
@@ -102,6 +129,16 @@ impl View<'_> {
         }
         let live: Vec<u64> = named.counted.iter().copied().filter(|version| self.chain.is_live(*version)).collect();
         if live.is_empty() { Err(self.refused(Unfit::NotLive)) } else { Ok(live) }
+    }
+
+    /// The same for what is written, which has to be counted in the newest layout.
+    fn judge_counted(&self, named: Named<'_>) -> Result<Vec<u64>, Refusal> {
+        let live = self.judge_sender(named)?;
+        if !named.counted.contains(&self.chain.newest().version()) {
+            // The sender knows the newest layout by now, but began before it did, and counts without it.
+            return Err(self.refused(Unfit::Behind));
+        }
+        Ok(live)
     }
 
     /// What is said to one who would copy from here by layouts that are past: who gave a partition up may hold nothing of

@@ -89,6 +89,8 @@ pub struct Facts<'a> {
     pub bytes: &'a dyn Fn(PartitionId) -> Option<u64>,
     /// Members whose copies are known to be wanting: they count as left out where data may be lost.
     pub unsynced: &'a BTreeSet<StoreId>,
+    /// Members whose stores have forgotten what they promised, and have no voice in what is decided next.
+    pub silent: &'a BTreeSet<StoreId>,
 }
 
 /// What the operator takes upon himself.
@@ -200,9 +202,11 @@ pub enum Refused {
     #[error("an abort gives back the owners from before: only removed members go with it")]
     NotWithAbort,
     /// A majority of the deciders lives.
-    #[error("{left} of {deciders} deciders are left: they decide; remove the dead by an ordinary plan")]
+    #[error(
+        "{left} of {deciders} deciders are left and have a voice: they decide; remove the dead by an ordinary plan"
+    )]
     MajorityLives {
-        /// Deciders that are up and not named.
+        /// Deciders that are up, have a voice and are not named.
         left: usize,
         /// Deciders.
         deciders: usize,

@@ -7,7 +7,7 @@
 //!
 //! **Varieties.** A wiped node replaces itself by a layout change, so a run in which one is wiped ends when no change is
 //! under way any more: a [`Variety`] of its own. So does one in which layouts change all the time; and where a directory is
-//! copied, the copy is out at the end.
+//! copied, the copy is out at the end. Where fallbacks stand in for owners, only [`lost`] judges.
 //!
 //! **A directory that went back** votes on what it forgot until somebody proves to it that it did, and of a copy a moment
 //! old, or where nobody is there who saw more, there is no proof. Nothing is lost by it; which reads it may spoil, and
@@ -56,6 +56,8 @@ pub enum Variety {
     Copied,
     /// Nodes come, go, die and are replaced; weights change; changes are taken back.
     Layouts,
+    /// More owners are down than a quorum survives, and fallbacks stand in for them: only that nothing is lost is promised.
+    Sloppy,
 }
 
 /// What one run is: printed when it fails.
@@ -121,6 +123,17 @@ impl Options {
                 options.always(Kind::Wipe);
             }
             Variety::Copied => options.always(Kind::Copy),
+            Variety::Sloppy => {
+                // What one disk alone holds, a fallback's hint among it, has to be on that disk.
+                options.durability = Durability::Flush;
+                options.nodes = 5;
+                let every = options.profile.every;
+                options.profile = Profile { every, max_down: 3, ..Profile::quorum(5, 3, length) };
+                for kind in [Kind::Wipe, Kind::Copy, Kind::RollBack, Kind::DiskDamage] {
+                    options.profile.kinds.remove(&kind);
+                }
+                options.always(Kind::Crash);
+            }
             Variety::Layouts => {
                 // Copies are lost by the nemesis of layouts, one at a time; another that forgets beside it would be one
                 // too many. Its machines come later, some of them: what befalls one that is not there befalls nobody.
@@ -270,6 +283,7 @@ async fn drive(time: SimTime, options: Options) -> Report {
     let n = setup.n;
     let cluster = Cluster::founded(time, setup).await;
     let mut runner = runner(&cluster);
+    runner.sloppy = options.variety == Variety::Sloppy;
     if layouts {
         let latest = Bucket::new("latest").expect("a good name");
         last_write_wins(&cluster, &latest).await;
@@ -304,10 +318,17 @@ async fn drive(time: SimTime, options: Options) -> Report {
     let history = runner.recorder.lines();
     let mut judged = Cow::Borrowed(&history);
     if let Some(linger) = options.linger {
-        violations.extend(collected::check(&history, n));
+        // What a sloppy read shows is promised to nobody.
+        if !runner.sloppy {
+            violations.extend(collected::check(&history, n));
+        }
         judged = Cow::Owned(collected::covered(&history, linger));
     }
-    violations.extend(judge(&of_bucket(&judged, &runner.bucket), n, false));
+    if runner.sloppy {
+        violations.extend(lost::check(&of_bucket(&judged, &runner.bucket)));
+    } else {
+        violations.extend(judge(&of_bucket(&judged, &runner.bucket), n, false));
+    }
     if let Some(latest) = &runner.latest {
         violations.extend(judge(&of_bucket(&judged, latest), n, true));
     }
@@ -415,6 +436,7 @@ pub fn runner(cluster: &Cluster) -> Runner {
         bucket: Bucket::new("simulated").expect("a good name"),
         latest: None,
         words: false,
+        sloppy: false,
         timeout: DEADLINE,
     }
 }

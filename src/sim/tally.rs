@@ -72,6 +72,12 @@ pub struct Tally {
     pub hints_replayed: u64,
     /// Of those, dropped.
     pub hints_dropped: u64,
+    /// Hints of fallbacks that counted in the place of owners.
+    pub stand_ins: u64,
+    /// Writes that fallbacks coordinated.
+    pub stood_in: u64,
+    /// Reads that fallbacks were asked for.
+    pub sloppy_reads: u64,
     /// Objects deleted where they are not owned any more, or not yet.
     pub forgotten: u64,
     /// Deleted objects that rounds of collection removed for good.
@@ -109,6 +115,9 @@ impl Tally {
             hints: hints.left.get(),
             hints_replayed: hints.replayed.get(),
             hints_dropped: hints.all_dropped(),
+            stand_ins: quorum.stand_ins.get(),
+            stood_in: quorum.stood_in.get(),
+            sloppy_reads: quorum.sloppy_reads.get(),
             ..Self::default()
         });
     }
@@ -149,6 +158,9 @@ impl Tally {
         self.hints += other.hints;
         self.hints_replayed += other.hints_replayed;
         self.hints_dropped += other.hints_dropped;
+        self.stand_ins += other.stand_ins;
+        self.stood_in += other.stood_in;
+        self.sloppy_reads += other.sloppy_reads;
         for (name, times) in &other.forced {
             *self.forced.entry(name).or_default() += times;
         }
@@ -175,6 +187,18 @@ impl Tally {
         ];
         let counted = often.into_iter().chain(rare.into_iter().filter(|_| seeds >= 200));
         counted.filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+    }
+
+    /// What should sometimes happen in sloppy runs and never did.
+    #[must_use]
+    pub fn never_sloppy(&self) -> Vec<&'static str> {
+        let counted = [
+            ("hints in the place of owners", self.stand_ins),
+            ("writes coordinated by fallbacks", self.stood_in),
+            ("sloppy reads", self.sloppy_reads),
+            ("replayed hints", self.hints_replayed),
+        ];
+        counted.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
     }
 
     /// What should sometimes happen and never did.
@@ -215,7 +239,8 @@ impl fmt::Display for Tally {
              dot clashes, {} wipes, {} copies, {} clean stops, {} gossip exchanges ({} between equals, {} news), {} \
              layouts asked for ({} of them for another n), {} records damaged, {} power cuts and {} directories gone \
              back meanwhile, {} retries under others, {} requests refused for them, {} transfers, {} objects forgotten, \
-             {} collected, {} states too old for that, {} hints ({} replayed, {} dropped); forced: {:?}",
+             {} collected, {} states too old for that, {} hints ({} replayed, {} dropped), {} stand-ins ({} of them for \
+             writes of their own), {} sloppy reads; forced: {:?}",
             self.operations,
             self.answered,
             self.unknown,
@@ -250,6 +275,9 @@ impl fmt::Display for Tally {
             self.hints,
             self.hints_replayed,
             self.hints_dropped,
+            self.stand_ins,
+            self.stood_in,
+            self.sloppy_reads,
             self.forced
         )
     }
@@ -266,6 +294,8 @@ mod tests {
         all.add(&Tally { hints: 2, hints_replayed: 1, collected: 1, too_old: 1, ..Tally::default() });
         all.add(&Tally { exchanges: 2, equals: 1, changes: 1, ..Tally::default() });
         all.add(&Tally { stops: 1, forced: rare::PATHS.map(|(name, _)| (name, 1)).into(), ..Tally::default() });
+        all.add(&Tally { stand_ins: 1, sloppy_reads: 2, ..Tally::default() });
+        assert_eq!(all.never_sloppy(), ["writes coordinated by fallbacks"]);
         assert_eq!(all.never(), ["replays", "failed commits", rare::LAG]);
     }
 }

@@ -168,6 +168,8 @@ pub struct Runner {
     /// Whether 1, 2 and 3 replicas are asked for as `one`, `quorum` and `all`: where N changes, or is not 3 everywhere, it
     /// is those that overlap as the numbers do where it is 3.
     pub words: bool,
+    /// Whether fallbacks count; where one replica is asked for, their hints alone are enough.
+    pub sloppy: bool,
     /// Each operation's deadline; the client itself gives up after twice this.
     pub timeout: Duration,
 }
@@ -256,7 +258,8 @@ impl Runner {
         let op = self.recorder.invoke(self.now(), invoke);
         // The owners were counted for the last ones.
         let r = if last { Level::Count(step.r) } else { self.level(step.r) };
-        let options = ReadOptions { r, timeout: self.timeout, ..ReadOptions::default() };
+        // The last ones are to find it where it belongs.
+        let options = ReadOptions { r, timeout: self.timeout, sloppy: self.sloppy && !last, ..ReadOptions::default() };
         let asked = id.clone();
         let result = self.ask(step.node, |kv| async move { kv.get(asked, options).await }).await;
         match result {
@@ -287,8 +290,9 @@ impl Runner {
         let (token, vector) = context.map_or((None, None), |(token, vector)| (Some(token), vector));
         let invoke = Invoke { value: value.clone(), context: vector, ..self.invoke(client, step, verb) };
         let op = self.recorder.invoke(self.now(), invoke);
-        let options =
-            WriteOptions { w: self.level(step.w), timeout: self.timeout, context: token, ..WriteOptions::default() };
+        let w = if self.sloppy && step.w == 1 { Level::Any } else { self.level(step.w) };
+        let (timeout, sloppy) = (self.timeout, self.sloppy);
+        let options = WriteOptions { w, timeout, context: token, sloppy, ..WriteOptions::default() };
         let asked = id.clone();
         let result = self
             .ask(step.node, |kv| async move {

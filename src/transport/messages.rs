@@ -17,7 +17,7 @@ use prost::{Message, Oneof};
 use buckets::BucketTable;
 use collect::{Collect, Collected};
 use gossip::{Gossip, Gossiped};
-use layouts::{Decide, Decided, Digests, Layouts, LayoutsTold, ListDigests};
+use layouts::{Decide, Decided, Digests, Layouts, LayoutsTold, ListDigests, Renounce};
 use merkle::{CompareRoots, Descend, Descended, RootsCompared};
 
 /// A request from one node to another.
@@ -33,7 +33,7 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 30")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 29, 30, 40, 41")]
     pub ask: Option<Ask>,
     /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
     /// under way.
@@ -89,9 +89,18 @@ pub enum Ask {
     /// Take this step of a round of collection, flushed before you answer.
     #[prost(message, tag = "24")]
     Collect(Collect),
+    /// I have forgotten what I promised in the decision on the next layout: give up what you propose there.
+    #[prost(message, tag = "29")]
+    Renounce(Renounce),
     /// Take these settings of buckets, flushed before you answer; and what do you have beside them?
     #[prost(message, tag = "30")]
     Buckets(BucketTable),
+    /// Keep this state for an owner that I cannot reach.
+    #[prost(message, tag = "40")]
+    Keep(Keep),
+    /// What do you keep of an object for its owners? Answered as a read is.
+    #[prost(message, tag = "41")]
+    ReadKept(Read),
 }
 
 /// A reply.
@@ -117,10 +126,10 @@ pub enum Tell {
     /// To [`Ask::Recall`].
     #[prost(message, tag = "12")]
     Recalled(Recalled),
-    /// To [`Ask::Read`].
+    /// To [`Ask::Read`] and [`Ask::ReadKept`].
     #[prost(message, tag = "13")]
     Copy(Copy),
-    /// To [`Ask::Write`]: merged.
+    /// To [`Ask::Write`] and [`Ask::Keep`]: merged.
     #[prost(message, tag = "14")]
     Written(Written),
     /// To [`Ask::HandedRead`].
@@ -144,7 +153,7 @@ pub enum Tell {
     /// To [`Ask::Layouts`].
     #[prost(message, tag = "21")]
     Layouts(LayoutsTold),
-    /// To [`Ask::Decide`].
+    /// To [`Ask::Decide`] and [`Ask::Renounce`].
     #[prost(message, tag = "22")]
     Decided(Decided),
     /// To [`Ask::ListDigests`].
@@ -321,9 +330,29 @@ pub struct Written {
     #[prost(bool, tag = "1")]
     pub flushed: bool,
     /// The layouts in which the acknowledgement counts: those that the request named, that were live here when it was
-    /// accepted, and in which this node owns the object.
+    /// accepted, and in which this node, or the owner that it keeps a hint for, owns the object.
     #[prost(uint64, repeated, tag = "2")]
     pub layouts: Vec<u64>,
+}
+
+/// See [`Ask::Keep`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Keep {
+    /// The object.
+    #[prost(message, required, tag = "1")]
+    pub target: Target,
+    /// The store id of the owner that it is for.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub owner: Bytes,
+    /// The state, as a record.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub record: Bytes,
+    /// The partition epoch under which it was read (the least, of a merge).
+    #[prost(uint64, tag = "4")]
+    pub epoch: u64,
+    /// Flush before answering, whatever the node's `durability`.
+    #[prost(bool, tag = "5")]
+    pub flush: bool,
 }
 
 /// See [`Ask::HandedRead`].
@@ -385,6 +414,9 @@ pub struct HandedWrite {
     /// Most bytes the resulting object may have.
     #[prost(uint64, tag = "12")]
     pub max_object: u64,
+    /// Whether fallbacks may stand in for owners; one of them is handed the write where no owner can be reached.
+    #[prost(bool, tag = "13")]
+    pub sloppy: bool,
 }
 
 /// What a client wants stored.
@@ -434,6 +466,9 @@ pub struct Counted {
     /// The layout it was counted in.
     #[prost(uint64, tag = "4")]
     pub layout: u64,
+    /// How many fallbacks stood in for owners.
+    #[prost(uint32, tag = "5")]
+    pub sloppy: u32,
 }
 
 /// See [`Tell::ReadDone`].
@@ -491,9 +526,12 @@ pub struct Fetch {
     /// Go on after this stored key; empty from the start.
     #[prost(bytes = "bytes", tag = "2")]
     pub after: Bytes,
-    /// Most bytes of a page; at least one entry is sent.
+    /// Most bytes of a page; at least one entry is gone through.
     #[prost(uint32, tag = "3")]
     pub max_bytes: u32,
+    /// States that the asker holds and need not be sent: an inventory, 16 bytes each.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub held: Bytes,
 }
 
 /// See [`Tell::Page`].
@@ -580,6 +618,8 @@ pub enum Refusal {
     Ended = 12,
     /// What was sent was read under an epoch that is sealed here: read again, and send that.
     Sealed = 13,
+    /// As many hints wait as may, and this one would be owed.
+    HintsFull = 20,
 }
 
 /// See [`Tell::Failed`]: a handed-over operation's error, as `kv::Error` says it.

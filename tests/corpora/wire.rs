@@ -8,7 +8,7 @@ use quorate::transport::handshake::{Handshake, Role, Secrets, Step, encode_hello
 use quorate::transport::messages::buckets::{BucketEntry, BucketTable};
 use quorate::transport::messages::gossip::{Gossip, Gossiped};
 use quorate::transport::messages::layouts::{
-    Ballot, Decide, Decided, DigestOf, Digests, Layouts, LayoutsTold, ListDigests, Promised, TrackerOf, Voice,
+    Ballot, Decide, Decided, DigestOf, Digests, Layouts, LayoutsTold, ListDigests, Promised, Renounce, TrackerOf, Voice,
 };
 use quorate::transport::messages::{
     self, Ask, Copy, Fetch, HandedWrite, Heartbeat, Held, Page, PageEntry, Probe, Probed, Read, Refusal, Reply,
@@ -69,9 +69,18 @@ fn requests() -> Vec<(&'static str, Ask)> {
                 ..HandedWrite::default()
             }),
         ),
-        ("fetch", Ask::Fetch(Fetch { partition: 9, after: Bytes::from_static(b"after"), max_bytes: 1000 })),
+        (
+            "fetch",
+            Ask::Fetch(Fetch {
+                partition: 9,
+                after: Bytes::from_static(b"after"),
+                max_bytes: 1000,
+                held: Bytes::from_static(&[5; 32]),
+            }),
+        ),
         ("layouts", Ask::Layouts(Layouts { since: 3 })),
         ("decide", Ask::Decide(decide)),
+        ("renounce", Ask::Renounce(Renounce { decision: Bytes::from_static(&[7; 32]) })),
         ("list-digests", Ask::ListDigests(list)),
         ("buckets", Ask::Buckets(buckets())),
     ]

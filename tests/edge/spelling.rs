@@ -124,10 +124,14 @@ pub(crate) async fn what_is_wrong_is_refused(to: &Listeners) {
     }
     let typo = put(0, "/v1/kv/b/k?consistancy=all").await;
     assert!(typo.json()["detail"].as_str().unwrap().contains("did you mean consistency?"));
-    for (turn, later) in ["sloppy=on", "w=any"].into_iter().enumerate() {
-        let answer = put(turn, &format!("/v1/kv/b/k?{later}")).await;
-        assert_eq!((answer.status, answer.problem().as_str()), (501, "not_yet"), "{later}");
+    for (turn, sloppy) in ["sloppy=on", "w=any"].into_iter().enumerate() {
+        let answer = put(turn, &format!("/v1/kv/b/sloppy?{sloppy}")).await;
+        assert_eq!((answer.status, answer.header("quorate-sloppy")), (204, None), "{sloppy}: nobody had to stand in");
     }
+    let neither = put(0, "/v1/kv/b/k?w=any&sloppy=off").await;
+    assert_eq!((neither.status, neither.problem().as_str()), (400, "bad_parameter"));
+    let nobody = send(to.of_turn(1), "GET", "/v1/kv/b/k?r=any", &[], b"").await;
+    assert_eq!((nobody.status, nobody.problem().as_str()), (400, "bad_parameter"));
     for name in ["If-Match", "If-None-Match"] {
         let answer = send(to.of_turn(1), "PUT", "/v1/kv/b/k", &[(name, "*")], b"v").await;
         assert_eq!((answer.status, answer.problem().as_str()), (400, "precondition_needs_cas"));

@@ -18,5 +18,6 @@ mod handoff;
 mod mint;
 mod paxos;
 mod records;
+mod recovery;
 mod votes;
 mod world;

@@ -22,3 +22,6 @@ mod repair;
 mod scenarios;
 mod scrub;
 mod seeds;
+mod sloppy;
+mod sloppy_layouts;
+mod voices;

@@ -90,6 +90,15 @@ fn no_seed_with_layout_changes_breaks_a_promise() {
     }
 }
 
+/// Owners crash, more of them than a quorum survives, and fallbacks stand in: whatever was acknowledged is found at the end.
+#[test]
+fn no_seed_with_sloppy_quorums_loses_anything() {
+    let total = many(Variety::Sloppy, seeds().div_ceil(2));
+    if seeds() >= 40 {
+        assert_eq!(total.never_sloppy(), [""; 0], "what no seed did");
+    }
+}
+
 /// Seeds that found something, and what.
 #[test]
 fn what_seeds_found_once_stays_fixed() {
@@ -117,6 +126,7 @@ fn replay() {
         Ok("Wiped") => Variety::Wiped,
         Ok("Copied") => Variety::Copied,
         Ok("Layouts") => Variety::Layouts,
+        Ok("Sloppy") => Variety::Sloppy,
         _ => Variety::Members,
     };
     let report = of(variety, seed, length());

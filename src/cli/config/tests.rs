@@ -132,7 +132,7 @@ fn every_value_that_makes_no_sense_is_an_error_with_key_value_origin_and_what_wo
         // The key that is at its default is the one that is wrong then; the origin is that of the one it contradicts.
         ("NODE__LIMITS__MAX_VALUE", "5MiB", "node.limits.max_object: is at least node.limits.max_value (5242880B)"),
         ("NODE__LIMITS__MAX_SIBLINGS", "0", "node.limits.max_siblings: is at least 1, got 0"),
-        ("CLUSTER__W", "any", "cluster.w: got any, which counts hints"),
+        ("CLUSTER__W", "any", "cluster.w: got any, which a request or a bucket asks for"),
         ("CLUSTER__R", "4", "cluster.r: is 1 to cluster.n (3), or quorum or all, got 4"),
         ("CLUSTER__N", "2", ""),
         ("CLUSTER__N", "6", "cluster.n: is 1 to cluster.replicas_max (5), got 6"),

@@ -134,6 +134,7 @@ impl Known {
             knows: &|_| self.chain.newest().version(),
             bytes: &|_| Some(1024),
             unsynced: &BTreeSet::new(),
+            silent: &BTreeSet::new(),
         };
         ask(self.view(), &facts)
     }

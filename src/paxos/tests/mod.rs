@@ -62,6 +62,7 @@ fn text(reply: &Reply) -> String {
         Reply::Refused { ballot, highest } => format!("refused {} for {}", ballot.round, highest.round),
         Reply::Decided(decided) => format!("decided {:?}", decided.value.bytes()),
         Reply::OtherDecision => "other decision".to_owned(),
+        Reply::Renounced { highest } => format!("renounced up to {highest}"),
     }
 }
 

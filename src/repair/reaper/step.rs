@@ -31,9 +31,10 @@ pub async fn take_step(replica: &Replica, known: &Known, asked: Collect) -> Resu
     }
     let refused = step(replica, known, partition, asked).await?.err();
     let leftover = !owned && !replica.holds_nothing(partition)?;
+    let keeps = !owned && !replica.keeps_nothing(partition).await?;
     let Refused { why, differs } = refused.clone().unwrap_or_default();
     let status = Collected::new(&replica.rounds(partition));
-    Ok(Collected { done: refused.is_none(), detail: why, differs, leftover, ..status })
+    Ok(Collected { done: refused.is_none(), detail: why, differs, leftover, keeps, ..status })
 }
 
 /// Why a step is not done.

@@ -6,15 +6,17 @@
 //! Bounds: for each owner a count for each second in which hints were left that still wait, which the hint window
 //! bounds; one entry for each marked partition.
 
-use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
-use super::record::{Hint, bytes_of, target_of};
+use super::ReplicaOptions;
+use super::record::{Hint, bytes_of, partition_of, target_of};
+use super::walk::Walk;
 use crate::storage::{Keyspace, Storage, StorageError};
 use crate::types::{PartitionId, StoreId, Wall};
 
@@ -28,6 +30,8 @@ pub struct Waiting {
     pub keys: u64,
     /// Bytes of their keys and values.
     pub bytes: u64,
+    /// Of the keys: those that counted towards a quorum, and that nothing drops.
+    pub owed: u64,
     /// When the oldest was left, to the second.
     pub oldest: Wall,
 }
@@ -37,6 +41,12 @@ pub struct Waiting {
 pub struct HintBook {
     state: Mutex<State>,
     max_bytes: u64,
+    /// The largest object that clients may write.
+    largest: u64,
+    /// Hints that could not be read when this life began, by owner: they may be owed.
+    unreadable: BTreeMap<StoreId, u64>,
+    /// Places where nobody knows how many, or for whom.
+    gaps: u64,
     changes: watch::Sender<u64>,
 }
 
@@ -53,6 +63,7 @@ struct State {
 struct Target {
     keys: u64,
     bytes: u64,
+    owed: u64,
     /// Hints by the second they were left in.
     ages: BTreeMap<u64, u64>,
 }
@@ -62,12 +73,12 @@ fn second(at: Wall) -> u64 {
 }
 
 impl HintBook {
-    /// What the disk holds, and the partitions that are to be marked because hints cannot be read: all of them, or none.
+    /// What the disk holds, and the partitions that are to be marked because hints cannot be read.
     pub(super) fn open(
         storage: &dyn Storage,
-        max_bytes: u64,
-        partitions: u32,
-    ) -> Result<(Self, Vec<PartitionId>), StorageError> {
+        options: &ReplicaOptions,
+    ) -> Result<(Self, BTreeSet<PartitionId>), StorageError> {
+        let ReplicaOptions { max_hint_bytes: max_bytes, max_object: largest, partitions, .. } = *options;
         let mut state = State::default();
         for entry in storage.scan(Keyspace::Meta, Included(MARKED), Excluded(MARKED_END)) {
             let (key, _) = entry?;
@@ -75,24 +86,31 @@ impl HintBook {
                 state.marked.insert(PartitionId(u32::from_be_bytes(*partition)), 0);
             }
         }
-        let (mut unknown, mut doubtful) = (0u64, Vec::new());
-        for entry in storage.scan(Keyspace::Hints, Unbounded, Unbounded) {
-            match entry {
-                Ok((key, value)) => match (target_of(&key), Hint::decode(&value)) {
-                    (Some((target, stored)), Some(hint)) => state.enter(target, &stored, None, Some(&hint)),
-                    _ => unknown += 1,
-                },
+        let (mut unreadable, mut gaps, mut doubtful) = (BTreeMap::<StoreId, u64>::new(), 0, BTreeSet::new());
+        for entry in Walk::over_all(storage, partitions) {
+            let read = entry.map(|(key, value)| (target_of(&key), Hint::decode(&value)));
+            match read {
+                Ok((Some((target, stored)), Some(hint))) => state.enter(target, &stored, None, Some(&hint)),
+                Ok((Some((target, stored)), None)) => {
+                    *unreadable.entry(target).or_default() += 1;
+                    doubtful.extend(partition_of(&stored));
+                }
+                Ok((None, _)) => gaps += 1,
                 Err(failed) => {
                     error!(%failed, "hints cannot be read: every partition is marked for comparison with its other owners");
-                    doubtful = (0..partitions).map(PartitionId).collect();
-                    break;
+                    gaps += 1;
                 }
             }
         }
-        if unknown > 0 {
-            warn!(unknown, "hints of a kind that this version does not know are left alone");
+        if gaps > 0 {
+            doubtful.extend((0..partitions).map(PartitionId));
         }
-        let book = Self { state: Mutex::new(state), max_bytes, changes: watch::channel(0).0 };
+        let unknown: u64 = unreadable.values().sum();
+        if unknown > 0 {
+            warn!(unknown, "hints that cannot be read, or that a later version left, are left alone: they may be owed");
+        }
+        let (state, changes) = (Mutex::new(state), watch::channel(0).0);
+        let book = Self { state, max_bytes, largest, unreadable, gaps, changes };
         doubtful.retain(|partition| book.mark(*partition));
         Ok((book, doubtful))
     }
@@ -112,6 +130,36 @@ impl HintBook {
     pub fn total(&self) -> (u64, u64) {
         let state = self.state();
         (state.keys, state.bytes)
+    }
+
+    /// How many of those that wait counted towards a quorum; who cannot be read may have.
+    #[must_use]
+    pub fn owed(&self) -> u64 {
+        let owed: u64 = self.state().targets.values().map(|target| target.owed).sum();
+        owed + self.unreadable()
+    }
+
+    /// How many could not be read when this life began; a gap with nobody knows how many is one.
+    #[must_use]
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable.values().sum::<u64>() + self.gaps
+    }
+
+    /// Whether some may be kept for owners of whom nothing is known.
+    pub(super) fn has_gaps(&self) -> bool {
+        self.gaps > 0
+    }
+
+    /// Everybody for whom something is here, whether or not it can be read.
+    pub(super) fn known_owners(&self) -> BTreeSet<StoreId> {
+        self.state().targets.keys().chain(self.unreadable.keys()).copied().collect()
+    }
+
+    /// Whether this node stands in for nobody any more: the largest object may not fit beside what waits. Refused before
+    /// anything is sent a write is simply not done; refused by who was to keep it nobody knows what became of it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.total().1.saturating_add(self.largest) > self.max_bytes
     }
 
     /// What waits, by owner.
@@ -184,9 +232,10 @@ impl HintBook {
 
 impl State {
     fn enter(&mut self, target: StoreId, stored: &[u8], before: Option<&Hint>, after: Option<&Hint>) {
-        let bytes = bytes_of(stored);
         let waiting = self.targets.entry(target).or_default();
         if let Some(before) = before {
+            let bytes = bytes_of(stored, before);
+            waiting.owed = waiting.owed.saturating_sub(before.owed.into());
             if let Some(count) = waiting.ages.get_mut(&second(before.since)) {
                 *count -= 1;
                 if *count == 0 {
@@ -197,6 +246,8 @@ impl State {
             (self.keys, self.bytes) = (self.keys.saturating_sub(1), self.bytes.saturating_sub(bytes));
         }
         if let Some(after) = after {
+            let bytes = bytes_of(stored, after);
+            waiting.owed += u64::from(after.owed);
             *waiting.ages.entry(second(after.since)).or_default() += 1;
             (waiting.keys, waiting.bytes) = (waiting.keys + 1, waiting.bytes + bytes);
             (self.keys, self.bytes) = (self.keys + 1, self.bytes + bytes);
@@ -210,7 +261,7 @@ impl State {
 impl Target {
     fn view(&self) -> Waiting {
         let oldest = self.ages.keys().next().map_or(0, |second| second * 1000);
-        Waiting { keys: self.keys, bytes: self.bytes, oldest: Wall(oldest) }
+        Waiting { keys: self.keys, bytes: self.bytes, owed: self.owed, oldest: Wall(oldest) }
     }
 }
 

@@ -1,7 +1,10 @@
 use super::*;
+use crate::causality::{self, MergeRules, Object, Payload, Supersedes, decode_object, encode_object};
 use crate::env::Entropy;
-use crate::replica::tests::{Life, disk, live, place};
-use crate::types::Wall;
+use crate::replica::tests::{Life, disk, live, place, roomy};
+use crate::replica::{Coordinated, MintRequest};
+use crate::storage::memory::MemoryDisk;
+use crate::types::{ActorId, Stamp, Wall};
 
 const A: StoreId = StoreId::from_bits(7);
 const B: StoreId = StoreId::from_bits(u128::MAX);
@@ -31,9 +34,10 @@ impl Life {
     async fn agrees(&self) {
         for target in [A, B] {
             let all = self.all(target).await;
-            let bytes = all.iter().map(|(stored, _)| bytes_of(stored)).sum();
+            let bytes = all.iter().map(|(stored, hint)| bytes_of(stored, hint)).sum();
+            let owed = all.iter().filter(|(_, hint)| hint.owed).count() as u64;
             let oldest = all.iter().map(|(_, hint)| Wall(hint.since.0 / 1000 * 1000)).min();
-            let waiting = oldest.map(|oldest| Waiting { keys: all.len() as u64, bytes, oldest });
+            let waiting = oldest.map(|oldest| Waiting { keys: all.len() as u64, bytes, owed, oldest });
             assert_eq!(self.replica.hints().waiting(target), waiting);
         }
         let sum: u64 = self.replica.hints().targets().values().map(|waiting| waiting.bytes).sum();
@@ -125,7 +129,7 @@ async fn what_is_dropped_marks_its_partition_unless_nobody_lacks_it_and_what_is_
     expected.dedup();
     assert_eq!(marked, expected);
     assert!(!expected.contains(&place("purged").partition), "another key would show more");
-    let owed = Hint { owed: true, revision: Digest([1; 16]), since: Wall(5000) };
+    let owed = Hint { owed: true, revision: Digest([1; 16]), since: Wall(5000), kept: None, refers: true };
     let mut batch = Batch::new();
     batch.put(Keyspace::Hints, hint_key(A, &place("owed").stored), owed.encode());
     batch.put(Keyspace::Hints, hint_key(A, &place("newer").stored), vec![2, 1, 0]);
@@ -134,7 +138,7 @@ async fn what_is_dropped_marks_its_partition_unless_nobody_lacks_it_and_what_is_
     let life = live(&disk);
     life.agrees().await;
     life.end("owed", owed.revision, HintEnd::Dropped(Dropped::TooOld)).await;
-    assert_eq!(life.all(A).await, [(place("owed").stored, owed)]);
+    assert_eq!(life.all(A).await, [(place("owed").stored, owed.clone())]);
     assert_eq!((life.replica.hints().left_by(A, Wall(4999)), life.replica.hints().left_by(A, Wall(5000))), (0, 1));
     life.end("owed", owed.revision, HintEnd::Replayed).await;
     assert_eq!(life.all(A).await, []);
@@ -160,4 +164,207 @@ async fn no_flush_is_forced_and_a_hint_is_never_there_before_its_object() {
     let siblings = life.object("k").await.unwrap().siblings().len();
     assert!(life.all(B).await.is_empty() || siblings == 2, "the hint without what it is for");
     assert_eq!(life.all(A).await.len(), 1);
+}
+
+impl Life {
+    fn keep(&self, key: &str, owner: StoreId, record: &Bytes) -> KeepRequest {
+        let rules = MergeRules::default();
+        KeepRequest { place: place(key), owner, record: record.clone(), epoch: 4, rules, flush: false }
+    }
+
+    /// Mints in the place of `A`.
+    async fn put_for(&self, key: &str, value: &str) -> Coordinated {
+        let request = MintRequest { stands_for: Some(A), ..self.request(key, value) };
+        let (coordinated, durable) = self.mint(request).await.unwrap();
+        assert_eq!(durable, Ok(true));
+        coordinated
+    }
+
+    async fn kept(&self, key: &str) -> Option<Object> {
+        let record = self.replica.kept(place(key), MergeRules::default()).await.unwrap();
+        record.map(|(record, _)| decode_object(record).unwrap())
+    }
+}
+
+/// A record of a value of so many bytes, by an actor of its own.
+fn record(actor: u64, bytes: usize) -> Bytes {
+    let payload = Payload { value: Some(vec![7; bytes].into()), ..Payload::default() };
+    let write = causality::Write { payload, supersedes: Supersedes::Tombstones, request: None };
+    let rules = MergeRules::default();
+    encode_object(&causality::write(&Object::new(), write, ActorId(actor), Stamp(1), Stamp(0), &rules).object)
+}
+
+#[tokio::test]
+async fn what_is_kept_for_an_owner_is_merged_and_ends_with_the_state_that_was_answered() {
+    let disk = disk();
+    let life = roomy(&disk);
+    assert_eq!(life.replica.keep_hint(life.keep("k", A, &record(1, 3))).await, Ok(true), "as durable as any write");
+    assert_eq!(disk.unsynced(), 0);
+    let [(_, first)] = &life.all(A).await[..] else { panic!("one hint") };
+    assert!(first.owed && first.kept.as_ref().is_some_and(|kept| kept.record == record(1, 3) && kept.epoch == 4));
+    // While that one is on its way:
+    life.replica.keep_hint(KeepRequest { epoch: 2, ..life.keep("k", A, &record(2, 3)) }).await.unwrap();
+    life.end("k", first.revision, HintEnd::Replayed).await;
+    let [(_, second)] = &life.all(A).await[..] else { panic!("one hint") };
+    assert_eq!((second.kept.as_ref().unwrap().epoch, second.since), (2, first.since));
+    assert_eq!(life.kept("k").await.unwrap().siblings().len(), 2);
+    life.replica.keep_hint(life.keep("k", A, &record(1, 3))).await.unwrap();
+    assert_eq!(life.all(A).await, [(place("k").stored, second.clone())], "it brought nothing");
+    life.replica.keep_hint(life.keep("k", B, &record(3, 3))).await.unwrap();
+    assert_eq!(life.kept("k").await.unwrap().siblings().len(), 3, "whomever it is for");
+    assert_eq!((life.kept("other").await, life.object("k").await), (None, None), "it is no copy of this node's own");
+    life.agrees().await;
+    assert_eq!(life.replica.hints().owed(), 2);
+    life.end("k", second.revision, HintEnd::Dropped(Dropped::TooOld)).await;
+    life.leave("k", 9, &[A]).await;
+    let [(_, third)] = &life.all(A).await[..] else { panic!("one hint") };
+    assert!(third.owed && third.kept == second.kept && third.revision != second.revision);
+    assert!(third.refers && !second.refers, "what is kept, and what this node's own copy holds: both are missed");
+    disk.crash(&Entropy::seeded(5));
+    let life = roomy(&disk);
+    life.agrees().await;
+    assert_eq!(life.kept("k").await.unwrap().siblings().len(), 3);
+    let [(_, left)] = &life.all(A).await[..] else { panic!("one hint") };
+    life.end("k", left.revision, HintEnd::Dropped(Dropped::Purged)).await;
+    assert_eq!(life.all(A).await, [], "of a bucket that is no more nothing is owed");
+    life.agrees().await;
+}
+
+#[tokio::test]
+async fn at_the_bound_what_would_be_owed_is_refused_and_what_is_owed_stays() {
+    let disk = disk();
+    let life = live(&disk);
+    // 300 bytes in all.
+    assert_eq!(life.replica.keep_hint(life.keep("k", A, &record(1, 10))).await, Ok(true));
+    assert_eq!(life.replica.keep_hint(life.keep("other", A, &record(1, 300))).await, Err(Fault::HintsFull));
+    assert_eq!(life.replica.keep_hint(life.keep("k", A, &record(2, 300))).await, Err(Fault::HintsFull));
+    let request = MintRequest { stands_for: Some(A), ..life.request("k", &"v".repeat(300)) };
+    assert_eq!(life.replica.mint(request).unwrap().minted().await.unwrap_err(), Fault::HintsFull);
+    assert_eq!(life.kept("k").await.unwrap().siblings().len(), 1);
+    life.agrees().await;
+    let metrics = &life.replica.inner.metrics.hints;
+    assert_eq!((metrics.refused.get(), metrics.kept.get(), metrics.all_dropped()), (3, 1, 0));
+    assert!(life.replica.hints().marked().is_empty());
+    let total = life.replica.hints().total().1;
+    assert!(total < 200 && !life.replica.hints().is_full(), "the largest object, of 100 bytes, fits beside {total}");
+    assert_eq!(life.replica.keep_hint(life.keep("k", A, &record(2, 90))).await, Ok(true));
+    let total = life.replica.hints().total().1;
+    assert!((201..300).contains(&total) && life.replica.hints().is_full(), "it does not fit beside {total}");
+    let damaged = life.replica.keep_hint(life.keep("k", A, &Bytes::from_static(b"x"))).await;
+    assert!(matches!(damaged, Err(Fault::Malformed(_))));
+}
+
+/// I-MINT on a hint's record: one actor while the record is there, another one after it, and in every other life.
+#[tokio::test]
+async fn who_mints_on_a_hint_is_drawn_for_its_record() {
+    let disk = disk();
+    let life = roomy(&disk);
+    let first = life.put_for("k", "one").await;
+    let again = life.put_for("k", "two").await;
+    assert_eq!(first.dot.actor, again.dot.actor);
+    assert!(again.object.context().covers(first.dot) && again.object.siblings().len() == 2, "on top of what is there");
+    let owned = life.put("k", "mine").await;
+    assert_ne!(owned.dot.actor, first.dot.actor, "not the partition's");
+    assert_ne!(life.put_for("other", "one").await.dot.actor, first.dot.actor);
+    let all = life.all(A).await;
+    let (_, kept) = all.iter().find(|(stored, _)| *stored == place("k").stored).unwrap();
+    life.end("k", kept.revision, HintEnd::Replayed).await;
+    let anew = life.put_for("k", "three").await;
+    assert_ne!(anew.dot.actor, first.dot.actor, "it does not hold what it minted before");
+    disk.kill();
+    let life = roomy(&disk);
+    assert_ne!(life.put_for("k", "four").await.dot.actor, anew.dot.actor, "it may have forgotten some");
+    // Two in one batch see each other.
+    let [one, other] = ["five", "six"]
+        .map(|value| life.replica.mint(MintRequest { stands_for: Some(A), ..life.request("b", value) }).unwrap());
+    let (mut one, mut other) = (one, other);
+    let (one, other) = (one.minted().await.unwrap(), other.minted().await.unwrap());
+    assert_eq!(one.dot.actor, other.dot.actor);
+    assert!(other.object.context().covers(one.dot));
+}
+
+/// Hints for `A` in two partitions, of which the first cannot be read, one for `B`, and one that a later version left.
+async fn with_unreadable(disk: &MemoryDisk) -> (Life, [String; 3]) {
+    let life = roomy(disk);
+    let mut keys: Vec<String> = (0..20).map(|at| format!("k{at}")).collect();
+    keys.sort_by_key(|key| place(key).stored);
+    let (bad, good) = (keys[0].clone(), keys[19].clone());
+    let newer = keys.into_iter().find(|key| place(key).partition == place(&good).partition && *key != good).unwrap();
+    assert!(place(&bad).partition < place(&good).partition);
+    for key in [&bad, &good] {
+        life.replica.keep_hint(life.keep(key, A, &record(1, 3))).await.unwrap();
+    }
+    life.replica.keep_hint(life.keep(&good, B, &record(1, 3))).await.unwrap();
+    let mut batch = Batch::new();
+    batch.put(Keyspace::Hints, hint_key(A, &place(&newer).stored), vec![2, 1, 0]);
+    life.replica.storage().commit(batch, Durability::Flush).unwrap();
+    (life, [bad, good, newer])
+}
+
+#[tokio::test]
+async fn nothing_is_put_in_the_place_of_what_cannot_be_read() {
+    let disk = disk();
+    let (life, [bad, good, newer]) = with_unreadable(&disk).await;
+    assert!(disk.damage(Keyspace::Hints, &hint_key(A, &place(&bad).stored)));
+    let dropped = |life: &Life| life.replica.inner.metrics.hints.dropped(Dropped::Unreadable).get();
+    for key in [&bad, &newer] {
+        let unreadable = Err(Fault::HintUnreadable);
+        assert_eq!(life.replica.keep_hint(life.keep(key, A, &record(2, 3))).await, unreadable);
+        let request = MintRequest { stands_for: Some(A), ..life.request(key, "v") };
+        assert_eq!(life.replica.mint(request).unwrap().minted().await.unwrap_err(), Fault::HintUnreadable);
+        assert_eq!(life.replica.kept(place(key), MergeRules::default()).await, Err(Fault::HintUnreadable));
+        let (stored, why) = (place(key).stored, HintEnd::Dropped(Dropped::Purged));
+        assert_eq!(life.replica.end_hint(A, stored, Digest([0; 16]), why).await, Err(Fault::HintUnreadable));
+        let before = dropped(&life);
+        life.leave(key, 1, &[A, B]).await;
+        assert_eq!(dropped(&life), before + 1);
+        assert!(life.replica.hints().marked().contains_key(&place(key).partition), "it is found by comparison");
+        assert!(life.all(B).await.iter().any(|(stored, _)| *stored == place(key).stored), "another owner's is left");
+    }
+    let left = life.replica.storage().get(Keyspace::Hints, &hint_key(A, &place(&newer).stored)).unwrap();
+    assert_eq!(left.as_deref(), Some(&[2, 1, 0][..]));
+    assert!(life.replica.storage().get(Keyspace::Hints, &hint_key(A, &place(&bad).stored)).is_err(), "damaged still");
+    assert!(life.replica.inner.metrics.hints.unreadable.get() >= 10);
+    let page = life.replica.hints_of(A, Bytes::new(), 10).await.unwrap();
+    assert_eq!((page.entries.len(), page.unreadable, page.next), (1, 2, None), "what lies behind is sent all the same");
+    assert_eq!(page.entries[0].0, place(&good).stored);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_at_the_start_is_told_counts_as_owed_and_hides_nothing() {
+    let disk = disk();
+    let (life, [bad, good, newer]) = with_unreadable(&disk).await;
+    assert_eq!((life.replica.hints().owed(), life.replica.hints().unreadable()), (3, 0));
+    drop(life);
+    disk.kill();
+    let life = roomy(&disk);
+    assert_eq!((life.replica.hints().owed(), life.replica.hints().unreadable()), (4, 1), "a later version's");
+    assert_eq!(life.replica.hints().marked().into_keys().collect::<Vec<_>>(), [place(&newer).partition]);
+    assert_eq!(life.kept("other").await, None, "it says of all others that nothing is kept");
+    drop(life);
+    assert!(disk.damage(Keyspace::Hints, &hint_key(A, &place(&bad).stored)));
+    disk.kill();
+    let life = roomy(&disk);
+    assert_eq!((life.replica.hints().owed(), life.replica.hints().unreadable()), (4, 2), "nobody knows what there was");
+    assert_eq!(life.replica.hints().marked().len(), 8, "all partitions");
+    let waiting: Vec<u64> = [A, B].iter().map(|target| life.replica.hints().waiting(*target).unwrap().owed).collect();
+    assert_eq!(waiting, [1, 1], "what lies behind is known");
+    assert!(life.kept(&good).await.is_some());
+    let other = life.replica.kept(place("other"), MergeRules::default()).await;
+    assert_eq!(other, Err(Fault::HintUnreadable), "who cannot tell does not say that there is nothing");
+}
+
+#[tokio::test]
+async fn one_dot_with_two_values_is_counted_wherever_it_is_kept() {
+    let disk = disk();
+    let life = roomy(&disk);
+    let clashes = || life.replica.inner.metrics.replica.dot_clashes.get();
+    life.replica.keep_hint(life.keep("k", A, &record(1, 3))).await.unwrap();
+    assert_eq!(clashes(), 0);
+    life.replica.keep_hint(life.keep("k", A, &record(1, 4))).await.unwrap();
+    assert_eq!(clashes(), 1, "in one record");
+    life.replica.keep_hint(life.keep("k", B, &record(1, 5))).await.unwrap();
+    assert_eq!(clashes(), 1);
+    assert!(life.kept("k").await.is_some());
+    assert_eq!(clashes(), 2, "between two");
 }

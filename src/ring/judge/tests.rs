@@ -77,3 +77,56 @@ fn a_read_is_served_by_a_synced_owner_and_never_below_what_was_sync_acked() {
     assert_eq!(read(&chain, 1, &none, 2, 2), Err(Unfit::Behind));
     assert_eq!(read(&chain, 1, &none, 4, 4), Err(Unfit::NotLive));
 }
+
+#[test]
+fn a_hint_is_taken_by_a_fallback_alone_and_counts_where_its_owner_does() {
+    let mut chain = moved();
+    let hint = |chain: &Chain, me: u128, newest: u64, counted: &[u64], owner: u128| {
+        let trackers = Trackers::default();
+        let view = View { chain, trackers: &trackers, me: store(me) };
+        view.judge_hint(Named { sender: store(1), newest, counted }, P, None, store(owner))
+            .map_err(|refusal| refusal.why)
+    };
+    assert_eq!(hint(&chain, 3, 3, &[2, 3], 4), Err(Unfit::NotFallback), "it owns it in layout 2");
+    chain.drop_before(3);
+    assert_eq!(hint(&chain, 3, 3, &[2, 3], 4), Ok(vec![3]));
+    assert_eq!(hint(&chain, 3, 3, &[3], 3), Err(Unfit::NotOwner), "for itself it keeps none");
+    assert_eq!(hint(&chain, 4, 3, &[3], 1), Err(Unfit::NotFallback));
+    assert_eq!(hint(&chain, 3, 2, &[2], 1), Err(Unfit::Behind));
+    assert_eq!(hint(&chain, 3, 4, &[4], 1), Err(Unfit::NotLive));
+    // Six that own nothing more or less than before, three times.
+    let chain = crate::ring::chain::tests::chain(&[&[1, 2, 3, 4, 5, 6], &[1, 2, 3, 4, 5, 6]]);
+    let (layout, owns) = (chain.newest(), |number: u128| holders(chain.newest(), P, None).contains(store(number)));
+    let stands =
+        |number: &u128| chain.fallback_stores(P, settings_of(layout, None)).any(|(_, one)| one == store(*number));
+    let (me, owner) = ((1..=6).find(stands).unwrap(), (1..=6).find(|number| owns(*number)).unwrap());
+    assert_eq!(hint(&chain, me, 2, &[1, 2], owner), Ok(vec![1, 2]));
+    assert_eq!(hint(&chain, me, 2, &[1], owner), Err(Unfit::Behind), "begun before its sender knew the newest");
+}
+
+#[test]
+fn who_has_only_just_come_in_stands_in_for_nobody() {
+    let mut chain = crate::ring::chain::tests::chain(&[&[1, 2, 3, 4], &[1, 2, 3, 4, 5]]);
+    let newest = chain.newest().clone();
+    let settings = settings_of(&newest, None);
+    let joiner = newest.member_by_store(store(5)).unwrap();
+    let partitions = newest.grid().partitions();
+    let at: Vec<PartitionId> =
+        partitions.filter(|at| newest.fallbacks("home", *at, settings.n).contains(&joiner)).collect();
+    assert!(!at.is_empty(), "it is listed behind the owners somewhere");
+    for complete in [false, true] {
+        if complete {
+            chain.drop_before(2);
+        }
+        let (trackers, counted) = (Trackers::default(), if complete { &[2][..] } else { &[1, 2] });
+        for partition in &at {
+            let owner = holders(&newest, *partition, None).stores().next().unwrap();
+            let view = View { chain: &chain, trackers: &trackers, me: store(5) };
+            let named = Named { sender: store(1), newest: 2, counted };
+            let judged = view.judge_hint(named, *partition, None, owner).map_err(|refusal| refusal.why);
+            assert_eq!(judged.is_ok(), complete, "{judged:?}");
+            let stands = chain.fallback_stores(*partition, settings).any(|(_, one)| one == store(5));
+            assert_eq!(stands, complete);
+        }
+    }
+}

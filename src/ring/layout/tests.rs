@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ring::planner;
+use crate::ring::{Chain, planner};
 
 pub(in crate::ring) fn member(number: u128, region: &str, zone: &str, weight: u32) -> Member {
     Member {
@@ -193,6 +193,36 @@ fn fallbacks_follow_the_owners_and_are_spread() {
     assert!(load.iter().all(|load| (90..=166).contains(load)), "{load:?}");
     let small = found(8, (1..=4).map(|number| member(number, "home", "", 1)).collect());
     assert_eq!(small.fallbacks("home", PartitionId(0), 3).len(), 1, "only one is left");
+}
+
+#[test]
+fn fallbacks_use_the_zones_evenly() {
+    // Four zones of three; five are listed, and there are others in every zone.
+    let zone = |number: u128| format!("z{}", number % 4);
+    let layout = found(64, (1..=12).map(|number| member(number, "home", &zone(number), 1)).collect());
+    let (settings, chain) = (BucketSettings::default(), Chain::founded(layout.clone()));
+    for partition in layout.grid().partitions() {
+        let fallbacks = layout.fallbacks("home", partition, 3);
+        let listed = layout.owners_in("home", partition, 5);
+        let zone_of = |index: &MemberIndex| &*layout.member(*index).zone;
+        assert_eq!(fallbacks[..2], listed[3..], "the owner list goes on first");
+        assert!(fallbacks[..2].iter().all(|before| zone_of(before) != zone_of(&fallbacks[2])));
+        let five = layout.fallbacks("home", partition, 5);
+        let zones: BTreeSet<&str> = five.iter().map(zone_of).collect();
+        assert_eq!((zones.len(), five.len()), (4, 5), "no zone twice while others are free");
+        let stores: Vec<_> = chain.fallback_stores(partition, &settings).collect();
+        assert!(stores.iter().map(|(_, store)| *store).eq(fallbacks.iter().map(|at| layout.member(*at).store)));
+    }
+    let regions = two_regions();
+    let chain = Chain::founded(regions.clone());
+    for partition in regions.grid().partitions() {
+        let stores: Vec<_> = chain.fallback_stores(partition, &settings).collect();
+        for (region, store) in stores {
+            let at = regions.member_by_store(store).unwrap();
+            assert_eq!(regions.member(at).region, region);
+            assert!(!regions.owners_in(region, partition, 3).contains(&at));
+        }
+    }
 }
 
 #[test]

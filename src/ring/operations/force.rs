@@ -7,7 +7,8 @@
 //! **What makes it sound is what the operator says**: that they have stopped and never come back, so that none of them
 //! has decided, or ever will decide, another successor. Four rules keep what can be kept of it here:
 //!
-//! 1. The deciders that are left are less than a majority: else they decide, and nothing is to be forced.
+//! 1. The deciders that are left are less than a majority: else they decide, and nothing is to be forced. One that has
+//!    forgotten what it promised is not left: what would give it its voice back is an answer of those who are gone.
 //! 2. Nobody who is named is up. Everybody who is not named is up, and knows no newer layout than this node: whatever
 //!    was decided and is known to one who goes on is known here.
 //! 3. The layout is a function of the newest one and of who is named: the same command at two nodes makes one layout,
@@ -28,7 +29,7 @@ pub fn force(view: View<'_>, facts: &Facts<'_>, gone: &[String]) -> Result<Plan,
     let gone = dead(view, facts, gone)?;
     let deciders = view.chain.deciders();
     let left = deciders.iter().map(|(_, store)| *store).filter(|store| !gone.contains(store));
-    let left = left.filter(|store| is_up(view, facts, *store)).count();
+    let left = left.filter(|store| is_up(view, facts, *store) && !facts.silent.contains(store)).count();
     if left > deciders.len() / 2 {
         return Err(Refused::MajorityLives { left, deciders: deciders.len() });
     }

@@ -12,6 +12,7 @@ struct Known {
     me: u128,
     down: Vec<u128>,
     ahead: Vec<(u128, u64)>,
+    silent: Vec<u128>,
     candidates: Vec<Member>,
     sized: bool,
 }
@@ -19,7 +20,8 @@ struct Known {
 fn known(numbers: &[u128]) -> Known {
     let chain = founded(numbers);
     let (down, ahead) = (Vec::new(), Vec::new());
-    Known { chain, trackers: Trackers::default(), me: numbers[0], down, ahead, candidates: Vec::new(), sized: true }
+    let (trackers, me) = (Trackers::default(), numbers[0]);
+    Known { chain, trackers, me, down, ahead, silent: Vec::new(), candidates: Vec::new(), sized: true }
 }
 
 impl Known {
@@ -34,8 +36,9 @@ impl Known {
         };
         let up = |whose: StoreId| !down.contains(&whose);
         let bytes = |_| self.sized.then_some(1000);
-        let facts =
-            Facts { candidates: &self.candidates, up: &up, knows: &heard, bytes: &bytes, unsynced: &BTreeSet::new() };
+        let silent = self.silent.iter().map(|number| store(*number)).collect();
+        let (candidates, unsynced) = (&self.candidates[..], &BTreeSet::new());
+        let facts = Facts { candidates, up: &up, knows: &heard, bytes: &bytes, unsynced, silent: &silent };
         ask(self.view(), &facts)
     }
 
@@ -295,6 +298,13 @@ fn a_lost_majority_is_forced_by_whoever_knows_all_that_the_living_know() {
     assert!(matches!(force(&known, &[3, 4]), Err(Refused::Unheard { name }) if name == "n5"), "all have to be named");
     known.down = vec![3, 4];
     assert!(matches!(force(&known, &[3, 4]), Err(Refused::MajorityLives { left: 3, deciders: 5 })));
+    known.silent = vec![2];
+    assert_eq!(
+        force(&known, &[3, 4]).unwrap().next.members().len(),
+        3,
+        "who has no voice decides nothing, and goes on"
+    );
+    known.silent.clear();
     known.down = vec![3, 4, 5];
     assert!(matches!(force(&known, &[2, 3, 4]), Err(Refused::Up { .. })));
     let plan = force(&known, &[3, 4, 5]).unwrap();

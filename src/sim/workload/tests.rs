@@ -165,6 +165,7 @@ fn history_of(seed: u64, cheat: Cheat) -> Vec<history::Line> {
             bucket: Bucket::new("b").unwrap(),
             latest: None,
             words: false,
+            sloppy: false,
             timeout: Duration::from_secs(1),
         };
         let tasks = Tasks::default();

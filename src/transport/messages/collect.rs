@@ -103,6 +103,9 @@ pub struct Collected {
     /// Something is left here of the partition, which this node does not own.
     #[prost(bool, tag = "7")]
     pub leftover: bool,
+    /// States are kept here for owners of the partition, of which this node is none.
+    #[prost(bool, tag = "8")]
+    pub keeps: bool,
 }
 
 /// How far a round is.

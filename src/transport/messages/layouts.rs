@@ -95,6 +95,14 @@ pub struct Decide {
     pub value: Option<Bytes>,
 }
 
+/// See [`super::Ask::Renounce`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Renounce {
+    /// Which decision: the hash of the layout whose successor is sought.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub decision: Bytes,
+}
+
 /// An attempt.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Ballot {
@@ -113,7 +121,7 @@ pub struct Ballot {
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Decided {
     /// What it answers.
-    #[prost(oneof = "Voice", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Voice", tags = "1, 2, 3, 4, 5, 6")]
     pub voice: Option<Voice>,
 }
 
@@ -135,6 +143,17 @@ pub enum Voice {
     /// It does not decide that, or does not know that layout.
     #[prost(message, tag = "5")]
     Other(Other),
+    /// To [`super::Ask::Renounce`]: nothing that it proposed in that decision counts any more.
+    #[prost(message, tag = "6")]
+    Renounced(Renounced),
+}
+
+/// What was proposed is given up.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Renounced {
+    /// The highest round it knows of.
+    #[prost(uint64, tag = "1")]
+    pub highest: u64,
 }
 
 /// A promise.
@@ -255,6 +274,7 @@ impl From<&paxos::Reply> for Decided {
             }
             paxos::Reply::Decided(decided) => Voice::Known(Known { value: decided.value.bytes().clone() }),
             paxos::Reply::OtherDecision => Voice::Other(Other {}),
+            paxos::Reply::Renounced { highest } => Voice::Renounced(Renounced { highest: *highest }),
         };
         Self { voice: Some(voice) }
     }
@@ -289,6 +309,7 @@ impl Decided {
                 attestations: BTreeMap::new(),
             }),
             Some(Voice::Other(_)) => paxos::Reply::OtherDecision,
+            Some(Voice::Renounced(renounced)) => paxos::Reply::Renounced { highest: renounced.highest },
             None => return Err(BadDecide("it says nothing")),
         })
     }
@@ -334,6 +355,7 @@ mod tests {
                 paxos::Reply::Decided(paxos::Decided { decision, value, attestations: BTreeMap::new() })
             }),
             Just(paxos::Reply::OtherDecision),
+            any::<u64>().prop_map(|highest| paxos::Reply::Renounced { highest }),
         ]
     }
 

@@ -87,6 +87,7 @@ impl Shared {
             bucket: Bucket::new("simulated").unwrap(),
             latest: None,
             words: false,
+            sloppy: false,
             timeout: DEADLINE,
         };
         (env, http, runner)
