@@ -24,6 +24,17 @@ struct Object {
     excused: VersionVector,
     /// Deletes: when each was begun, and all that goes with it; none: nobody knows.
     deletes: Vec<(u64, Option<VersionVector>)>,
+    /// When deletes were begun whose dots no answer told.
+    open: Vec<u64>,
+    /// Dots that somebody was told of and nobody is known to have minted: theirs, for all that is known.
+    unknown: BTreeSet<Dot>,
+}
+
+impl Object {
+    fn told<'a>(&mut self, of: impl Iterator<Item = &'a VersionVector>, known: Option<&BTreeMap<Dot, u64>>) {
+        let minted = |dot: &Dot| known.is_some_and(|known| known.contains_key(dot));
+        self.unknown.extend(of.flat_map(VersionVector::iter).filter(|dot| !minted(dot)));
+    }
 }
 
 /// The same history, with what may have been collected by then in the contexts of reads.
@@ -48,11 +59,12 @@ pub fn covered(lines: &[Line], linger: Duration) -> Vec<Line> {
                         all
                     });
                     object.deletes.push((line.at, with));
+                    object.open.extend(op.dot.is_none().then_some(line.at));
                 }
             }
             Event::Ok(answered) if !op.is_write() => {
                 let Some(context) = &mut answered.context else { continue };
-                let dots = digested.dots.get(&name(op.invoke));
+                let (told, dots) = (context.clone(), digested.dots.get(&name(op.invoke)));
                 let values = || dots.into_iter().flatten().filter(|(_, op)| digested.ops[op].invoke.verb == Verb::Put);
                 for (_, gone) in object.deletes.iter().filter(|(at, _)| at.saturating_add(linger) <= line.at) {
                     match gone {
@@ -70,6 +82,19 @@ pub fn covered(lines: &[Line], linger: Duration) -> Vec<Line> {
                         }
                     }
                 }
+                if object.open.iter().any(|at| at.saturating_add(linger) <= line.at) {
+                    for unknown in &object.unknown {
+                        let below = |dot: &Dot| dot.actor == unknown.actor && dot.stamp <= unknown.stamp;
+                        let kept = |dot: &Dot| below(dot) && !context.covers(*dot) && !object.excused.covers(*dot);
+                        if !values().any(|(dot, _)| kept(dot)) {
+                            context.add(*unknown);
+                        }
+                    }
+                }
+                object.told(std::iter::once(&told), dots);
+            }
+            Event::Ok(answered) => {
+                object.told(answered.context.iter().chain(&answered.seen), digested.dots.get(&name(op.invoke)));
             }
             _ => {}
         }
@@ -149,6 +174,18 @@ mod tests {
         h.wrote(again, "b3", Some("b3"), "b3");
         h.get(1, "b3", "b3=y");
         assert_eq!(broken(&h, Duration::ZERO), [""; 0]);
+    }
+
+    #[test]
+    fn good_a_delete_of_unknown_end_that_was_seen_may_be_forgotten_too() {
+        let h = Hand::default();
+        let x = h.put(1, "x", None);
+        h.wrote(x, "a1", Some("a1"), "a1");
+        h.info(h.delete(1, Some("a1")));
+        h.get(2, "a2", "");
+        h.get(2, "", "");
+        assert_eq!(broken(&h, Duration::ZERO), [""; 0]);
+        assert_eq!(broken(&h, Duration::from_secs(3600)), ["stale", "went-back"]);
     }
 
     #[test]
