@@ -252,7 +252,9 @@ impl Node {
                 (text, quoted(&first.name))
             }
             None if unreadable > 0 => {
-                let text = "those that cannot be read never are: `quorate layout skip` of this node gives them up";
+                let text = "those that could not be read when it started may be readable for the version that wrote them, or \
+                            after another start: start it again; only where that does not help, `quorate layout skip` of this \
+                            node gives them up";
                 (text.to_owned(), quoted(own))
             }
             None => ("they are on their way".to_owned(), String::new()),
