@@ -1,11 +1,10 @@
 //! Whether this node's store speaks in the decision on the next layout, and how it gets its voice back.
 //!
 //! A directory that is proven to have gone back may have forgotten promises: from then on its store is silent, and
-//! sync_acks nothing, for it may have vouched for that, too. It asks everybody who may
-//! propose, the members of the newest layout, to renounce the decision that is open (`paxos::Recovery`), again and again
-//! until all have; then it speaks, vouches for the most that it can have done, and sync_acks nothing older than the newest
-//! layout. All have then said that they know no
-//! later layout: it cannot have promised anything in a decision that it does not know of.
+//! sync_acks nothing, for it may have vouched for that, too. It asks everybody who may propose, the members of the newest
+//! layout, to renounce the decision that is open (`paxos::Recovery`), again and again until all have; then it speaks,
+//! vouches for the most that it can have done, and sync_acks nothing older than the newest layout. All have then said that
+//! they know no later layout: it cannot have promised anything in a decision that it does not know of.
 //!
 //! Everybody is asked, up or not: only an operator's word that a member is gone for good makes up for its answer (`layout
 //! force`).
