@@ -19,7 +19,7 @@ fn a_wrong_configuration_is_2_and_says_what_would_be_right() {
         (&["--set", "node.limits.max_value=1"], "1MiB"),
         (&["--client-listen", "0.0.0.0:7400"], "without a cluster secret"),
         (&["--seed", "a:1", "--bootstrap-expect", "2"], "the command line: node.bootstrap_expect"),
-        (&["--set", "cluster.w=any"], "cluster.w: got any, which counts hints"),
+        (&["--set", "cluster.w=any"], "cluster.w: got any, which a request or a bucket asks for"),
         (&["--set", "node.limits.connections=0"], "the command line: node.limits.connections: is 1 to 1000000, got 0"),
         (&["--set", "node.log.filter=a=b=c"], "node.log.filter"),
     ];

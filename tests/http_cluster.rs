@@ -76,6 +76,8 @@ async fn what_is_wrong_is_refused_by_any_node_and_nothing_is_stored_on_any() {
     let cluster = three().await;
     spelling::what_is_wrong_is_refused(&cluster.listeners).await;
     assert_eq!(cluster.objects(), [0; 3]);
+    spelling::sloppy_writes_are_taken(&cluster.listeners).await;
+    assert_eq!(cluster.objects(), [1; 3]);
     cluster.end().await;
 }
 

@@ -96,6 +96,8 @@ async fn what_names_nothing_is_refused_and_stores_nothing() {
     let server = server().await;
     spelling::what_is_wrong_is_refused(&server.listeners()).await;
     assert!(server.kv.is_empty(), "a refused request stored something");
+    spelling::sloppy_writes_are_taken(&server.listeners()).await;
+    assert_eq!(server.kv.len(), 1);
 }
 
 #[tokio::test]

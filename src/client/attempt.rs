@@ -13,7 +13,7 @@ use crate::kv::{
     ContextToken, Counted, Error, ErrorCode, FloorToken, Lifetime, Outcome, ReadAnswer, ReadOptions, RepairMode,
     SiblingView, Value, WriteAnswer, WriteOptions,
 };
-use crate::quorum::Explain;
+use crate::quorum::{Explain, Level};
 use crate::types::ObjectId;
 
 /// The longest answer that is read: an envelope of the largest object, base64 and text side by side, with room.
@@ -86,9 +86,8 @@ pub(super) fn read_request(id: &ObjectId, options: &ReadOptions) -> Result<Reque
     if !options.hedge {
         request.param("hedge", "off");
     }
-    if options.sloppy {
-        request.param("sloppy", "on");
-    }
+    // Said either way, like the level: what is asked for here does not hang on what the bucket says.
+    request.param("sloppy", if options.sloppy { "on" } else { "off" });
     if options.explain {
         request.param("explain", "1");
     }
@@ -103,8 +102,9 @@ pub(super) fn write_request(
 ) -> Result<Request, Error> {
     let mut request = Request::new(method, object_path("kv", id)?);
     request.param("w", options.w.to_string());
-    if options.sloppy {
-        request.param("sloppy", "on");
+    // As in a read; the level any means it.
+    if options.sloppy || options.w != Level::Any {
+        request.param("sloppy", if options.sloppy { "on" } else { "off" });
     }
     if options.durable > 0 {
         request.param("durable", options.durable.to_string());

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use thiserror::Error;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::keeper::LayoutKeeper;
@@ -163,7 +164,7 @@ impl LayoutKeeper {
             {
                 over = Some(outcome);
             }
-            if let Some(outcome) = over.filter(|_| under_way.conclude()) {
+            if let Some(outcome) = over.take().filter(|_| under_way.conclude()) {
                 break outcome;
             }
             let wait = backoff.delay(attempt, inner.env.entropy.u64());
@@ -176,7 +177,7 @@ impl LayoutKeeper {
         };
         let decided = outcome.decided();
         let layout = Layout::decode(decided.value.bytes()).map_err(|bad| ProposeError::Untaken(bad.to_string()))?;
-        self.append(layout.clone()).await?;
+        under_way.remember(layout.clone()).await?;
         self.nudge();
         Ok(match outcome {
             Outcome::Won(decided) => {
@@ -250,15 +251,17 @@ impl LayoutKeeper {
     }
 }
 
-/// A proposal of this node, until it is dropped.
-struct UnderWay<'a> {
-    keeper: &'a LayoutKeeper,
+/// A proposal of this node, until it is dropped. One that is concluded is under way until what was decided is remembered;
+/// where that fails, for as long as the process lives: nobody may take it for given up, for it may be on the disk.
+struct UnderWay {
+    keeper: LayoutKeeper,
     ticket: Ticket,
+    concluded: bool,
 }
 
-impl<'a> UnderWay<'a> {
-    fn begin(keeper: &'a LayoutKeeper, decision: DecisionId) -> Self {
-        Self { keeper, ticket: keeper.proposals().begin(decision) }
+impl UnderWay {
+    fn begin(keeper: &LayoutKeeper, decision: DecisionId) -> Self {
+        Self { keeper: keeper.clone(), ticket: keeper.proposals().begin(decision), concluded: false }
     }
 
     /// Whether it may try under this round.
@@ -267,13 +270,31 @@ impl<'a> UnderWay<'a> {
     }
 
     /// Whether what it heard counts.
-    fn conclude(&self) -> bool {
-        self.keeper.proposals().conclude(self.ticket)
+    fn conclude(&mut self) -> bool {
+        self.concluded = self.keeper.proposals().conclude(self.ticket);
+        self.concluded
+    }
+
+    /// Remembers what it concluded, also where nobody waits for that any more.
+    async fn remember(self, layout: Layout) -> Result<(), ProposeError> {
+        let (told, heard) = oneshot::channel();
+        let tasks = self.keeper.inner.env.tasks.clone();
+        tasks.spawn(async move {
+            let appended = self.keeper.append(layout).await;
+            if appended.is_ok() {
+                self.keeper.proposals().end(self.ticket);
+            }
+            // Whoever waited may be gone.
+            let _ = told.send(appended);
+        });
+        heard.await.unwrap_or_else(|_| Err(ProposeError::Untaken("this node is stopping".into())))
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.keeper.proposals().end(self.ticket);
+        if !self.concluded {
+            self.keeper.proposals().end(self.ticket);
+        }
     }
 }

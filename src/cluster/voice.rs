@@ -1,10 +1,10 @@
 //! Whether this node's store speaks in the decision on the next layout, and how it gets its voice back.
 //!
 //! A directory that is proven to have gone back may have forgotten promises: from then on its store is silent, and
-//! sync_acks nothing older than what is decided next, for it may have vouched for that, too. It asks everybody who may
-//! propose, the members of the newest layout, to renounce the decision that is open (`paxos::Recovery`), again and again
-//! until all have; then it speaks, and vouches for the most that it can have done. All have then said that they know no
-//! later layout: it cannot have promised anything in a decision that it does not know of.
+//! sync_acks nothing, for it may have vouched for that, too. It asks everybody who may propose, the members of the newest
+//! layout, to renounce the decision that is open (`paxos::Recovery`), again and again until all have; then it speaks,
+//! vouches for the most that it can have done, and sync_acks nothing older than the newest layout. All have then said that
+//! they know no later layout: it cannot have promised anything in a decision that it does not know of.
 //!
 //! Everybody is asked, up or not: only an operator's word that a member is gone for good makes up for its answer (`layout
 //! force`).
@@ -111,7 +111,7 @@ impl LayoutKeeper {
     /// speak, or nobody asks it. Ends a recovery that has heard everybody, and drops one that is of no use any more.
     async fn look_for_voice(&self, recovery: &mut Option<Recovery>) -> Result<Option<Layout>, Fault> {
         let inner = &self.inner;
-        let pen = inner.pen.lock().await;
+        let mut pen = inner.pen.lock().await;
         let Some(known) = self.known().filter(|known| known.is_member()) else { return Ok(None) };
         let (newest, before) = (known.newest().clone(), inner.mute.load(Ordering::Acquire));
         let (decision, mute) = (decision_behind(&newest), self.is_mute()?);
@@ -132,7 +132,10 @@ impl LayoutKeeper {
         let vouched = Bytes::copy_from_slice(&newest.version().to_be_bytes());
         let regained = recovery.as_ref().and_then(|its| its.record(inner.replica.identity().node(), vouched));
         let Some(record) = regained else { return Ok(Some(newest)) };
-        inner.replica.remember(vec![record_entry(decision, &record)]).await?;
+        // It may have accepted the newest layout, and pledged not to sync_ack what that one left behind.
+        let pledged = pen.pledged.max(newest.version());
+        inner.replica.remember(vec![record_entry(decision, &record), Self::pledge_entry(pledged)]).await?;
+        self.pledged_up_to(&mut pen, pledged);
         inner.replica.heeded_going_back().await?;
         inner.mute.store(false, Ordering::Release);
         drop(pen);

@@ -526,6 +526,13 @@ impl Task {
                 if let Some(other) = broken::counts_twice(buggify, core, from) {
                     decided = decided.or(core.on_ack(now, other, &layouts, flushed));
                 }
+                if core.hinted_in_part(from) {
+                    let learns = self.ask_what_it_knows(from);
+                    pending.push(Box::pin(async move {
+                        learns.await;
+                        Event::NotKept { from, why: NoVote::Refused, because_of_layouts: true }
+                    }));
+                }
                 decided.into_iter().collect()
             }
             Event::NotKept { from, why, because_of_layouts } => {

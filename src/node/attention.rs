@@ -126,23 +126,38 @@ impl Node {
                 names(&|store| stores().any(|decider| decider == store) && !is_up(store))
             );
             list.add_with("no_majority", text, "quorate layout force --help");
-        } else if stores().filter(|store| is_up(store) && !silent.contains(store)).count() <= deciders.len() / 2 {
-            let down = names(&|store| !is_up(store));
-            let (wait, command) = match down.is_empty() {
-                true => ("every member is asked: this takes a second or two".to_owned(), "quorate status"),
-                false => (
-                    format!(
-                        "they need a word of every member: start {down}; or, if they are gone for good, give them up"
-                    ),
-                    "quorate layout force --help",
-                ),
-            };
-            let text = format!(
-                "too few of those who decide on the next layout have a voice: the directories of {} went back, and may \
-                 have forgotten what they promised; {wait}",
-                names(&|store| silent.contains(store))
-            );
-            list.add_with("no_voice", text, command);
+            return;
+        }
+        if silent.is_empty() {
+            return;
+        }
+        let (mute, down) = (names(&|store| silent.contains(store)), names(&|store| !is_up(store)));
+        let forgot = format!("the directory of {mute} went back, and may have forgotten what was promised for layouts");
+        let short = stores().filter(|store| is_up(store) && !silent.contains(store)).count() <= deciders.len() / 2;
+        match (short, down.is_empty()) {
+            (false, true) => {}
+            (true, true) => {
+                let text = format!(
+                    "{forgot}: too few of those who decide have a voice until every member has answered, which takes a \
+                     second or two; if this stays, one of them does not serve"
+                );
+                list.add_with("no_voice", text, "quorate members");
+            }
+            (false, false) => {
+                let text = format!(
+                    "{forgot}: no change completes until {down} has answered; start it or, if it has stopped for good, \
+                     leave it out"
+                );
+                let first = down.split(", ").next().unwrap_or_default();
+                list.add_with("waits_for_a_word", text, &format!("quorate layout skip {}", quoted(first)));
+            }
+            (true, false) => {
+                let text = format!(
+                    "{forgot}: too few of those who decide have a voice until {down} has answered; start it; only if it is \
+                     gone for good, the last resort is a layout that nobody decides"
+                );
+                list.add_with("no_voice", text, "quorate layout force --help");
+            }
         }
     }
 
@@ -237,7 +252,9 @@ impl Node {
                 (text, quoted(&first.name))
             }
             None if unreadable > 0 => {
-                let text = "those that cannot be read never are: `quorate layout skip` of this node gives them up";
+                let text = "those that could not be read when it started may be readable for the version that wrote them, or \
+                            after another start: start it again; only where that does not help, `quorate layout skip` of this \
+                            node gives them up";
                 (text.to_owned(), quoted(own))
             }
             None => ("they are on their way".to_owned(), String::new()),

@@ -63,6 +63,9 @@ struct Seen {
     ended: Option<Stage>,
 }
 
+/// What a member says of itself has been heard by then.
+const HEARD_AFTER: Duration = Duration::from_secs(3);
+
 impl Desk {
     /// Looks at what is known now.
     fn look(&mut self, view: View<'_>, now: Mono, wall: Wall) {
@@ -252,9 +255,14 @@ impl Node {
         ask(known.view(), &facts)
     }
 
-    /// Members whose stores have no voice in the decision on the next layout, as far as they said so.
+    /// Members whose stores have no voice in the decision on the next layout, as far as they said so. None while somebody
+    /// has just gone: its last word may have given one its voice back, and that is not heard of at once.
     pub(super) fn silent(&self, known: &Known) -> BTreeSet<StoreId> {
-        let up = self.inner.peers.up();
+        let (up, now) = (self.inner.peers.up(), self.inner.env.clock.now());
+        let just_gone = |store| up.get(store).is_some_and(|peer| !peer.up && now.since(peer.since) < HEARD_AFTER);
+        if known.newest().members().iter().any(|member| just_gone(member.store)) {
+            return BTreeSet::new();
+        }
         let is_silent = |store: &StoreId| match *store == known.me {
             true => self.inner.keeper.is_silent(),
             false => up.get(*store).is_some_and(|peer| peer.mood.silent),

@@ -9,7 +9,7 @@
 //! begin new ones if it likes. Once all have done so, and none of them knows what was decided, nobody holds a reply of what
 //! is forgotten, nothing was decided by it that anybody could know of, and the store speaks again.
 //!
-//! Each of these loses the promise of one value when it is taken out (`tests/models/paxos.rs`):
+//! Each of these loses the promise of one value when it is taken out (`tests/models/recovery.rs`):
 //!
 //! 1. **Everybody**: one proposer left out may hold a majority of accepts.
 //! 2. **What is concluded is not renounced**: who knows the decision tells it. In between, while it is being remembered,
@@ -28,6 +28,8 @@ use crate::types::{NodeId, StoreId};
 
 /// More attempts than anybody makes between two recoveries.
 const FAR: u64 = 1 << 20;
+/// Decisions of which a node knows how high it was.
+const KEPT: usize = 4;
 
 /// Whom a store that has forgotten still has to hear.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -81,8 +83,8 @@ pub struct Ticket(u64);
 pub struct Proposals {
     next: u64,
     open: BTreeMap<Ticket, Open>,
-    /// The highest round tried in the decision last tried in.
-    highest: Option<(DecisionId, u64)>,
+    /// The highest round tried in each of the last [`KEPT`] decisions.
+    highest: Vec<(DecisionId, u64)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -106,8 +108,14 @@ impl Proposals {
     #[must_use]
     pub fn tries(&mut self, ticket: Ticket, round: u64) -> bool {
         let Some(open) = self.open.get(&ticket) else { return false };
-        let before = self.highest.filter(|(of, _)| *of == open.decision).map_or(0, |(_, round)| round);
-        self.highest = Some((open.decision, before.max(round)));
+        match self.highest.iter_mut().find(|(of, _)| *of == open.decision) {
+            Some((_, highest)) => *highest = round.max(*highest),
+            None => {
+                self.highest.push((open.decision, round));
+                let past = self.highest.len().saturating_sub(KEPT);
+                self.highest.drain(..past);
+            }
+        }
         true
     }
 
@@ -129,7 +137,7 @@ impl Proposals {
     #[must_use]
     pub fn renounce(&mut self, decision: DecisionId) -> Option<u64> {
         self.open.retain(|_, open| open.decision != decision || open.concluded);
-        let highest = self.highest.filter(|(of, _)| *of == decision).map_or(0, |(_, round)| round);
+        let highest = self.highest.iter().find(|(of, _)| *of == decision).map_or(0, |(_, round)| *round);
         self.open.values().all(|open| open.decision != decision).then_some(highest)
     }
 }

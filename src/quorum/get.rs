@@ -280,8 +280,11 @@ impl GetCore {
             }
             Phase::Mending { result, hold, .. } => {
                 let result = result.clone();
+                // Who was asked and has said nothing is the slow one.
                 let spare = |m: &Member| m.sent.is_none() && hold.wants(m.id, |_| false);
-                if let Some(at) = self.members.iter().position(spare) {
+                let silent = |m: &Member| matches!(m.copy, Copy::Asked { .. });
+                let other = self.members.iter().position(|m| spare(m) && !silent(m));
+                if let Some(at) = other.or_else(|| self.members.iter().position(spare)) {
                     self.mend(at, &result, true, &mut actions);
                 }
             }

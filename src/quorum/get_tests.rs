@@ -290,8 +290,8 @@ fn a_read_while_layouts_change_waits_for_r_in_each_to_hold() {
     let mut core = amid_a_change();
     core.on_reply(NOW, A, has(&x));
     core.on_reply(NOW, B, ReplicaReply::Same);
-    assert_eq!(core.on_hedge(NOW), [mend(C, &x, true)]);
-    assert_eq!(core.on_repair_ack(NOW, C, true), [answer(Some(&x), 2, 2, false)]);
+    assert_eq!(core.on_hedge(NOW), [mend(d, &x, true)]);
+    assert_eq!(core.on_repair_ack(NOW, d, true), [answer(Some(&x), 2, 2, false)]);
     let mut core = amid_a_change();
     core.on_reply(NOW, A, has(&x));
     core.on_reply(NOW, B, ReplicaReply::Same);

@@ -190,11 +190,16 @@ impl PutCore {
     /// A fallback did not store its hint, as far as is known: the next one is asked, where there is one.
     pub fn on_hint_failed(&mut self, now: Mono, from: StoreId, why: NoVote) -> Option<PutAction> {
         let stand = self.stand_ins.iter_mut().find(|stand| stand.fallback == from)?;
+        let owner = stand.owner;
         if stand.copy == Copy::Acked {
-            return None;
+            if self.tally.has_all_of(owner) {
+                return None;
+            }
+            // In the layouts that it has not acknowledged.
+            self.tally.failed(owner);
+            return self.decide(now, None);
         }
         stand.copy = Copy::Failed(why);
-        let owner = stand.owner;
         if let Some(recorder) = &mut self.recorder {
             recorder.answered(now, from, why.into(), None);
         }
@@ -380,6 +385,13 @@ impl PutCore {
     pub fn acked_in_part(&self, owner: StoreId) -> bool {
         let acked = self.owners.contains(&(owner, Copy::Acked));
         !self.decided && acked && !self.tally.has_all_of(owner)
+    }
+
+    /// The same of a fallback that stands in for an owner.
+    #[must_use]
+    pub fn hinted_in_part(&self, fallback: StoreId) -> bool {
+        let acked = self.stand_ins.iter().find(|stand| stand.fallback == fallback && stand.copy == Copy::Acked);
+        !self.decided && acked.is_some_and(|stand| !self.tally.has_all_of(stand.owner))
     }
 
     /// Whether the client has been answered.

@@ -253,6 +253,24 @@ fn a_hint_counts_only_where_its_owner_does_and_not_for_a_fallback_that_owns() {
 }
 
 #[test]
+fn a_fallback_that_acknowledges_in_part_is_asked_what_it_knows_and_waited_for_no_longer() {
+    let mut core = PutCore::new(two_layouts(Level::All), [], 0, Some(A), None);
+    core = core.sloppy(Fallbacks::new([(ids(0..4), ids([7]))]), None);
+    core.start(NOW);
+    core.stand_in(NOW, &[B]);
+    for (owner, layouts) in [(A, &[1][..]), (C, &[2, 1]), (by(3), &[2])] {
+        assert_eq!(core.on_ack(NOW, owner, layouts, true), None);
+    }
+    core.on_failed(NOW, B, NoVote::Unreachable);
+    assert!(!core.hinted_in_part(by(7)), "it has said nothing");
+    assert_eq!(core.on_hinted(NOW, by(7), &[2], true), None);
+    assert!(core.hinted_in_part(by(7)), "layout 1 has B's copy nowhere");
+    let undecided = core.on_hint_failed(NOW, by(7), NoVote::Refused);
+    assert!(matches!(undecided, Some(PutAction::Fail { .. })), "{undecided:?}");
+    assert!(!core.hinted_in_part(by(7)));
+}
+
+#[test]
 fn a_fallback_that_was_none_for_a_while_is_still_the_same_disk() {
     let mut core = PutCore::new(one_layout(Level::All, 3), [], 0, Some(A), None);
     core = core.sloppy(Fallbacks::new([(ids(0..3), ids([7]))]), None);

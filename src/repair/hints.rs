@@ -527,8 +527,9 @@ impl Hints {
             metrics.hints.bytes.inc_by(record.len() as u64);
             Some(env.clock.now().since(sent))
         };
-        drop(guard);
+        // Held until then: what is ended here was for the layouts that it was sent in.
         end(HintEnd::Replayed).await?;
+        drop(guard);
         self.tell(target, |replaying| replaying.replayed += 1);
         Ok(took)
     }

@@ -272,7 +272,7 @@ impl Transfers {
     /// Merges all that one source holds of a partition, and remembers how far it got, but not that it is whole; tells
     /// whether there is a point to be forgotten then.
     async fn copy(&self, partition: PartitionId, source: StoreId, layout: u64) -> Result<bool, Stopped> {
-        let Inner { replica, peers, keeper, metrics, .. } = &*self.inner;
+        let Inner { replica, peers, keeper, metrics, env, .. } = &*self.inner;
         let failed = |why: String| Stopped::Failed(format!("{source}: {why}"));
         let resume = resume_key(partition, source);
         // Where an earlier try for this layout got to.
@@ -280,15 +280,22 @@ impl Transfers {
         loop {
             // Before anything is held: a pause here keeps no newer layout waiting.
             self.inner.worker.allowed().await;
-            let began = self.inner.env.clock.now();
+            let began = env.clock.now();
             // What is merged here is in flight: newer layouts are not acked before it has ended.
             let guard = keeper.held().take();
             if keeper.newest().is_none_or(|newest| newest.version() != layout) {
                 // What this node is given, and keeps of what it merged, is another question by now.
                 return Err(Stopped::NotYet);
             }
-            let held = replica.inventory(partition, after.clone(), PAGE as usize).await;
-            let held = held.map_err(|fault| failed(fault.to_string()))?.encode();
+            let (held, gone_through) = match replica.inventory(partition, after.clone(), PAGE as usize).await {
+                Ok((held, bytes)) => (held.encode(), bytes as u64),
+                Err(Fault::Overloaded) => {
+                    drop(guard);
+                    env.clock.sleep(GIVE_WAY).await;
+                    continue;
+                }
+                Err(fault) => return Err(failed(fault.to_string())),
+            };
             let fetch = Fetch { partition: partition.0, after: after.clone(), max_bytes: PAGE, held };
             let page = match peers.call(source, Ask::Fetch(fetch), layout, CALL_FOR).await.map(|reply| reply.tell) {
                 Ok(Some(Tell::Page(page))) => page,
@@ -327,11 +334,12 @@ impl Transfers {
                 replica.remember(vec![point]).await.map_err(|fault| failed(fault.to_string()))?;
             }
             drop(guard);
-            let worked = self.inner.env.clock.now().since(began);
-            // Nor does a pace. The last page is paid for, too: of most partitions there is no other.
-            self.inner.rate.pace(bytes).await;
+            let worked = env.clock.now().since(began);
+            // Nor does a pace. The last page is paid for, too: of most partitions there is no other; and what was here already
+            // was read on both sides.
+            self.inner.rate.pace(bytes + gone_through).await;
             if peers.is_busy() {
-                self.inner.env.clock.sleep((worked * REST).min(REST_AT_MOST)).await;
+                env.clock.sleep((worked * REST).min(REST_AT_MOST)).await;
             }
             let Some(next) = next else { return Ok(!after.is_empty()) };
             after = next;

@@ -1,8 +1,8 @@
 //! What another node copies of a partition, a page at a time, but for what it holds already.
 //!
 //! Who copies one owner after the other finds nearly everything of the first one at the second again. So it says what it
-//! holds, 16 bytes a key, and is sent the rest. Both sides go by the records themselves, read and digested anew: an index
-//! that says more than can be read leaves nothing out.
+//! holds, 16 bytes a key, and is sent the rest. Both sides go by the records themselves, as any reader would be told them: an
+//! index that says more than can be read leaves nothing out.
 
 use std::ops::Bound;
 
@@ -106,8 +106,13 @@ impl Replica {
     }
 
     /// What is held of a partition, from the first stored key after `after` on, about as far as a page of `max_bytes`
-    /// reaches.
-    pub async fn inventory(&self, partition: PartitionId, after: Bytes, max_bytes: usize) -> Result<Inventory, Fault> {
+    /// reaches; and how many bytes that is.
+    pub async fn inventory(
+        &self,
+        partition: PartitionId,
+        after: Bytes,
+        max_bytes: usize,
+    ) -> Result<(Inventory, usize), Fault> {
         self.run(partition, move |shard| {
             let (mut states, mut bytes) = (Vec::new(), 0);
             shard.walk(partition, &after, |stored, record| {
@@ -118,7 +123,7 @@ impl Replica {
                 }
                 bytes < max_bytes && states.len() < STATES
             })?;
-            Ok(Inventory::of(states))
+            Ok((Inventory::of(states), bytes))
         })
         .await?
     }

@@ -564,7 +564,7 @@ async fn a_page_leaves_out_what_the_other_side_holds_and_nothing_else() {
                 changed.insert(stored.clone());
             }
         }
-        let inventory = taker.replica.inventory(partition, Bytes::new(), 1 << 20).await.unwrap();
+        let (inventory, _) = taker.replica.inventory(partition, Bytes::new(), 1 << 20).await.unwrap();
         let page = source.replica.page(partition, Bytes::new(), 1 << 20, inventory.clone()).await.unwrap();
         let wanted: BTreeSet<&Bytes> = all
             .entries
@@ -581,7 +581,7 @@ async fn a_page_leaves_out_what_the_other_side_holds_and_nothing_else() {
         // What cannot be read here is not said to be here.
         let Some(lost) = held.difference(&changed).next() else { continue };
         assert!(other.damage(Keyspace::Objects, lost));
-        let inventory = taker.replica.inventory(partition, Bytes::new(), 1 << 20).await.unwrap();
+        let (inventory, _) = taker.replica.inventory(partition, Bytes::new(), 1 << 20).await.unwrap();
         let page = source.replica.page(partition, Bytes::new(), 1 << 20, inventory).await.unwrap();
         assert!(page.entries.iter().any(|(stored, _)| stored == lost));
     }

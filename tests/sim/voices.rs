@@ -73,6 +73,8 @@ fn a_majority_that_has_forgotten_decides_again_once_everybody_has_renounced() {
             cluster.net().heal();
             assert!(cluster.until(30 * SECOND, || (0..2).all(|at| regained(&cluster, at) == 1)).await, "seed {seed}");
             assert!(cluster.until(30 * SECOND, || !says(&cluster, 2, "no_voice")).await, "seed {seed}");
+            let pledged = (0..2).all(|at| cluster.node(at).unwrap().layouts().pledged() >= 1);
+            assert!(pledged, "seed {seed}: what it may have vouched for is forgotten");
             let begun = weighs(&cluster, 0, 200).await || cluster.node(0).unwrap().layout().reads_in > 1;
             assert!(begun, "seed {seed}: still undecided");
             let complete = || {
