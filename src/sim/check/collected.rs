@@ -189,6 +189,17 @@ mod tests {
     }
 
     #[test]
+    fn bad_a_value_goes_with_a_delete_of_unknown_end() {
+        let h = Hand::default();
+        let x = h.put(1, "x", None);
+        h.wrote(x, "a1", Some("a1"), "a1");
+        h.info(h.delete(2, Some("b1")));
+        h.get(2, "a2 b1", "a1=x");
+        h.get(2, "", "");
+        assert_eq!(broken(&h, Duration::ZERO), ["stale", "went-back"], "x was never superseded, though a2 is above it");
+    }
+
+    #[test]
     fn bad_it_is_forgotten_before() {
         let h = deleted();
         h.get(2, "", "");
