@@ -1,5 +1,6 @@
 use super::*;
 use crate::causality::{self, MergeRules, Object, Payload, Supersedes, decode_object, encode_object};
+use crate::collect::Epoch;
 use crate::env::Entropy;
 use crate::replica::tests::{Life, disk, live, place, roomy};
 use crate::replica::{Coordinated, MintRequest};
@@ -367,4 +368,33 @@ async fn one_dot_with_two_values_is_counted_wherever_it_is_kept() {
     assert_eq!(clashes(), 1);
     assert!(life.kept("k").await.is_some());
     assert_eq!(clashes(), 2, "between two");
+}
+
+/// A round waits for what is kept from before it, and from when it was asked on nothing older is kept: what an owner would
+/// refuse is not acknowledged by who stands in for it.
+#[tokio::test]
+async fn what_is_kept_from_before_a_round_is_in_its_way_and_nothing_older_is_kept_after_it() {
+    let disk = disk();
+    let life = roomy(&disk);
+    let partition = place("k").partition;
+    life.replica.keep_hint(life.keep("k", A, &record(1, 3))).await.unwrap();
+    assert_eq!(life.replica.drain(partition, Epoch(4)).await, Ok(true), "read under its epoch");
+    assert_eq!(life.replica.drain(partition, Epoch(5)).await, Ok(false));
+    let older = life.replica.keep_hint(life.keep("k", B, &record(2, 3))).await;
+    assert!(matches!(older, Err(Fault::TooOld(_))), "{older:?}");
+    let onto = life.replica.keep_hint(life.keep("k", A, &record(2, 3))).await;
+    assert!(matches!(onto, Err(Fault::TooOld(_))), "{onto:?}");
+    let minted = life.put_for("k", "w").await;
+    assert_eq!(minted.epoch, Epoch(4), "as old as what it is on");
+    assert_eq!(life.kept("k").await.unwrap().siblings().len(), 2, "nothing is lost by being asked");
+    disk.crash(&Entropy::seeded(5));
+    let life = roomy(&disk);
+    assert_eq!(life.replica.drain(partition, Epoch(5)).await, Ok(false));
+    let [(_, hint)] = &life.all(A).await[..] else { panic!("one hint") };
+    life.end("k", hint.revision, HintEnd::Replayed).await;
+    assert_eq!(life.replica.drain(partition, Epoch(5)).await, Ok(true), "it was handed off");
+    assert_eq!(life.put_for("k", "x").await.epoch, Epoch(5), "on nothing that is older");
+    assert_eq!(life.replica.drain(partition, Epoch(5)).await, Ok(true));
+    let older = life.replica.keep_hint(life.keep("k", A, &record(2, 3))).await;
+    assert!(matches!(older, Err(Fault::TooOld(_))), "after a crash too: {older:?}");
 }
