@@ -146,7 +146,9 @@ impl LayoutKeeper {
 
     /// Flushes the chain this node begins with, before anybody is told of it.
     pub async fn flush(&self, chain: &Chain) -> Result<(), Fault> {
-        self.inner.replica.remember(vec![(Bytes::from_static(CHAIN), chain.encode())]).await
+        let replica = &self.inner.replica;
+        let since = replica.begins_under(chain.newest().version());
+        replica.remember(vec![(Bytes::from_static(CHAIN), chain.encode()), since]).await
     }
 
     /// Puts a flushed chain in force, with what the directory remembers beside it.
@@ -425,7 +427,7 @@ impl LayoutKeeper {
                 };
                 inner.replica.forget(partition, Arc::new(which)).await?;
                 if placements(known.chain.live()).iter().all(|of| known.view().may_delete(partition, of.as_ref())) {
-                    inner.replica.begin_anew(partition).await?;
+                    inner.replica.begin_anew(partition, chain.newest().version()).await?;
                 }
             }
         }

@@ -212,9 +212,10 @@ impl Book {
         self.held.retain(|_, held| held.stage > Stage::Marked);
     }
 
-    /// A new tenure of a partition that this store did not own: what it had marked or sealed in an earlier one was finished, or
-    /// forgotten, without it.
-    pub fn begin_anew(&mut self) {
+    /// A new tenure, from a layout on, of a partition that this store did not own: what it had marked or sealed in an earlier
+    /// one was finished, or forgotten, without it. Of what others have sealed before it owes no mark.
+    pub fn begin_anew(&mut self, layout: u64) {
+        self.epoch = self.epoch.max(Epoch::of_layout(layout));
         self.held.retain(|_, held| held.stage == Stage::Dropped);
     }
 

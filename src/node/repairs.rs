@@ -154,15 +154,17 @@ impl Node {
         let worker = inner.roster.named("mending");
         worker.iter().for_each(Worker::run);
         let until = clock.now() + GIVE_UP_FOR;
-        let left = || inner.replica.health().quarantined().iter().filter(|(at, _)| *at == partition).count();
+        let health = inner.replica.health();
+        let left = || health.quarantined().iter().filter(|(at, _)| *at == partition).count();
+        let unsynced = || !health.is_synced(partition);
         let paused = || worker.as_ref().is_some_and(Worker::is_paused);
-        while left() > 0 && clock.now() < until && !paused() {
+        while (left() > 0 || unsynced()) && clock.now() < until && !paused() {
             clock.sleep(LOOK_EVERY).await;
         }
-        let left = left();
+        let (left, unsynced) = (left(), unsynced());
         drop(accepted);
         let error = || worker.as_ref().and_then(|worker| worker.log().error).filter(|(_, at)| *at >= began);
-        let why = (left > 0).then(|| match paused() {
+        let why = (left > 0 || unsynced).then(|| match paused() {
             true => {
                 let node = &inner.config.node.name;
                 format!(
@@ -174,7 +176,10 @@ impl Node {
                 |(why, _)| format!("{why}; once that is mended: the same again"),
             ),
         });
-        let why = why.map(|why| format!("{left} keys of partition {partition} still cannot be read: {why}"));
+        let why = why.map(|why| match left {
+            0 => format!("partition {partition} is not synced yet: {why}"),
+            left => format!("{left} keys of partition {partition} still cannot be read: {why}"),
+        });
         (mending.given_up.load(Ordering::Relaxed) - before, why)
     }
 

@@ -174,7 +174,7 @@ impl Leftovers {
             }
             let place = Place::of(known.newest().grid(), &id, generation);
             // Before it is read.
-            let epoch = self.replica.epoch(partition).0;
+            let epoch = self.replica.leftover_epoch(partition).0;
             let record = self.replica.storage().get(Keyspace::Objects, &place.stored);
             let record = match record {
                 Ok(Some(record)) => record,

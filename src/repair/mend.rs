@@ -33,7 +33,8 @@ use crate::replica::{Cause, Fault, MergeRequest, Place, Replica, name_of};
 use crate::ring::live::holders;
 use crate::ring::sync::placements;
 use crate::ring::{Layout, Mode};
-use crate::transport::messages::{Ask, Fetch, Held, Read, Refusal, Target, Tell};
+use crate::transport::messages::collect::Collect;
+use crate::transport::messages::{Ask, Fetch, Held, Page, Read, Refusal, Target, Tell};
 use crate::types::{Bucket, Incarnation, Key, ObjectId, PartitionId, StoreId};
 
 const CALL_FOR: Duration = Duration::from_secs(5);
@@ -285,7 +286,7 @@ impl Mender {
                 return Err(format!("{from} cannot read {} keys of it", page.unreadable.len()));
             }
             if self.replica.is_behind(partition, Epoch(page.sealed)) {
-                self.start_over(partition, page.lesson).await?;
+                self.start_over(partition, page).await?;
                 return Err(
                     "this directory is older than what was collected since: the partition is copied anew".into()
                 );
@@ -312,11 +313,50 @@ impl Mender {
     }
 
     /// This node has forgotten what it marked: what it holds may have been collected since, so it goes, like a disk that was
-    /// lost.
-    async fn start_over(&self, partition: PartitionId, lesson: Option<Bytes>) -> Result<(), String> {
-        let lesson = lesson.ok_or("a round of collection is to be finished there first")?;
+    /// lost; but not where a quorum of the owners is in doubt like that, or without a vote: what was acknowledged may lie
+    /// with them alone, and that takes an operator. What nobody else owns stays.
+    async fn start_over(&self, partition: PartitionId, page: Page) -> Result<(), String> {
+        let lesson =
+            page.lesson.ok_or("a round of collection is to be finished there first, or the partition synced")?;
         let lesson = Lesson::decode(lesson).map_err(|bad| bad.to_string())?;
-        let deleted = self.replica.start_over(partition, lesson).await.map_err(|fault| fault.to_string())?;
+        let (known, others) = (self.keeper.known(), self.others(partition));
+        let Some(known) = known else { return Err("this node is in no cluster".into()) };
+        let mut doubted = BTreeSet::from([known.me]);
+        let ask = Collect::ask(partition.0, Epoch(page.sealed));
+        let version = known.newest().version();
+        let told = others.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
+        for (store, told) in others.iter().zip(join_all(told).await) {
+            match told.map(|reply| reply.tell) {
+                Ok(Some(Tell::Collected(told))) if told.syncing || told.behind => drop(doubted.insert(*store)),
+                Ok(Some(Tell::Collected(_))) => {}
+                _ => return Err(format!("{store} cannot be asked whether it is behind a collection as well")),
+            }
+        }
+        let most = placements(known.chain.live()).into_iter().any(|bucket| {
+            known.chain.live().iter().any(|layout| {
+                let owners: Vec<StoreId> = holders(layout, partition, bucket.as_ref()).stores().collect();
+                let in_doubt = owners.iter().filter(|owner| doubted.contains(owner)).count();
+                owners.len() > 1 && owners.contains(&known.me) && in_doubt > owners.len() / 2
+            })
+        });
+        if most && !self.done.accepts_loss(partition) {
+            let names: Vec<String> = doubted.iter().map(StoreId::to_string).collect();
+            return Err(format!(
+                "its directory went back behind a collection, and most owners are in doubt ({}): what only they hold \
+                 would be lost; `quorate repair --partition {partition} --accept-data-loss` copies it anew all the same",
+                names.join(", ")
+            ));
+        }
+        let (keeper, me) = (self.keeper.clone(), known.me);
+        let shared = move |bucket: &Bucket| {
+            keeper.known().is_some_and(|known| {
+                let ended = known.chain.ended();
+                let other = |store: &StoreId| *store != me && !ended.contains(store);
+                holders(&known.chain.live()[0], partition, Some(bucket)).stores().any(|store| other(&store))
+            })
+        };
+        let deleted = self.replica.start_over(partition, lesson, Arc::new(shared)).await;
+        let deleted = deleted.map_err(|fault| fault.to_string())?;
         // Whatever was copied before went as well.
         self.copied().whole.retain(|(at, _)| *at != partition);
         error!(%partition, deleted, "this directory went back behind a collection: the partition is copied anew from its other owners");

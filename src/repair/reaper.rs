@@ -442,21 +442,29 @@ impl Reaper {
         owners: &BTreeSet<StoreId>,
     ) -> Result<Owners, Stopped> {
         let mut all = Owners { sealed: self.inner.replica.sealed(partition), ..Owners::default() };
-        let asked = |sealed| Collect::ask(partition.0, sealed);
-        let told = join_all(owners.iter().map(|owner| self.ask(known, *owner, asked(all.sealed)))).await;
-        for (owner, told) in owners.iter().zip(told) {
-            let nonsense = || HeldUp { by: *owner, why: "it answers what makes no sense".into() };
-            let status = told?.status().ok_or_else(|| Stopped::HeldUp(nonsense()))?;
-            all.sealed = all.sealed.max(status.sealed);
-            all.whole.insert(*owner, status);
-        }
-        for owner in owners {
-            if all.whole.get(owner).is_some_and(|status| status.epoch < all.sealed) {
-                self.ask(known, *owner, asked(all.sealed)).await?;
-                all.whole.remove(owner);
-                all.behind.insert(*owner);
+        // Once more where one has sealed more than was known: who is behind that finds out by being asked.
+        for _ in 0..2 {
+            let (sealed, before) = (all.sealed, std::mem::take(&mut all.whole));
+            let asked = Collect::ask(partition.0, sealed);
+            let whom = owners.iter().filter(|owner| before.get(owner).is_none_or(|status| status.sealed < sealed));
+            let whom: Vec<StoreId> = whom.copied().collect();
+            let told = join_all(whom.iter().map(|owner| self.ask(known, *owner, asked.clone()))).await;
+            all.whole = before;
+            for (owner, told) in whom.into_iter().zip(told) {
+                let nonsense = || HeldUp { by: owner, why: "it answers what makes no sense".into() };
+                let told = told?;
+                let status = told.status().ok_or_else(|| Stopped::HeldUp(nonsense()))?;
+                all.sealed = all.sealed.max(status.sealed);
+                all.whole.insert(owner, status);
+                if told.behind {
+                    all.behind.insert(owner);
+                }
+            }
+            if all.sealed == sealed {
+                break;
             }
         }
+        all.whole.retain(|owner, _| !all.behind.contains(owner));
         Ok(all)
     }
 

@@ -313,7 +313,8 @@ impl Transfers {
             }
             if after.is_empty() {
                 let Some(lesson) = lesson else {
-                    return Err(failed("a round of collection is to be finished there first".into()));
+                    let why = "a round of collection is to be finished there first, or the partition synced";
+                    return Err(failed(why.into()));
                 };
                 let lesson = Lesson::decode(lesson).map_err(|bad| failed(bad.to_string()))?;
                 if !self.inner.env.buggify.breaks("a store that gains a partition learns its epoch") {

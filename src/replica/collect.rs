@@ -11,9 +11,10 @@
 //! was read before that layout was known: what has been collected there it learns from each owner that it merges, with the
 //! first page, and none of them teaches while a round waits to be dropped. So a change of layouts waits for sealed rounds.
 //!
-//! **A directory that went back.** An owner whose epoch is behind what another one has sealed had marked that round, and has
-//! forgotten it: what it holds may have been collected since, and its own states are refused everywhere. So it marks nothing,
-//! gives up its copy of the partition, and merges it anew from every other owner, like a disk that was lost.
+//! **A directory that went back.** An owner that remembers no mark of what another one has sealed, nor a tenure that began
+//! later, had marked that round, and has forgotten it: what it holds may have been collected since. So it marks nothing, its
+//! own states are read under what it remembers, whatever layout it has learned of since, and are refused everywhere; and it
+//! gives up its copy of the partition, and merges it anew from every other owner, like a disk that was lost (decision 0025).
 //!
 //! The common case, that nothing was ever collected in a partition, is one load.
 
@@ -29,6 +30,7 @@ use bytes::Bytes;
 
 use super::class::front_of;
 use super::forget::{OfBucket, Scanned};
+use super::health::Health;
 use super::identity::partition_key;
 use super::index::may_be_deletion;
 use super::place::{Place, name_of, range_of};
@@ -40,6 +42,7 @@ use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 use crate::types::{PartitionId, Stamp, Wall};
 
 const COLLECT: &[u8] = b"collect/";
+const SINCE: &[u8] = b"collecting-since";
 /// Most index entries looked at in one go.
 const CHUNK: usize = 1024;
 /// Most records read in one go.
@@ -52,6 +55,8 @@ pub(super) struct Books {
     books: RwLock<BTreeMap<PartitionId, Arc<Book>>>,
     /// The version of the newest layout, once it is flushed.
     layout: AtomicU64,
+    /// The version of the first layout that this directory ever knew.
+    since: AtomicU64,
     /// No round of an older layout than this is marked any more.
     closed: AtomicU64,
     gains: AtomicBool,
@@ -87,8 +92,15 @@ impl Books {
             })?;
             books.insert(partition, Arc::new(book));
         }
+        let since = match storage.get(Keyspace::Meta, SINCE)? {
+            None => 0,
+            Some(version) => u64::from_be_bytes(version.as_ref().try_into().map_err(|_| {
+                StorageError::Io("the first layout of this directory: empty the directory to start over".into())
+            })?),
+        };
         let none = (0..partitions).map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { any: AtomicBool::new(!books.is_empty()), books: RwLock::new(books), none, ..Self::default() })
+        let (any, since) = (AtomicBool::new(!books.is_empty()), AtomicU64::new(since));
+        Ok(Self { any, books: RwLock::new(books), since, none, ..Self::default() })
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<PartitionId, Arc<Book>>> {
@@ -114,7 +126,19 @@ impl Books {
     }
 
     fn epoch(&self, partition: PartitionId) -> Epoch {
-        self.of(partition).map_or(Epoch::FIRST, |book| book.epoch()).max(self.first())
+        self.marked(partition).max(self.first())
+    }
+
+    /// Up to where this directory itself remembers a mark, or a tenure that began later: what knowing a layout adds to that
+    /// says nothing of what lies here, where it is an old copy.
+    fn marked(&self, partition: PartitionId) -> Epoch {
+        let since = Epoch::of_layout(self.since.load(Ordering::Acquire));
+        self.of(partition).map_or(Epoch::FIRST, |book| book.epoch()).max(since)
+    }
+
+    /// Under which epoch a partition is read.
+    fn read_epoch(&self, partition: PartitionId, health: &Health) -> Epoch {
+        if health.is_synced(partition) { self.epoch(partition) } else { self.marked(partition) }
     }
 
     /// Judges a state that arrives.
@@ -153,7 +177,13 @@ impl Replica {
     /// Under which epoch a partition is read from now on: to be looked up before what is sent is read.
     #[must_use]
     pub fn epoch(&self, partition: PartitionId) -> Epoch {
-        self.inner.books.epoch(partition)
+        self.inner.books.read_epoch(partition, &self.inner.health)
+    }
+
+    /// The same of a partition that this store does not own any more: nobody has told it to distrust what is left there.
+    #[must_use]
+    pub fn leftover_epoch(&self, partition: PartitionId) -> Epoch {
+        self.inner.books.marked(partition)
     }
 
     /// The first epoch whose states a partition takes: to be looked up after what is answered was read.
@@ -165,7 +195,7 @@ impl Replica {
     /// What a driver asks of an owner before anything else.
     #[must_use]
     pub fn rounds(&self, partition: PartitionId) -> Status {
-        let epoch = self.epoch(partition);
+        let epoch = self.inner.books.epoch(partition);
         Status { epoch, ..self.inner.books.of(partition).map_or_else(Status::default, |book| book.status()) }
     }
 
@@ -207,9 +237,21 @@ impl Replica {
         Ok(())
     }
 
-    /// A partition is owned that was not: nothing of an earlier tenure waits to be finished.
-    pub async fn begin_anew(&self, partition: PartitionId) -> Result<(), Fault> {
-        self.collect(partition, |_, book| book.begin_anew()).await
+    /// What is to be remembered with the first layout that this directory knows: of what was sealed before it owes no mark.
+    pub fn begins_under(&self, version: u64) -> (Bytes, Bytes) {
+        self.inner.books.since.fetch_max(version, Ordering::AcqRel);
+        (Bytes::from_static(SINCE), Bytes::copy_from_slice(&version.to_be_bytes()))
+    }
+
+    /// A partition is owned, from a layout on, that was not: nothing of an earlier tenure waits to be finished.
+    pub async fn begin_anew(&self, partition: PartitionId, layout: u64) -> Result<(), Fault> {
+        self.collect(partition, move |_, book| book.begin_anew(layout)).await
+    }
+
+    /// Whether what this node says of a partition counts.
+    #[must_use]
+    pub fn has_vote(&self, partition: PartitionId) -> bool {
+        self.votes(partition)
     }
 
     /// Marks a round, if everything that it lists is held here, and nothing else under those keys. `live`: the layout, where
@@ -254,9 +296,13 @@ impl Replica {
         self.collect(partition, move |_, book| book.forget(id)).await
     }
 
-    /// What a store that merges this partition learns first; none while a round waits to be finished.
+    /// What a store that merges this partition learns first; none while a round waits to be finished, nor from one whose
+    /// directory may have gone back: what that holds may have been collected.
     #[must_use]
     pub fn lesson(&self, partition: PartitionId) -> Option<Lesson> {
+        if !self.votes(partition) {
+            return None;
+        }
         self.inner.books.of(partition).unwrap_or_default().lesson().ok()
     }
 
@@ -268,7 +314,7 @@ impl Replica {
     /// Whether this store has forgotten that it marked what another owner has sealed: its directory went back.
     #[must_use]
     pub fn is_behind(&self, partition: PartitionId, sealed: Epoch) -> bool {
-        sealed > self.epoch(partition)
+        sealed > self.inner.books.marked(partition)
     }
 
     /// It has: no vote here until everything of the partition was merged anew from every other owner.
@@ -286,12 +332,17 @@ impl Replica {
         .await?
     }
 
-    /// Gives up what is held of a partition whose owner has forgotten what it marked, under a new tenure, and learns. A crash
-    /// in between leaves it as much behind as it was.
-    pub async fn start_over(&self, partition: PartitionId, lesson: Lesson) -> Result<u64, Fault> {
+    /// Gives up what is held of a partition whose owner has forgotten what it marked, of buckets that others own as well,
+    /// under a new tenure, and learns. A crash in between leaves it as much behind as it was.
+    pub async fn start_over(
+        &self,
+        partition: PartitionId,
+        lesson: Lesson,
+        shared: OfBucket<bool>,
+    ) -> Result<u64, Fault> {
         self.distrust(partition).await?;
         self.new_tenures(vec![partition]).await?;
-        let deleted = self.forget(partition, Arc::new(|_| true)).await?;
+        let deleted = self.forget(partition, shared).await?;
         self.learn(partition, lesson).await?;
         Ok(deleted)
     }
@@ -467,13 +518,13 @@ impl Shard {
 
     /// Under which epoch what this thread reads now is read.
     pub(super) fn epoch(&self, partition: PartitionId) -> Epoch {
-        self.books.epoch(partition)
+        self.books.read_epoch(partition, &self.health)
     }
 
     /// Under which epoch a hint is minted from now on that is read nowhere else.
     pub(super) fn hint_epoch(&self, partition: PartitionId) -> Epoch {
         let drained = self.books.of(partition).map_or(Epoch::FIRST, |book| book.drained());
-        self.epoch(partition).max(drained)
+        self.books.epoch(partition).max(drained)
     }
 
     /// Judges a state that is to be kept for another owner.

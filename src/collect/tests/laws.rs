@@ -79,8 +79,9 @@ fn a_round_goes_by_its_steps() {
     assert_eq!(book.judge(Epoch::FIRST), Err(TooOld { read: Epoch::FIRST, sealed: id.epoch }));
     assert_eq!(book.lesson(), Err(Unfinished(id)));
     let mut anew = book.clone();
-    anew.begin_anew();
+    anew.begin_anew(LAYOUT + 1);
     assert_eq!((anew.is_sealing(), anew.sealed()), (false, id.epoch), "what it refused it refuses");
+    assert_eq!(anew.epoch(), Epoch::of_layout(LAYOUT + 1), "it owes no mark of an older layout");
     book.abandon();
     assert_eq!(book.status().rounds[&id], Stage::Sealed, "who has sealed a round does not abandon it");
     assert_eq!(book.drop_round(id).unwrap().len(), 1);

@@ -22,7 +22,8 @@ pub async fn take_step(replica: &Replica, known: &Known, asked: Collect) -> Resu
     let owned = placements(live)
         .iter()
         .any(|bucket| live.iter().any(|layout| holders(layout, partition, bucket.as_ref()).contains(known.me)));
-    if owned && replica.is_behind(partition, Epoch(asked.sealed)) {
+    let behind = owned && replica.is_behind(partition, Epoch(asked.sealed));
+    if behind {
         // It has forgotten a mark: it says so, and takes no part until it has what the others hold.
         replica.distrust(partition).await?;
         if asked.step() != CollectStep::Ask {
@@ -34,7 +35,8 @@ pub async fn take_step(replica: &Replica, known: &Known, asked: Collect) -> Resu
     let keeps = !owned && !replica.keeps_nothing(partition).await?;
     let Refused { why, differs } = refused.clone().unwrap_or_default();
     let status = Collected::new(&replica.rounds(partition));
-    Ok(Collected { done: refused.is_none(), detail: why, differs, leftover, keeps, ..status })
+    let syncing = owned && !replica.has_vote(partition);
+    Ok(Collected { done: refused.is_none(), detail: why, differs, leftover, keeps, syncing, behind, ..status })
 }
 
 /// Why a step is not done.

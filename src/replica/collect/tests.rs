@@ -214,12 +214,42 @@ async fn an_owner_that_forgot_its_mark_starts_over() {
     let sealed = whole.replica.sealed(partition);
     assert!(behind.replica.is_behind(partition, sealed) && !whole.replica.is_behind(partition, sealed));
     let actor = value.dot.actor;
-    assert_eq!(behind.replica.start_over(partition, whole.replica.lesson(partition).unwrap()).await, Ok(1));
+    assert_eq!(
+        behind.replica.start_over(partition, whole.replica.lesson(partition).unwrap(), Arc::new(|_| true)).await,
+        Ok(1)
+    );
     assert!(!behind.replica.health().is_synced(partition) && !behind.replica.is_behind(partition, sealed));
     behind.replica.mark_synced(partition).await.unwrap();
     assert_eq!(behind.object("k").await, None);
     assert_ne!(behind.put("k", "w").await.dot.actor, actor, "under a new tenure");
     behind.is_exact();
+}
+
+/// What an old directory holds is no newer for the layouts that its node has heard of since.
+#[tokio::test]
+async fn knowing_a_newer_layout_hides_no_forgotten_mark_and_owning_since_one_owes_none() {
+    let disk = disk();
+    let life = live(&disk);
+    let partition = place("k").partition;
+    let sealed = Epoch(LAYOUT << 32 | 1);
+    life.replica.follow_layout(LAYOUT + 1, BTreeSet::new());
+    assert_eq!(life.replica.epoch(partition), Epoch::of_layout(LAYOUT + 1));
+    assert!(life.replica.is_behind(partition, sealed));
+    assert_eq!(life.replica.leftover_epoch(partition), Epoch::FIRST, "its owners refuse what is left over here");
+    life.replica.distrust(partition).await.unwrap();
+    assert_eq!(life.replica.epoch(partition), Epoch::FIRST);
+    assert_eq!(life.replica.lesson(partition), None, "and nobody who gains the partition copies from here");
+    life.replica.begin_anew(partition, LAYOUT + 1).await.unwrap();
+    assert!(!life.replica.is_behind(partition, sealed), "it is owned since then");
+    let other = PartitionId((partition.0 + 1) % 8);
+    assert!(life.replica.is_behind(other, sealed));
+    let since = life.replica.begins_under(LAYOUT + 1);
+    life.replica.remember(vec![since]).await.unwrap();
+    assert!(!life.replica.is_behind(other, sealed), "nothing here is older than that layout");
+    disk.crash(&Entropy::seeded(5));
+    let life = live(&disk);
+    assert!(!life.replica.is_behind(partition, sealed) && !life.replica.is_behind(other, sealed), "it is remembered");
+    assert!(life.replica.is_behind(partition, Epoch((LAYOUT + 1) << 32 | 1)));
 }
 
 #[tokio::test]

@@ -106,6 +106,12 @@ pub struct Collected {
     /// States are kept here for owners of the partition, of which this node is none.
     #[prost(bool, tag = "8")]
     pub keeps: bool,
+    /// It owns the partition and has no vote there: what it held, or holds, is in doubt.
+    #[prost(bool, tag = "9")]
+    pub syncing: bool,
+    /// It has forgotten a mark of what the driver says is sealed.
+    #[prost(bool, tag = "10")]
+    pub behind: bool,
 }
 
 /// How far a round is.
