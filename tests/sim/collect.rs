@@ -25,19 +25,19 @@ use quorate::types::{Bucket, Key, ObjectId, PartitionId, StoreId};
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn sim<F: Future<Output = ()>>(seed: u64, body: impl FnOnce(SimTime) -> F) {
+pub(crate) fn sim<F: Future<Output = ()>>(seed: u64, body: impl FnOnce(SimTime) -> F) {
     time::run(seed, body).unwrap();
 }
 
-fn id(key: &str) -> ObjectId {
+pub(crate) fn id(key: &str) -> ObjectId {
     ObjectId::new(Bucket::new("collect").unwrap(), Key::new(key.to_owned()).unwrap())
 }
 
-type Sent = (Arc<dyn Transport>, String, Option<StoreId>, Request);
+pub(crate) type Sent = (Arc<dyn Transport>, String, Option<StoreId>, Request);
 
 /// Every write that any node ever sent to another.
 #[derive(Clone, Default)]
-struct Frames(Arc<Mutex<Vec<Sent>>>, Held);
+pub(crate) struct Frames(Arc<Mutex<Vec<Sent>>>, Held);
 
 /// While it is set, what is to repair a replica stays on its way.
 #[derive(Clone, Default)]
@@ -54,12 +54,17 @@ impl Held {
 }
 
 impl Frames {
-    fn sent(&self) -> Vec<Sent> {
+    /// From now on, or no longer, what is to repair a replica, or to end a hint, stays on its way.
+    pub(crate) fn hold(&self, held: bool) {
+        self.1.set(held);
+    }
+
+    pub(crate) fn sent(&self) -> Vec<Sent> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// All of them arrive once more.
-    async fn arrive_again(&self) -> usize {
+    pub(crate) async fn arrive_again(&self) -> usize {
         self.arrive(0).await
     }
 
@@ -113,7 +118,7 @@ async fn founded(time: SimTime, seed: u64, broken: Option<&'static str>) -> (Clu
     founded_as(time, Setup::new(seed, 3), broken).await
 }
 
-async fn founded_as(time: SimTime, setup: Setup, broken: Option<&'static str>) -> (Cluster, Frames) {
+pub(crate) async fn founded_as(time: SimTime, setup: Setup, broken: Option<&'static str>) -> (Cluster, Frames) {
     let frames = Frames::default();
     let remembered = frames.clone();
     let wraps = Wraps {
@@ -124,12 +129,12 @@ async fn founded_as(time: SimTime, setup: Setup, broken: Option<&'static str>) -
     (Cluster::founded(time, Setup { wraps, ..setup }).await, frames)
 }
 
-async fn put(cluster: &Cluster, at: usize, key: &str, text: &str) {
+pub(crate) async fn put(cluster: &Cluster, at: usize, key: &str, text: &str) {
     let options = WriteOptions { w: Level::All, ..WriteOptions::default() };
     cluster.kv(at).unwrap().put(id(key), Bytes::from(text.to_owned()).into(), options).await.unwrap();
 }
 
-async fn delete(cluster: &Cluster, at: usize, key: &str) {
+pub(crate) async fn delete(cluster: &Cluster, at: usize, key: &str) {
     let options = WriteOptions { w: Level::All, ..WriteOptions::default() };
     cluster.kv(at).unwrap().delete(id(key), options).await.unwrap();
 }
@@ -142,7 +147,7 @@ async fn shown(cluster: &Cluster, at: usize, key: &str) -> Vec<Bytes> {
 }
 
 /// What a node's store has under a key: stored key and record.
-fn stored(cluster: &Cluster, at: usize, key: &str) -> Option<(Bytes, Bytes)> {
+pub(crate) fn stored(cluster: &Cluster, at: usize, key: &str) -> Option<(Bytes, Bytes)> {
     let audit = cluster.audit(at);
     assert_eq!(audit.wrong, [""; 0]);
     audit.records.into_iter().find(|(stored, _)| name_of(stored).is_some_and(|(name, _)| name == id(key)))
@@ -241,12 +246,12 @@ fn a_key_that_is_written_again_stays_whatever_comes_late() {
 }
 
 /// Three nodes that collect by themselves what was deleted some seconds ago.
-fn collecting(seed: u64) -> Setup {
+pub(crate) fn collecting(seed: u64) -> Setup {
     Setup { linger: Some(5 * SECOND), ..Setup::new(seed, 3) }
 }
 
 /// Waits until no store holds anything under a key.
-async fn gone(cluster: &Cluster, key: &str) -> bool {
+pub(crate) async fn gone(cluster: &Cluster, key: &str) -> bool {
     let running = || (0..cluster.len()).filter(|at| cluster.node(*at).is_some());
     cluster.until(3 * MINUTE, || running().all(|at| stored(cluster, at, key).is_none())).await
 }

@@ -7,6 +7,7 @@
 mod answers;
 mod buckets;
 mod collect;
+mod collect_faults;
 mod detector;
 mod expiry;
 mod forced;
