@@ -1,6 +1,6 @@
 -- The load of benches/floor and benches/cluster, for wrk. What to do comes in environment variables:
 --   BENCH_PORTS   ports on 127.0.0.1, one thread each in turn
---   BENCH_METHOD  GET of one of BENCH_KEYS keys, or PUT of a key never used before
+--   BENCH_METHOD  GET of one of BENCH_KEYS keys, or PUT of a key never used before, or of one of BENCH_OVERWRITES keys
 --   BENCH_PATH    what the key is appended to;  BENCH_QUERY  what comes after it
 --   BENCH_SIZE    bytes of a value
 --   BENCH_THINK   most milliseconds a connection waits before its next request (uniform; 0: none)
@@ -14,11 +14,12 @@ function setup(thread)
   threads = threads + 1
 end
 
-local method, path, query, keys, body, count, think
+local method, path, query, keys, body, count, think, overwrites
 
 function init()
   method, path, query = os.getenv("BENCH_METHOD"), os.getenv("BENCH_PATH"), os.getenv("BENCH_QUERY")
   keys, think, count = tonumber(os.getenv("BENCH_KEYS")), tonumber(os.getenv("BENCH_THINK")), 0
+  overwrites = tonumber(os.getenv("BENCH_OVERWRITES"))
   math.randomseed(1 + id)
   if method == "PUT" then
     local bytes = {}
@@ -32,6 +33,9 @@ function init()
 end
 
 function request()
+  if method == "PUT" and overwrites > 0 then
+    return wrk.format("PUT", path .. math.random(overwrites) .. query, nil, body)
+  end
   if method == "PUT" then
     count = count + 1
     return wrk.format("PUT", path .. id .. "-" .. count .. query, nil, body)

@@ -95,6 +95,7 @@ pub(crate) fn measure(size: usize, durability: Durability, seconds: u64) -> Resu
             connections: AT_ONCE,
             seconds,
             think: 0,
+            overwrites: 0,
         };
         cpu_per_operation(&pids, || drive(&load).map(|seen| (seen.requests, ())))
     };

@@ -4,6 +4,8 @@
 //! of a second, so every measurement runs for seconds.
 
 pub(crate) mod floor;
+#[cfg(feature = "http")]
+pub(crate) mod nodes;
 
 use std::io;
 use std::path::PathBuf;
@@ -68,6 +70,8 @@ pub(crate) struct Load {
     pub(crate) seconds: u64,
     /// Most milliseconds a connection waits before its next request.
     pub(crate) think: u64,
+    /// So many keys are written again and again; 0: each key once.
+    pub(crate) overwrites: usize,
 }
 
 /// What wrk saw.
@@ -106,7 +110,15 @@ pub(crate) fn drive_on(load: &Load) -> Result<(Seen, f64), String> {
     let ports: Vec<String> = load.ports.iter().map(u16::to_string).collect();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/load.lua");
     let output = Command::new(wrk()?)
-        .args(["--threads", "3", "--timeout", "10s", "--latency", "--script", script])
+        .args([
+            "--threads",
+            &load.ports.len().clamp(2, 3).to_string(),
+            "--timeout",
+            "10s",
+            "--latency",
+            "--script",
+            script,
+        ])
         .args(["--connections", &load.connections.to_string(), "--duration", &format!("{}s", load.seconds)])
         .arg(format!("http://127.0.0.1:{}/", load.ports[0]))
         .env("BENCH_PORTS", ports.join(" "))
@@ -116,6 +128,7 @@ pub(crate) fn drive_on(load: &Load) -> Result<(Seen, f64), String> {
         .env("BENCH_KEYS", load.keys.to_string())
         .env("BENCH_SIZE", load.size.to_string())
         .env("BENCH_THINK", load.think.to_string())
+        .env("BENCH_OVERWRITES", load.overwrites.to_string())
         .output()
         .map_err(|error| format!("wrk: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);

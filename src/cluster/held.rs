@@ -1,18 +1,42 @@
-//! What is in flight, and how old: the writes that this node coordinates or has accepted and not finished.
+//! What is in flight, and how old: the writes that this node coordinates or has accepted and not finished; and the
+//! partitions in which it counts votes.
 //!
 //! A node acks a layout only once nothing of its own is in flight on anything older (`ring::live::View::may_ack`).
 //! Whoever begins a write takes a [`Guard`] *first* and looks at the layouts afterwards: so what it uses is at least as
 //! new as its guard says, whatever happens in between.
 //!
-//! Bound: one counter for each layout that something is still in flight on.
+//! A vote must not outlive the copy that it stands for (decision 0024): before a damaged copy is merged anew, every owner
+//! finishes counting what it counts in that partition. Whoever begins an operation takes a [`Counting`] *before* it asks
+//! anybody, and drops it once it has decided.
+//!
+//! Bounds: one counter for each layout that something is still in flight on; one number for each operation under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::types::PartitionId;
 
 /// The register. Clones are the same register.
 #[derive(Clone, Debug, Default)]
 pub struct Held {
     register: Arc<Mutex<Register>>,
+    votes: Arc<Votes>,
+}
+
+/// The operations that count votes.
+#[derive(Debug, Default)]
+struct Votes {
+    under_way: Mutex<UnderWay>,
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    next: u64,
+    /// By the order in which they began.
+    operations: BTreeSet<(PartitionId, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +50,19 @@ struct Register {
 pub struct Guard {
     register: Arc<Mutex<Register>>,
     head: u64,
+}
+
+/// An operation counts votes for as long as this lives.
+#[derive(Debug)]
+pub struct Counting {
+    votes: Arc<Votes>,
+    operation: (PartitionId, u64),
+}
+
+impl Votes {
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Held {
@@ -58,6 +95,43 @@ impl Held {
     #[must_use]
     pub fn count(&self) -> usize {
         self.register().held.values().sum()
+    }
+
+    /// An operation in a partition begins, whose votes will be counted here.
+    #[must_use]
+    pub fn counting(&self, partition: PartitionId) -> Counting {
+        let mut under_way = self.votes.under_way();
+        under_way.next += 1;
+        let operation = (partition, under_way.next);
+        under_way.operations.insert(operation);
+        Counting { votes: Arc::clone(&self.votes), operation }
+    }
+
+    /// The number of the operation that began last.
+    #[must_use]
+    pub fn last_begun(&self) -> u64 {
+        self.votes.under_way().next
+    }
+
+    /// Waits until every operation of a partition up to this number has decided. What begins later is not waited for, so
+    /// it ends: at the latest when the last of them meets its deadline.
+    pub async fn counted(&self, partition: PartitionId, until: u64) {
+        loop {
+            // Before the look: nothing that ends in between is missed.
+            let mut ended = std::pin::pin!(self.votes.ended.notified());
+            ended.as_mut().enable();
+            if self.votes.under_way().operations.range((partition, 0)..=(partition, until)).next().is_none() {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.votes.under_way().operations.remove(&self.operation);
+        self.votes.ended.notify_waiters();
     }
 }
 
@@ -92,5 +166,34 @@ mod tests {
         assert_eq!(held.oldest(), Some(3), "a head never goes back");
         drop(three);
         assert_eq!((held.oldest(), held.count()), (None, 0));
+    }
+
+    #[tokio::test]
+    async fn what_counts_votes_now_is_waited_for_and_nothing_that_begins_later() {
+        let held = Held::default();
+        held.counted(PartitionId(1), held.last_begun()).await;
+        let (first, second) = (held.counting(PartitionId(1)), held.counting(PartitionId(1)));
+        let _elsewhere = held.counting(PartitionId(2));
+        let mut counted = waiting(held.clone());
+        assert!(counted.is_waiting().await);
+        let _later = held.counting(PartitionId(1));
+        drop(second);
+        assert!(counted.is_waiting().await, "the first one still counts");
+        drop(first);
+        assert!(!counted.is_waiting().await);
+    }
+
+    /// Someone who waits for partition 1.
+    struct Waiting(std::pin::Pin<Box<dyn Future<Output = ()>>>);
+
+    fn waiting(held: Held) -> Waiting {
+        let until = held.last_begun();
+        Waiting(Box::pin(async move { held.counted(PartitionId(1), until).await }))
+    }
+
+    impl Waiting {
+        async fn is_waiting(&mut self) -> bool {
+            std::future::poll_fn(|cx| std::task::Poll::Ready(self.0.as_mut().poll(cx).is_pending())).await
+        }
     }
 }

@@ -24,7 +24,7 @@ pub use buckets::{BucketKeeper, Unset};
 pub use decide::{ProposeError, Proposed};
 pub use founding::{ClusterService, FoundingOptions};
 pub use gossiper::{About, Gossiper, Heard};
-pub use held::{Guard, Held};
+pub use held::{Counting, Guard, Held};
 pub use joiners::{Joiner, Joiners};
 pub use keeper::{LayoutKeeper, Untaken};
 pub use known::Known;

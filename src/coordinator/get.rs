@@ -208,6 +208,8 @@ impl Coordinator {
         let far = |store| (apart(store), !located.route.is_near(store, &self.inner.region));
         let candidates = round_from(self.inner.me, &located.route.stores, |store| up.is_up(store), far);
         let Needs { votes, hold, repair } = needs;
+        // Before anybody votes. Where nobody waits for repairs, nothing is promised that a copy could be missing from.
+        let counting = (repair == RepairMode::Sync).then(|| self.inner.keeper.held().counting(located.place.partition));
         let core_hold = hold.clone();
         let plan = ReadPlan {
             hold,
@@ -234,6 +236,7 @@ impl Coordinator {
             again: false,
         };
         run.until_answered(options.hedge.then_some(options.r)).await;
+        drop(counting);
         let answer = run.answer.take().transpose();
         if !matches!(answer, Ok(None)) && !run.pending.is_empty() {
             // Repairs, and replies that tell whom to repair, go on without the client.

@@ -20,6 +20,7 @@ use super::{
 use crate::causality::{
     self, Dot, Fingerprint, Object, Payload, RequestId, Supersedes, VersionVector, decode_head, encode_object,
 };
+use crate::cluster::Counting;
 use crate::collect::Epoch;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
@@ -241,6 +242,7 @@ impl Coordinator {
             supersedes: plan.supersedes.clone(),
             request: plan.request,
         };
+        let counting = self.inner.keeper.held().counting(located.place.partition);
         let minting = self
             .inner
             .replica
@@ -257,7 +259,7 @@ impl Coordinator {
             })
             .map_err(|fault| self.refusal(&fault))?;
         let (answer, answered) = oneshot::channel();
-        let (answer, refused) = (Some(answer), Vec::new());
+        let (answer, refused) = (Some((answer, counting)), Vec::new());
         if stands_for.is_some() {
             self.inner.metrics.quorum.stood_in.inc();
         }
@@ -347,7 +349,8 @@ struct Task {
     stands_for: Option<StoreId>,
     began: Mono,
     deadline: Mono,
-    answer: Option<oneshot::Sender<Result<Wrote, Error>>>,
+    /// Who waits for the answer, and that votes are counted until there is one.
+    answer: Option<(oneshot::Sender<Result<Wrote, Error>>, Counting)>,
     claim: Option<Claim>,
     /// How often each owner has refused because of layouts, without anything to be learnt from that.
     refused: Vec<(StoreId, u32)>,
@@ -703,7 +706,8 @@ impl Task {
     }
 
     fn tell(&mut self, result: Result<Wrote, Error>) {
-        if let Some(answer) = self.answer.take() {
+        if let Some((answer, counting)) = self.answer.take() {
+            drop(counting);
             // A client that went away wants no answer.
             let _ = answer.send(result);
         }

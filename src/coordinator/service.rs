@@ -23,7 +23,7 @@ use crate::transport::Hello;
 use crate::transport::messages::layouts::{DigestOf, Digests, ListDigests};
 use crate::transport::messages::{
     self, Ask, Copy, Failed, Fetch, HandedRead, HandedWrite, Held, Keep, Page, PageEntry, Read, ReadDone, Refusal,
-    Refused, Reply, Request, Superseding, Target, Tell, Write, WriteDone, Written,
+    Refused, Reply, Request, Settle, Settled, Superseding, Target, Tell, Write, WriteDone, Written,
 };
 use crate::types::{Bucket, Digest, Key, ObjectId, PartitionId, StoreId, Wall};
 
@@ -68,6 +68,7 @@ impl Service for DataService {
                 Some(Ask::ReadKept(read)) => this.serve_read_kept(&known, read).await,
                 Some(Ask::Fetch(_)) if named.newest < known.newest().version() => this.unfit(known.view().behind()),
                 Some(Ask::Fetch(fetch)) => this.serve_fetch(&known, fetch).await,
+                Some(Ask::Settle(settle)) => this.serve_settle(settle, budget).await,
                 Some(Ask::ListDigests(list)) => this.serve_digests(list).await,
                 Some(Ask::CompareRoots(_) | Ask::Descend(_)) if known.agreed(named).is_none() => {
                     this.unfit(known.view().behind())
@@ -253,6 +254,15 @@ impl Coordinator {
             Ok(Some((record, epoch))) => (Held::Object, Some(record), epoch),
         };
         Reply::new(Tell::Copy(Copy { held: held.into(), record, epoch, sealed: 0 }))
+    }
+
+    /// Lets the votes that are counted here be counted, before a copy that gave one of them is merged anew.
+    async fn serve_settle(&self, settle: Settle, budget: Duration) -> Reply {
+        let (env, held) = (&self.inner.env, self.inner.keeper.held());
+        let until = if settle.until == 0 { held.last_begun() } else { settle.until };
+        // So that whoever asks is told in time.
+        let counted = env.timeout(budget / 2, held.counted(PartitionId(settle.partition), until)).await;
+        Reply::new(Tell::Settled(Settled { counting: counted.is_err(), until }))
     }
 
     /// A page of a partition, whoever owns it: for transfers and mending.

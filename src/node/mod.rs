@@ -361,6 +361,8 @@ impl Node {
         let pauses = inner.roster.all().iter().any(repair::Worker::is_paused);
         let hints_full = inner.replica.hints().is_full();
         let (silent, busy) = (inner.keeper.is_silent(), inner.busy.load(Ordering::Acquire));
+        // Whom this node itself has hints for is told to each by itself.
+        let (owes, catching_up) = (false, inner.peers.is_owed());
         let mood = PeerMood {
             mints_not,
             read_only,
@@ -372,6 +374,8 @@ impl Node {
             silent,
             busy,
             hints_full,
+            owes,
+            catching_up,
         };
         inner.peers.set_mood(mood);
     }

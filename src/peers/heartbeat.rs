@@ -26,7 +26,7 @@ pub(super) fn start(peers: &Peers, store: StoreId, address: String) {
         // Until it is no member any more, or another task has taken over because it moved.
         while peers.beats_to(store, &address) {
             let sent = clock.now();
-            let beat = peers.beat();
+            let beat = peers.beat(store);
             let sent_wall = Wall(beat.wall_ms);
             let request = Request { head: peers.head(), ..Request::new(Ask::Heartbeat(beat)) };
             let answer = peers.inner.transport.call(&address, Some(store), request, ANSWER_WITHIN).await;

@@ -64,6 +64,10 @@ pub struct PeerMood {
     pub busy: bool,
     /// As many hints wait there as may: it stands in for nobody.
     pub hints_full: bool,
+    /// Hints wait there for whomever it says so to.
+    pub owes: bool,
+    /// Others have hints for it: it is being sent what it missed.
+    pub catching_up: bool,
 }
 
 impl PeerMood {
@@ -78,6 +82,8 @@ impl PeerMood {
             | u32::from(self.silent) << 7
             | u32::from(self.busy) << 8
             | u32::from(self.hints_full) << 9
+            | u32::from(self.owes) << 10
+            | u32::from(self.catching_up) << 11
     }
 
     fn from_bits(bits: u32) -> Self {
@@ -92,6 +98,8 @@ impl PeerMood {
             silent: bits & 128 != 0,
             busy: bits & 256 != 0,
             hints_full: bits & 512 != 0,
+            owes: bits & 1024 != 0,
+            catching_up: bits & 2048 != 0,
         }
     }
 }
@@ -422,6 +430,12 @@ impl Peers {
         self.inner.mood.load().busy || self.up().peers.values().any(|peer| peer.up && peer.mood.busy)
     }
 
+    /// Whether a member that is up has hints for this node: it sends them what was missed here.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        self.up().peers.values().any(|peer| peer.up && peer.mood.owes)
+    }
+
     /// How far this node's clock is from the members' median, and whether that is too far.
     #[must_use]
     pub fn clock_offset(&self) -> Option<(i64, bool)> {
@@ -581,7 +595,7 @@ impl Handler for Peers {
         let reply: BoxFuture<'static, Reply> = match &request.ask {
             Some(Ask::Heartbeat(theirs)) => {
                 let (this, progress) = (self.clone(), theirs.progress);
-                let beat = self.beat();
+                let beat = self.beat(from.store);
                 if this.inner.outside.lock().unwrap_or_else(PoisonError::into_inner).remove(&from.store) {
                     this.inner.come_in.notify_waiters();
                 }
@@ -643,10 +657,11 @@ impl Peers {
         self.inner.chain.load().as_ref().is_some_and(|chain| member_of(chain, me).is_some())
     }
 
-    fn beat(&self) -> Heartbeat {
+    fn beat(&self, to: StoreId) -> Heartbeat {
+        let owes = self.inner.replica.hints().waiting(to).is_some();
         Heartbeat {
             wall_ms: self.inner.env.clock.wall().0,
-            state: self.inner.mood.load().bits(),
+            state: PeerMood { owes, ..**self.inner.mood.load() }.bits(),
             progress: self.inner.replica.identity().progress(),
         }
     }

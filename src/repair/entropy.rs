@@ -2,7 +2,8 @@
 //! the difference.
 //!
 //! Of two members the one with the smaller store id compares all partitions that both own, once an interval, soon after
-//! either came (back) up, or when it is told to; and whoever dropped hints compares those partitions. A round is `merkle`'s:
+//! either came (back) up, or when it is told to; and whoever dropped hints compares those partitions. While hints wait for
+//! one of the two, at whichever node, the comparison waits, for a while: it would find what they bring. A round is `merkle`'s:
 //! roots of many partitions in one message, a walk where they differ, then objects, both ways; they end in the one write
 //! path like all others. It needs one live layout: while a change is under way transfers do the same and more.
 //!
@@ -56,6 +57,8 @@ const LEAST: usize = 4;
 const RETRY: Duration = Duration::from_secs(60);
 /// How soon after either side came up, at least; as much again at random.
 const SOON: Duration = Duration::from_secs(10);
+/// How long a comparison that is due waits for hints, at most.
+const FOR_HINTS: Duration = Duration::from_secs(600);
 
 /// What a round did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -311,6 +314,12 @@ impl AntiEntropy {
                 its.at = its.at.min(soon);
             }
             its.up_since = up_since;
+            let missing = up.get(peer).is_some_and(|status| status.mood.catching_up)
+                || peers.is_owed()
+                || self.inner.replica.hints().waiting(peer).is_some();
+            if missing && now < its.at + FOR_HINTS.min(*interval / 2) {
+                continue;
+            }
             if up_since.is_some() && its.at <= now {
                 its.at = now + *interval * 3 / 4 + within(*interval / 4);
                 due.push(peer);
@@ -528,37 +537,37 @@ impl AntiEntropy {
             return Ok(None);
         }
         let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
-        let (mut bytes, mut fetched) = (None, None);
+        let (mut bytes, mut sent) = (None, None);
+        // Before it is read.
+        let epoch = replica.epoch(place.partition).0;
+        // Ours first: where theirs is only older, that is all, and they say so in a few bytes.
+        if difference.exchange != Exchange::Fetch
+            && let Some(record) = self.patiently(|| replica.read_to_mend(place.clone())).await?
+        {
+            let size = record.len() as u64;
+            (bytes, sent) = (Some(size), Some(Bytes::copy_from_slice(&digest_of_record(&record).0)));
+            self.inner.rate.pace(size).await;
+            // Before the look at the layouts: see `Held`. Not while it waits: no layout is acked meanwhile.
+            let _guard = keeper.held().take();
+            self.still(known)?;
+            let write = Write { target: target.clone(), record, epoch, flush: false, repair: true };
+            let Tell::Written(_) = self.ask(known, peer, Ask::Write(write)).await? else {
+                return Err("it answers something else".into());
+            };
+        }
         if difference.exchange != Exchange::Send {
-            let read = Read { target: target.clone(), have: None, to_mend: true };
+            let read = Read { target: target.clone(), have: sent, to_mend: true };
             let Tell::Copy(copy) = self.ask(known, peer, Ask::Read(read)).await? else {
                 return Err("it answers something else".into());
             };
             if let (Held::Object, Some(record)) = (copy.held(), copy.record) {
                 let size = record.len() as u64;
-                (bytes, fetched) = (Some(size), Some(digest_of_record(&record)));
+                bytes = Some(bytes.unwrap_or(0) + size);
                 self.inner.rate.pace(size).await;
-                // Before the look at the layouts: see `Held`. Not while it waits: no layout is acked meanwhile.
                 let _guard = keeper.held().take();
                 self.still(known)?;
-                self.merge(layout, target.clone(), record, Epoch(copy.epoch)).await?;
+                self.merge(layout, target, record, Epoch(copy.epoch)).await?;
             }
-        }
-        // Before it is read.
-        let epoch = replica.epoch(place.partition).0;
-        if difference.exchange != Exchange::Fetch
-            && let Some(record) = self.patiently(|| replica.read_to_mend(place.clone())).await?
-            && fetched != Some(digest_of_record(&record))
-        {
-            let size = record.len() as u64;
-            bytes = Some(bytes.unwrap_or(0) + size);
-            self.inner.rate.pace(size).await;
-            let _guard = keeper.held().take();
-            self.still(known)?;
-            let write = Write { target, record, epoch, flush: false, repair: true };
-            let Tell::Written(_) = self.ask(known, peer, Ask::Write(write)).await? else {
-                return Err("it answers something else".into());
-            };
         }
         Ok(bytes)
     }

@@ -5,13 +5,16 @@
 //! (I-ACK, I-OVERLAP). An owner that cannot read its own copy has nothing to give and has been asked; but where another
 //! copy is damaged and nobody holds one, nothing is released: that takes an operator.
 //!
+//! Before any copy is read, every owner, this node among them, decides what it is counting votes for in that partition
+//! (`Ask::Settle`): a vote must not outlive the copy that it stands for (decision 0024, `tests/models/mend.rs`).
+//!
 //! A source that was copied is not copied again until the partition is synced: what is acknowledged later reaches this
-//! node by the write path. What makes the partition unsynced once more (a second gap on the disk) comes after that, and
-//! every source is copied again.
+//! node by the write path. Where the partition is marked as unsynced once more (a second gap on the disk), every source is
+//! copied again.
 //!
 //! What nobody holds is given up where an operator says so ([`Mending::accept_loss`]): the key reads as never written.
 //!
-//! Bounds: one worker; one page of 1 MiB and 64 merges under way per source; tries again every 250 ms to 5 s.
+//! Bounds: what is counted ends by the deadlines of its operations; one worker; one page of 1 MiB and 64 merges under way per source; tries again every 250 ms to 5 s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +37,7 @@ use crate::ring::live::holders;
 use crate::ring::sync::placements;
 use crate::ring::{Layout, Mode};
 use crate::transport::messages::collect::Collect;
-use crate::transport::messages::{Ask, Fetch, Held, Page, Read, Refusal, Target, Tell};
+use crate::transport::messages::{Ask, Fetch, Held, Page, Read, Refusal, Settle, Target, Tell};
 use crate::types::{Bucket, Incarnation, Key, ObjectId, PartitionId, StoreId};
 
 const CALL_FOR: Duration = Duration::from_secs(5);
@@ -105,13 +108,13 @@ struct Mender {
     copied: Mutex<Copied>,
 }
 
-/// What was copied, of partitions that are not synced yet, in this incarnation and under these live layouts: under others
-/// it may be others that have to be.
+/// What was copied, of partitions that are not synced yet, since the mark that made them so, in this incarnation and under
+/// these live layouts: under others it may be others that have to be.
 #[derive(Debug)]
 struct Copied {
     incarnation: Incarnation,
     live: Vec<u64>,
-    whole: BTreeSet<(PartitionId, StoreId)>,
+    whole: BTreeMap<PartitionId, (u64, BTreeSet<StoreId>)>,
 }
 
 /// What one other owner says of a key.
@@ -135,13 +138,23 @@ pub fn start(
 ) -> Arc<Mending> {
     let done = Arc::new(Mending::default());
     let incarnation = replica.identity().incarnation();
-    let copied = Mutex::new(Copied { incarnation, live: Vec::new(), whole: BTreeSet::new() });
+    let copied = Mutex::new(Copied { incarnation, live: Vec::new(), whole: BTreeMap::new() });
     let about = "Merges what could not be read, and partitions whose state is in doubt, from every other owner.";
     let (env, worker) = (env.clone(), roster.register("mending", about, None));
     let tasks = env.tasks.clone();
     let mender = Mender { env, replica, peers, keeper, window, worker, done: Arc::clone(&done), copied };
     tasks.spawn(mender.run());
     done
+}
+
+impl Copied {
+    fn note(&mut self, partition: PartitionId, doubt: u64, store: StoreId) {
+        let (since, whole) = self.whole.entry(partition).or_default();
+        if *since != doubt {
+            (*since, *whole) = (doubt, BTreeSet::new());
+        }
+        whole.insert(store);
+    }
 }
 
 impl Mender {
@@ -186,13 +199,53 @@ impl Mender {
                 self.worker.failed(format!("partition {partition}: {why}"));
             }
         }
+        let mut keys: BTreeMap<PartitionId, Vec<Bytes>> = BTreeMap::new();
         for (partition, stored) in self.replica.health().quarantined() {
-            next().await;
-            if let Err(why) = self.mend(partition, stored).await {
-                warn!(%partition, why, "a quarantined key cannot be mended yet");
-                self.worker.failed(format!("a key of partition {partition}: {why}"));
+            keys.entry(partition).or_default().push(stored);
+        }
+        for (partition, keys) in keys {
+            let settled = self.settle(partition, self.done.accepts_loss(partition)).await;
+            for stored in keys {
+                next().await;
+                let mended = match &settled {
+                    Ok(()) => self.mend(partition, stored).await,
+                    Err(why) => Err(why.clone()),
+                };
+                if let Err(why) = mended {
+                    warn!(%partition, why, "a quarantined key cannot be mended yet");
+                    self.worker.failed(format!("a key of partition {partition}: {why}"));
+                }
             }
         }
+    }
+
+    /// Has every owner decide what it is counting votes for in a partition: this node may have given some that stand for
+    /// copies it has not got any more. With `in_part`, those who cannot be asked are left out.
+    async fn settle(&self, partition: PartitionId, in_part: bool) -> Result<(), String> {
+        if !self.env.buggify.breaks("what a node counts itself is decided before it mends") {
+            let held = self.keeper.held();
+            held.counted(partition, held.last_begun()).await;
+        }
+        if self.env.buggify.breaks("what others count is decided before a node mends") {
+            return Ok(());
+        }
+        let version = self.newest()?.version();
+        let ask = async |store: StoreId| {
+            let mut until = 0;
+            loop {
+                let settle = Ask::Settle(Settle { partition: partition.0, until });
+                match self.peers.call(store, settle, version, CALL_FOR).await.map(|reply| reply.tell) {
+                    Ok(Some(Tell::Settled(settled))) if settled.counting => until = settled.until,
+                    Ok(Some(Tell::Settled(_))) => return Ok(()),
+                    Ok(Some(Tell::Refused(refused))) => return Err(format!("{store} refuses: {}", refused.detail)),
+                    Ok(_) => return Err(format!("{store} answers something else")),
+                    Err(failed) => return Err(format!("{store}: {failed}")),
+                }
+            }
+        };
+        let others = self.others(partition);
+        let settled = join_all(others.iter().map(|store| ask(*store))).await.into_iter().collect();
+        if in_part { Ok(()) } else { settled }
     }
 
     /// The other owners of what this node owns in a partition, over all buckets and live layouts; those that have ended
@@ -229,20 +282,25 @@ impl Mender {
     }
 
     async fn sync(&self, partition: PartitionId) -> Result<(), String> {
+        let Some(doubt) = self.replica.health().doubt(partition) else { return Ok(()) };
         let (live, others) = (self.live(), self.others(partition));
         let missing: Vec<StoreId> = {
             let mut copied = self.copied();
             let incarnation = self.replica.identity().incarnation();
             if (copied.incarnation, &copied.live) != (incarnation, &live) {
-                *copied = Copied { incarnation, live: live.clone(), whole: BTreeSet::new() };
+                *copied = Copied { incarnation, live: live.clone(), whole: BTreeMap::new() };
             }
-            others.iter().copied().filter(|store| !copied.whole.contains(&(partition, *store))).collect()
+            let whole = copied.whole.get(&partition).filter(|(since, _)| *since == doubt).map(|(_, whole)| whole);
+            others.iter().copied().filter(|store| whole.is_none_or(|whole| !whole.contains(store))).collect()
         };
+        if !missing.is_empty() {
+            self.settle(partition, false).await?;
+        }
         let results = join_all(missing.iter().map(|store| self.copy(partition, *store))).await;
         let mut failed = None;
         for (result, store) in results.into_iter().zip(missing) {
             match result {
-                Ok(()) => drop(self.copied().whole.insert((partition, store))),
+                Ok(()) => self.copied().note(partition, doubt, store),
                 Err(why) => failed = Some(why),
             }
         }
@@ -252,9 +310,10 @@ impl Mender {
         if self.live() != live {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
-        self.replica.mark_synced(partition).await.map_err(|fault| fault.to_string())?;
-        // Whatever befalls it from here on is not in what was copied.
-        self.copied().whole.retain(|(at, _)| *at != partition);
+        if !self.replica.mark_synced(partition, doubt).await.map_err(|fault| fault.to_string())? {
+            return Err("it was marked as unsynced once more meanwhile".into());
+        }
+        self.copied().whole.remove(&partition);
         self.done.partitions.fetch_add(1, Ordering::Relaxed);
         if !others.is_empty() {
             info!(%partition, sources = others.len(), "a partition is synced");

@@ -8,7 +8,7 @@
 //! Quarantined is what cannot be read, or does not decode. A record that decodes stays a vote, whatever its index entry says
 //! (`replica::scrub`); and mending merges on top of whatever decodes here, and never drops it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -37,7 +37,9 @@ pub struct Health {
 
 #[derive(Debug, Default)]
 struct Ill {
-    unsynced: BTreeSet<PartitionId>,
+    /// With the number of the mark that made it so.
+    unsynced: BTreeMap<PartitionId, u64>,
+    marks: u64,
     quarantined: BTreeMap<Bytes, PartitionId>,
 }
 
@@ -45,15 +47,15 @@ impl Health {
     /// Reads which partitions are unsynced, measures the room.
     pub(super) fn open(storage: &dyn Storage, reserve: Reserve) -> Result<Self, StorageError> {
         use std::ops::Bound::{Excluded, Included};
-        let mut unsynced = BTreeSet::new();
+        let mut unsynced = BTreeMap::new();
         for entry in storage.scan(Keyspace::Meta, Included(UNSYNCED), Excluded(b"unsynced0")) {
             let (key, _) = entry?;
             if let Ok(partition) = key[UNSYNCED.len()..].try_into() {
-                unsynced.insert(PartitionId(u32::from_be_bytes(partition)));
+                unsynced.insert(PartitionId(u32::from_be_bytes(partition)), 0);
             }
         }
         let count = AtomicUsize::new(unsynced.len());
-        let ill = Mutex::new(Ill { unsynced, quarantined: BTreeMap::new() });
+        let ill = Mutex::new(Ill { unsynced, ..Ill::default() });
         let (marking, read_only, changes) = (Mutex::new(()), AtomicBool::new(false), watch::channel(0).0);
         let room = Room::new(reserve);
         room.measured(storage.space());
@@ -69,7 +71,7 @@ impl Health {
     /// Whether the partition has been completely synced.
     #[must_use]
     pub fn is_synced(&self, partition: PartitionId) -> bool {
-        self.is_well() || !self.ill().unsynced.contains(&partition)
+        self.is_well() || !self.ill().unsynced.contains_key(&partition)
     }
 
     /// Whether the key is quarantined.
@@ -93,7 +95,13 @@ impl Health {
     /// The partitions that are not completely synced.
     #[must_use]
     pub fn unsynced(&self) -> Vec<PartitionId> {
-        self.ill().unsynced.iter().copied().collect()
+        self.ill().unsynced.keys().copied().collect()
+    }
+
+    /// The mark that made a partition unsynced, the last one; none where it is synced.
+    #[must_use]
+    pub fn doubt(&self, partition: PartitionId) -> Option<u64> {
+        self.ill().unsynced.get(&partition).copied()
     }
 
     /// The quarantined keys.
@@ -124,19 +132,31 @@ impl Health {
             beside.put(Keyspace::Meta, partition_key(UNSYNCED, *partition), vec![1]);
         }
         // In memory first: whatever the disk does, there must be no vote from here on.
-        self.change(|ill| ill.unsynced.extend(partitions));
+        self.change(|ill| {
+            ill.marks += 1;
+            ill.unsynced.extend(partitions.iter().map(|partition| (*partition, ill.marks)));
+        });
         storage.commit(beside, Durability::Flush).map(|_| ())
     }
 
-    /// Durably marks a partition as completely synced; flushes what was merged before, for the mark says it is there.
-    pub(super) fn mark_synced(&self, storage: &dyn Storage, partition: PartitionId) -> Result<(), StorageError> {
+    /// Durably marks a partition as completely synced, unless it was marked as unsynced since `doubt`: what befell it then
+    /// may not have been merged. Flushes what was, for the mark says it is there. Tells whether it is synced.
+    pub(super) fn mark_synced(
+        &self,
+        storage: &dyn Storage,
+        partition: PartitionId,
+        doubt: u64,
+    ) -> Result<bool, StorageError> {
         let _marking = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.doubt(partition).is_some_and(|last| last != doubt) {
+            return Ok(false);
+        }
         let mut batch = Batch::new();
         batch.delete(Keyspace::Meta, partition_key(UNSYNCED, partition));
         storage.flush()?;
         storage.commit(batch, Durability::Flush)?;
         self.change(|ill| ill.unsynced.remove(&partition));
-        Ok(())
+        Ok(true)
     }
 
     /// Puts a key into quarantine; tells whether it is new there.

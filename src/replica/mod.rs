@@ -299,10 +299,14 @@ impl Replica {
         let _ = self.run(place.partition, move |shard| shard.quarantine(&place, "its record cannot be decoded")).await;
     }
 
-    /// Marks a partition as completely synced: the state of every other owner has been merged.
-    pub async fn mark_synced(&self, partition: PartitionId) -> Result<(), Fault> {
+    /// Marks a partition as completely synced: the state of every other owner has been merged, and none of them was read
+    /// before `doubt` ([`Health::doubt`]). False: it was marked as unsynced once more since.
+    pub async fn mark_synced(&self, partition: PartitionId, doubt: u64) -> Result<bool, Fault> {
         self.run(partition, move |shard| {
-            shard.health.mark_synced(&*shard.storage, partition).map_err(|failed| Fault::ReadOnly(failed.to_string()))
+            shard
+                .health
+                .mark_synced(&*shard.storage, partition, doubt)
+                .map_err(|failed| Fault::ReadOnly(failed.to_string()))
         })
         .await?
     }

@@ -359,7 +359,10 @@ async fn an_unsynced_partition_is_no_vote_and_coordinates_nothing() {
     assert_eq!(next.mint(next.request("k", "w")).await.unwrap_err(), Fault::Syncing);
     assert!(next.replica.read_to_mend(place("k")).await.is_ok(), "an owner that mends itself is told all the same");
     next.merge("k", &written.object, Cause::Written).await.unwrap();
-    next.replica.mark_synced(partition).await.unwrap();
+    let doubt = next.replica.health().doubt(partition).unwrap();
+    assert!(!next.replica.mark_synced(partition, doubt + 1).await.unwrap(), "that mark is not the last one");
+    assert_eq!(next.replica.read(place("k")).await, Err(Fault::Syncing));
+    assert!(next.replica.mark_synced(partition, doubt).await.unwrap());
     assert_eq!(next.object("k").await, Some(written.object));
     disk.kill();
     let same_machine = live_on(&disk, Durability::Os, &[], "another boot");

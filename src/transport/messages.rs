@@ -33,7 +33,7 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 29, 30, 40, 41")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 29, 30, 31, 40, 41")]
     pub ask: Option<Ask>,
     /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
     /// under way.
@@ -95,6 +95,9 @@ pub enum Ask {
     /// Take these settings of buckets, flushed before you answer; and what do you have beside them?
     #[prost(message, tag = "30")]
     Buckets(BucketTable),
+    /// A copy of mine in this partition is damaged: finish counting what you count there, and tell me then.
+    #[prost(message, tag = "31")]
+    Settle(Settle),
     /// Keep this state for an owner that I cannot reach.
     #[prost(message, tag = "40")]
     Keep(Keep),
@@ -110,7 +113,7 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub head: u64,
     /// What is answered.
-    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30")]
+    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31")]
     pub tell: Option<Tell>,
 }
 
@@ -171,6 +174,9 @@ pub enum Tell {
     /// To [`Ask::Buckets`].
     #[prost(message, tag = "30")]
     Buckets(BucketTable),
+    /// To [`Ask::Settle`]: whether votes that were given before it was first asked are counted here.
+    #[prost(message, tag = "31")]
+    Settled(Settled),
 }
 
 /// Names an object: bucket, the bucket's generation, key.
@@ -532,6 +538,28 @@ pub struct Fetch {
     /// States that the asker holds and need not be sent: an inventory, 16 bytes each.
     #[prost(bytes = "bytes", tag = "4")]
     pub held: Bytes,
+}
+
+/// See [`Ask::Settle`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Settle {
+    /// The partition.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// Up to which operation, as an earlier answer said; 0: up to the last that has begun.
+    #[prost(uint64, tag = "2")]
+    pub until: u64,
+}
+
+/// See [`Tell::Settled`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Settled {
+    /// Some of them still count: ask again.
+    #[prost(bool, tag = "1")]
+    pub counting: bool,
+    /// Up to which operation.
+    #[prost(uint64, tag = "2")]
+    pub until: u64,
 }
 
 /// See [`Tell::Page`].

@@ -12,7 +12,7 @@ use quorate::transport::messages::layouts::{
 };
 use quorate::transport::messages::{
     self, Ask, Copy, Fetch, HandedWrite, Heartbeat, Held, Page, PageEntry, Probe, Probed, Read, Refusal, Reply,
-    Request, Target, Tell, Write, Written,
+    Request, Settle, Settled, Target, Tell, Write, Written,
 };
 use quorate::types::{Mono, NodeId};
 
@@ -83,6 +83,7 @@ fn requests() -> Vec<(&'static str, Ask)> {
         ("renounce", Ask::Renounce(Renounce { decision: Bytes::from_static(&[7; 32]) })),
         ("list-digests", Ask::ListDigests(list)),
         ("buckets", Ask::Buckets(buckets())),
+        ("settle", Ask::Settle(Settle { partition: 9, until: 300 })),
     ]
 }
 
@@ -123,6 +124,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ),
         ("refused", Reply::refused(Refusal::Layout, "another layout")),
         ("buckets-told", Reply::new(Tell::Buckets(buckets()))),
+        ("settled", Reply::new(Tell::Settled(Settled { counting: true, until: 300 }))),
         ("layouts-told", Reply::new(Tell::Layouts(told))),
         ("decided", Reply::new(Tell::Decided(Decided { voice: Some(Voice::Promised(promised)) }))),
         (

@@ -15,6 +15,7 @@ mod expiry;
 mod explore;
 mod generations;
 mod handoff;
+mod mend;
 mod mint;
 mod paxos;
 mod records;

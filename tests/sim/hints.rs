@@ -341,3 +341,36 @@ fn a_write_of_unknown_outcome_reaches_all_owners() {
         cluster.end();
     });
 }
+
+/// What hints bring slowly is not sent once more by a comparison that is due meanwhile; one that is due still comes.
+#[test]
+fn a_comparison_waits_for_hints_and_then_comes() {
+    for seed in 1..=4 {
+        sim(seed, |time| async move {
+            let slowly = |config: &mut Config| {
+                (config.node.hint_rate, config.node.repair_interval) = (250, 60 * SECOND);
+            };
+            let cluster = three(time, Setup { lag: 0.0, ..Setup::new(seed, 3) }, slowly).await;
+            let mut writer = Writer::default();
+            let metric = |read: fn(&quorate::metrics::Metrics) -> u64| -> u64 {
+                (0..3).filter_map(|node| cluster.node(node)).map(|node| read(node.metrics())).sum()
+            };
+            loses(&cluster, 2).await;
+            writer.writes(&cluster, &[0, 1], KEYS).await;
+            let waiting = || (0..2).map(|node| cluster.node(node).unwrap().replica().hints().total().0).sum::<u64>();
+            assert_eq!(waiting(), KEYS as u64);
+            // What was written lately is left out of comparisons.
+            time.sleep(25 * SECOND).await;
+            let rounds = metric(|metrics| metrics.repair.rounds.get());
+            cluster.start(2).await.unwrap();
+            time.sleep(10 * SECOND).await;
+            assert!(waiting() > 0, "it takes longer than a comparison after somebody came up");
+            assert!(cluster.until(60 * SECOND, || waiting() == 0).await);
+            assert_eq!(metric(|metrics| metrics.repair.repaired.get()), 0, "hints brought all of it");
+            let compared = || metric(|metrics| metrics.repair.rounds.get()) > rounds;
+            assert!(cluster.until(60 * SECOND, compared).await, "and then it is compared");
+            assert_eq!(metric(|metrics| metrics.repair.repaired.get()), 0);
+            cluster.end();
+        });
+    }
+}

@@ -4,6 +4,7 @@
 //! | clause | plant | what else would cover for it |
 //! |---|---|---|
 //! | a new tenure after a quarantine | `Buggify::breaks` | nothing: the write that was forgotten is still on its way |
+//! | no vote outlives its copy | `Buggify::breaks`, of what is counted here and elsewhere | nothing: a quorum is read in which nobody holds the write (I-OVERLAP; it is here for what it shares with the clause above) |
 //! | the clock's lease is flushed, and the clock starts above it | the disk has forgotten it | `1 + the greatest stamp the object has seen`, as long as the object has seen all; so the plant comes with an unclean stop taken for clean |
 //! | no process on a copied directory | whoever asks is let in, and its boot nonce is not remembered, nor gossiped | admission by store and address, the nonce (remembered, or heard by gossip), the proof in the data: all but the last are planted away |
 //! | proof of a rollback is acted upon | `Buggify::breaks` | generation, boot nonce and progress, as long as a directory goes back between two lives: so it goes back under a running process |
@@ -91,6 +92,11 @@ impl World {
         assert!(self.cluster.until(20 * SECOND, condition).await, "it never came: {:?}", self.cluster.ills());
     }
 
+    /// Until no key is quarantined there.
+    async fn until_mended(&self, node: usize) {
+        self.until(|| self.cluster.node(node).unwrap().replica().health().quarantined().is_empty()).await;
+    }
+
     /// Everything is healed, and all judges speak. Who is `out` is no member.
     async fn verdict(&self, seed: u64, out: &[usize]) -> Vec<Violation> {
         let out: BTreeSet<usize> = out.iter().copied().collect();
@@ -129,8 +135,8 @@ fn breaking(rule: &'static str) -> Wraps {
     Wraps { broken: Some(rule), ..Wraps::default() }
 }
 
-/// A write is on its way to the other owners when its coordinator's copy is damaged, found out, and mended from them, who
-/// have not got it yet. The next write is minted on what was mended.
+/// A write was acknowledged at W = 1 and is on its way to the other owners when its coordinator's copy is damaged, found
+/// out, and mended from them, who have not got it yet. The next write is minted on what was mended.
 fn damaged_while_under_way(seed: u64, wraps: Wraps) -> Vec<Violation> {
     sim(seed, |time| async move {
         let world = World::founded(time, Setup { wraps, lag: 0.0, ..Setup::new(seed, 3) }).await;
@@ -142,17 +148,13 @@ fn damaged_while_under_way(seed: u64, wraps: Wraps) -> Vec<Violation> {
         };
         let late = Link { delay_min: 8 * SECOND, delay_max: 8 * SECOND, reorder: 1.0, ..Link::default() };
         slow(Some(late));
-        let first = world.put(1, 0, "k", "first", 2);
-        let then = async {
-            world.until(|| cluster.audit(0).records.len() == 1).await;
-            slow(None);
-            assert!(cluster.damage(0, 0).is_some());
-            world.get(2, 0, "k", 1).await;
-            let health = || cluster.node(0).unwrap().replica().health().quarantined().len();
-            world.until(|| health() == 0).await;
-            world.put(2, 0, "k", "second", 2).await;
-        };
-        join(first, then).await;
+        world.put(1, 0, "k", "first", 1).await;
+        slow(None);
+        assert!(cluster.damage(0, 0).is_some());
+        world.get(2, 0, "k", 1).await;
+        world.until_mended(0).await;
+        world.put(2, 0, "k", "second", 2).await;
+        cluster.time().sleep(10 * SECOND).await;
         world.verdict(seed, &[]).await
     })
 }
@@ -160,6 +162,73 @@ fn damaged_while_under_way(seed: u64, wraps: Wraps) -> Vec<Violation> {
 #[test]
 fn a_quarantine_without_a_new_tenure_loses_a_write() {
     loses("the tenure stays", &breaking("a quarantine begins a tenure"), damaged_while_under_way);
+}
+
+/// A write at W = 2 has reached one owner's store, and is on its way to a second and a third, when that owner's copy is
+/// damaged, found out, and mended. Acknowledged by the second, it is read at R = 2 without that one.
+fn votes_that_outlive_their_copy(seed: u64, wraps: Wraps, whose: Votes) -> Vec<Violation> {
+    sim(seed, |time| async move {
+        let world = World::founded(time, Setup { wraps, lag: 0.0, ..Setup::new(seed, 3) }).await;
+        let cluster = &world.cluster;
+        let (coordinator, second, third) = match whose {
+            // Its own.
+            Votes::Counted => (0, 1, 2),
+            // It was given to another, who cannot write.
+            Votes::Given => (1, 2, 1),
+        };
+        let slow = |to: usize, seconds: Option<u32>| {
+            let link = seconds.map(|seconds| seconds * SECOND);
+            let link = link.map(|late| Link { delay_min: late, delay_max: late, reorder: 1.0, ..Link::default() });
+            cluster.net().set_link(&cluster.address(coordinator), &cluster.address(to), link);
+        };
+        // The lease of its clock is flushed, and nothing but the write is left to fail.
+        world.put(1, coordinator as u32, "k", "before", 3).await;
+        let before = cluster.audit(0).records;
+        slow(second, Some(3));
+        match whose {
+            Votes::Counted => slow(third, Some(25)),
+            Votes::Given => cluster.disk(coordinator, |disk| disk.fail()),
+        }
+        let write = world.put(1, coordinator as u32, "k", "v", 2);
+        let damage = async {
+            world.until(|| cluster.audit(0).records != before).await;
+            slow(1, None);
+            slow(2, None);
+            assert!(cluster.damage(0, 0).is_some());
+            world.get(2, 0, "k", 1).await;
+        };
+        join(write, damage).await;
+        world.until_mended(0).await;
+        world.only_cut(second);
+        world.until(|| !world.sees(0, second)).await;
+        world.get(3, 0, "k", 2).await;
+        cluster.net().heal();
+        if whose == Votes::Given {
+            cluster.disk(coordinator, |disk| disk.heal());
+            cluster.crash(coordinator, Death::Killed);
+            cluster.start(coordinator).await.unwrap();
+        }
+        world.verdict(seed, &[]).await
+    })
+}
+
+/// Which votes stand for a copy that was damaged since.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Votes {
+    /// Those that its own node counts.
+    Counted,
+    /// Those that another node counts.
+    Given,
+}
+
+#[test]
+fn a_vote_does_not_outlive_the_copy_it_stands_for() {
+    let counted = |seed, wraps| votes_that_outlive_their_copy(seed, wraps, Votes::Counted);
+    let plant = breaking("what a node counts itself is decided before it mends");
+    breaks("stale", "its own vote", &plant, counted);
+    let given = |seed, wraps| votes_that_outlive_their_copy(seed, wraps, Votes::Given);
+    let plant = breaking("what others count is decided before a node mends");
+    breaks("stale", "a vote given to another", &plant, given);
 }
 
 /// Answers for some entries of a node's own state whatever is stored.
