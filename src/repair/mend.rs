@@ -417,7 +417,7 @@ impl Mender {
         let deleted = self.replica.start_over(partition, lesson, Arc::new(shared)).await;
         let deleted = deleted.map_err(|fault| fault.to_string())?;
         // Whatever was copied before went as well.
-        self.copied().whole.retain(|(at, _)| *at != partition);
+        self.copied().whole.remove(&partition);
         error!(%partition, deleted, "this directory went back behind a collection: the partition is copied anew from its other owners");
         Ok(())
     }

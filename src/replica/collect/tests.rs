@@ -219,7 +219,8 @@ async fn an_owner_that_forgot_its_mark_starts_over() {
         Ok(1)
     );
     assert!(!behind.replica.health().is_synced(partition) && !behind.replica.is_behind(partition, sealed));
-    behind.replica.mark_synced(partition).await.unwrap();
+    let doubt = behind.replica.health().doubt(partition).unwrap();
+    assert!(behind.replica.mark_synced(partition, doubt).await.unwrap());
     assert_eq!(behind.object("k").await, None);
     assert_ne!(behind.put("k", "w").await.dot.actor, actor, "under a new tenure");
     behind.is_exact();
