@@ -93,6 +93,14 @@ pub struct NoSuchRound;
 #[error("round {:?} is sealed: it is finished, or found abandoned elsewhere, first", .0.epoch)]
 pub struct Unfinished(pub RoundId);
 
+impl Lesson {
+    /// What its teacher has sealed: who remembers no mark of that is behind it.
+    #[must_use]
+    pub const fn sealed(&self) -> Epoch {
+        self.0.sealed
+    }
+}
+
 impl Book {
     /// Under which epoch states are read now. To be looked up *before* the object is read.
     #[must_use]

@@ -5,6 +5,9 @@
 //! read once it has acked the layout: its first page says so itself. What it takes in from then on comes here by the
 //! write path. When nothing is missing the layout keeper claims the layout ([`View::may_claim`](crate::ring::View)).
 //!
+//! An owner whose directory went back behind a collection copies nothing and learns nothing before it has given up what it
+//! holds: each page tells what its source has sealed, and a lesson would hide that this node has forgotten its mark.
+//!
 //! Every page travels in a frame with a checksum, and each record is decoded and merged like any other state.
 //!
 //! A flush of the disk is the dear part where partitions are small: so there is one for each page that another one
@@ -303,9 +306,14 @@ impl Transfers {
                 Ok(_) => return Err(failed("it answers something else".into())),
                 Err(why) => return Err(failed(why.to_string())),
             };
-            let Page { entries, next, unreadable, acked, epoch, lesson, .. } = page;
+            let Page { entries, next, unreadable, acked, epoch, sealed, lesson } = page;
             if !self.may_be_read(acked, layout) {
                 return Err(Stopped::NotYet);
+            }
+            // Before it learns: from then on it seems to remember. What it holds goes first (`mend`).
+            if replica.is_behind(partition, Epoch(sealed)) && !env.buggify.breaks("who is behind does not learn") {
+                replica.distrust(partition).await.map_err(|fault| failed(fault.to_string()))?;
+                return Err(failed("this directory went back behind a collection: its copy starts over first".into()));
             }
             if !unreadable.is_empty() {
                 // What it cannot read it may have acknowledged: it has to be mended first.
@@ -317,7 +325,7 @@ impl Transfers {
                     return Err(failed(why.into()));
                 };
                 let lesson = Lesson::decode(lesson).map_err(|bad| failed(bad.to_string()))?;
-                if !self.inner.env.buggify.breaks("a store that gains a partition learns its epoch") {
+                if !env.buggify.breaks("a store that gains a partition learns its epoch") {
                     replica.learn(partition, lesson).await.map_err(|fault| failed(fault.to_string()))?;
                 }
             }

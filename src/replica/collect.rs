@@ -306,8 +306,13 @@ impl Replica {
         self.inner.books.of(partition).unwrap_or_default().lesson().ok()
     }
 
-    /// Learns it, before anything of the partition that its teacher read is taken.
+    /// Learns it, before anything of the partition that its teacher read is taken. Who is behind it does not: from then on it
+    /// would seem to remember, with all that lies here from before. It has no vote any more, and starts over first.
     pub async fn learn(&self, partition: PartitionId, lesson: Lesson) -> Result<(), Fault> {
+        if self.is_behind(partition, lesson.sealed()) && !self.inner.buggify.breaks("who is behind does not learn") {
+            self.distrust(partition).await?;
+            return Err(Fault::Syncing);
+        }
         self.collect(partition, move |_, book| book.learn(lesson)).await
     }
 
@@ -324,26 +329,32 @@ impl Replica {
                 return Ok(());
             }
             shard.metrics.replica.rollback_proofs.inc();
-            shard.health.mark_unsynced(&*shard.storage, &[partition], Batch::new()).map_err(|failed| {
-                shard.fail(&failed);
-                Fault::ReadOnly(failed.to_string())
-            })
+            shard.mark_doubtful(partition)
         })
         .await?
     }
 
+    /// ... whether or not it has a vote: nothing that was merged before this counts as merged.
+    async fn doubt_anew(&self, partition: PartitionId) -> Result<(), Fault> {
+        if self.inner.buggify.breaks("who starts over is marked once more") {
+            return self.distrust(partition).await;
+        }
+        self.run(partition, move |shard| shard.mark_doubtful(partition)).await?
+    }
+
     /// Gives up what is held of a partition whose owner has forgotten what it marked, of buckets that others own as well,
-    /// under a new tenure, and learns. A crash in between leaves it as much behind as it was.
+    /// under a new tenure, and learns. A crash in between leaves it as much behind as it was. It is marked as unsynced once
+    /// more in any case: what was merged until here goes as well, whoever it came from.
     pub async fn start_over(
         &self,
         partition: PartitionId,
         lesson: Lesson,
         shared: OfBucket<bool>,
     ) -> Result<u64, Fault> {
-        self.distrust(partition).await?;
+        self.doubt_anew(partition).await?;
         self.new_tenures(vec![partition]).await?;
         let deleted = self.forget(partition, shared).await?;
-        self.learn(partition, lesson).await?;
+        self.collect(partition, move |_, book| book.learn(lesson)).await?;
         Ok(deleted)
     }
 
@@ -409,6 +420,13 @@ impl Replica {
 }
 
 impl Shard {
+    fn mark_doubtful(&self, partition: PartitionId) -> Result<(), Fault> {
+        self.health.mark_unsynced(&*self.storage, &[partition], Batch::new()).map_err(|failed| {
+            self.fail(&failed);
+            Fault::ReadOnly(failed.to_string())
+        })
+    }
+
     fn write_book(&self, partition: PartitionId, book: Book, mut batch: Batch) -> Result<(), Fault> {
         let unflushed = self.env.buggify.breaks("a round's step is flushed");
         batch.put(Keyspace::Meta, partition_key(COLLECT, partition), book.encode());

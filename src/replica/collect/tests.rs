@@ -165,8 +165,9 @@ async fn a_new_store_learns_what_is_taken_out_and_inherits_no_mark() {
     assert_eq!(old.stage("k", &next), None);
     let late = old.round(&[], 3, Vec::new());
     assert_eq!(old.marks("k", &late).await, Err(NotMarked::OtherLayout(LAYOUT)), "nor is another one marked");
+    new.replica.begins_under(LAYOUT + 1);
     new.replica.learn(partition, old.replica.lesson(partition).unwrap()).await.unwrap();
-    assert_eq!(new.replica.epoch(partition), next.id().epoch);
+    assert_eq!(new.replica.epoch(partition), Epoch::of_layout(LAYOUT + 1), "it owns it since then");
     assert!(matches!(new.arrives("k", &value.object, Epoch::FIRST).await, Err(Fault::TooOld(_))));
     assert_eq!(new.arrives("k", &deleted, round.id().epoch).await, Ok(true));
     assert_eq!(new.object("k").await, None);
@@ -214,11 +215,16 @@ async fn an_owner_that_forgot_its_mark_starts_over() {
     let sealed = whole.replica.sealed(partition);
     assert!(behind.replica.is_behind(partition, sealed) && !whole.replica.is_behind(partition, sealed));
     let actor = value.dot.actor;
+    let lesson = whole.replica.lesson(partition).unwrap();
+    assert_eq!(behind.replica.learn(partition, lesson).await, Err(Fault::Syncing), "it would seem to remember");
+    assert!(behind.replica.is_behind(partition, sealed));
+    let before = behind.replica.health().doubt(partition).expect("it has no vote any more");
     assert_eq!(
         behind.replica.start_over(partition, whole.replica.lesson(partition).unwrap(), Arc::new(|_| true)).await,
         Ok(1)
     );
     assert!(!behind.replica.health().is_synced(partition) && !behind.replica.is_behind(partition, sealed));
+    assert!(!behind.replica.mark_synced(partition, before).await.unwrap(), "what was merged before went as well");
     let doubt = behind.replica.health().doubt(partition).unwrap();
     assert!(behind.replica.mark_synced(partition, doubt).await.unwrap());
     assert_eq!(behind.object("k").await, None);
