@@ -26,7 +26,7 @@ use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::pacing::Backoff;
 use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Recorder};
-use crate::replica::{Cause, Coordinated, Fault, KeepRequest, MergeRequest, MintRequest, Minting, Place};
+use crate::replica::{Cause, Coordinated, Fault, KeepRequest, MergeRequest, MintRequest, Minting, Place, name_of};
 use crate::transport::messages::{Ask, Refusal, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId, Wall};
 
@@ -307,8 +307,10 @@ impl Coordinator {
     /// What is held here by now instead of what was minted before a round was sealed, and under which epoch it was read: if
     /// it holds that write, or what superseded it. The commit may have failed, or the write may be deleted and collected.
     async fn read_again(&self, place: &Place, dot: Dot) -> Option<(Bytes, Epoch)> {
-        let replica = &self.inner.replica;
-        let epoch = replica.epoch(place.partition);
+        let Inner { replica, keeper, .. } = &*self.inner;
+        let (id, known) = (name_of(&place.stored)?.0, keeper.known()?);
+        let owns = known.coordinates(place.partition, &id.bucket);
+        let epoch = if owns { replica.epoch(place.partition) } else { replica.leftover_epoch(place.partition) };
         let record = replica.read_to_mend(place.clone()).await.ok()??;
         let covers = decode_head(&record).is_ok_and(|head| head.context.covers(dot));
         covers.then_some((record, epoch))

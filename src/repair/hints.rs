@@ -479,8 +479,10 @@ impl Hints {
         let partition = place.partition;
         // Before its object is in memory, until it has been sent.
         let Ok(_turn) = self.inner.turns.acquire().await else { return Ok(None) };
-        // Before it is read.
-        let read = replica.epoch(partition).0;
+        // Before it is read. What is left over from an earlier layout is as new as what it remembers, whatever this node knows.
+        let owns = keeper.known().is_some_and(|known| !owned_by(&known, partition, &id, known.me).is_empty());
+        let whole = owns || env.buggify.breaks("what is left over is sent as what it remembers");
+        let read = if whole { replica.epoch(partition).0 } else { replica.leftover_epoch(partition).0 };
         let own = match &hint {
             Hint { kept: Some(_), refers: false, .. } => None,
             Hint { kept: Some(_), .. } if env.buggify.breaks("what was noted beside what is kept is sent") => None,
