@@ -30,6 +30,8 @@ pub struct Book {
     pub(super) epoch: Epoch,
     pub(super) sealed: Epoch,
     pub(super) drained: Epoch,
+    /// What owners have sealed, as far as it was told here to whom stands in for them.
+    pub(super) heard: Epoch,
     pub(super) held: BTreeMap<RoundId, Held>,
 }
 
@@ -129,6 +131,26 @@ impl Book {
     #[must_use]
     pub fn drained(&self) -> Epoch {
         self.sealed.max(self.drained)
+    }
+
+    /// The greatest epoch that an owner has sealed, as far as is known here.
+    #[must_use]
+    pub fn heard(&self) -> Epoch {
+        self.sealed.max(self.heard)
+    }
+
+    /// An owner has sealed so much, and every hint may have been drained up to there: nothing older is kept from here on.
+    pub fn hear(&mut self, sealed: Epoch, drained: Epoch) {
+        self.heard = self.heard.max(sealed);
+        self.drained = self.drained.max(sealed).max(drained);
+    }
+
+    /// Judges what is kept as a hint already, before anything is merged with it. A holder that remembers has handed off
+    /// everything that was older before any owner sealed: this one's directory went back, no owner takes it, and what was
+    /// merged with it would be refused with it.
+    pub fn judge_kept(&self, read: Epoch) -> Result<(), TooOld> {
+        let sealed = self.heard();
+        if read < sealed { Err(TooOld { read, sealed }) } else { Ok(()) }
     }
 
     /// Judges a state that is to be kept as a hint.
@@ -275,7 +297,7 @@ impl Book {
     pub fn learn(&mut self, Lesson(theirs): Lesson) {
         self.epoch = self.epoch.max(theirs.epoch);
         self.sealed = self.sealed.max(theirs.sealed);
-        self.drained = self.drained.max(theirs.drained);
+        self.hear(theirs.heard, theirs.drained);
         for (id, held) in theirs.held {
             self.held.entry(id).or_insert(held);
         }

@@ -1,6 +1,6 @@
 //! A book's bytes on disk, and a lesson's on the wire.
 //!
-//! Version (1 byte), epoch, sealed, drained, count of rounds; per round, ascending: epoch, nonce, hash (16), stage (1),
+//! Version (1 byte), epoch, sealed, drained, heard, count of rounds; per round, ascending: epoch, nonce, hash (16), stage (1),
 //! count of rounds before it and each of them (32), count of keys; per key, ascending: length, key, count of dots, actor
 //! and stamp of each. Lengths and counts are 32 bits, all else 64 unless said; integers are big endian.
 
@@ -33,7 +33,7 @@ impl Book {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
         out.put_u8(VERSION);
-        [self.epoch, self.sealed, self.drained].iter().for_each(|epoch| out.put_u64(epoch.0));
+        [self.epoch, self.sealed, self.drained, self.heard].iter().for_each(|epoch| out.put_u64(epoch.0));
         put_count(&mut out, self.held.len());
         for (id, held) in &self.held {
             put_id(&mut out, id);
@@ -104,7 +104,9 @@ fn read_id(bytes: &mut Bytes) -> Option<RoundId> {
 
 fn read_book(bytes: &mut Bytes) -> Option<Book> {
     let mut epoch = || bytes.try_get_u64().ok().map(Epoch);
-    let mut book = Book { epoch: epoch()?, sealed: epoch()?, drained: epoch()?, held: BTreeMap::new() };
+    let (held, heard) = (BTreeMap::new(), Epoch::FIRST);
+    let mut book = Book { epoch: epoch()?, sealed: epoch()?, drained: epoch()?, heard, held };
+    book.heard = epoch()?;
     for _ in 0..count(bytes, 41)? {
         let id = read_id(bytes)?;
         let stage = match bytes.try_get_u8().ok()? {

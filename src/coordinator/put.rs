@@ -27,7 +27,7 @@ use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::pacing::Backoff;
 use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Recorder};
 use crate::replica::{Cause, Coordinated, Fault, KeepRequest, MergeRequest, MintRequest, Minting, Place, name_of};
-use crate::transport::messages::{Ask, Refusal, Tell, Write};
+use crate::transport::messages::{Ask, Keep, Refusal, Reply, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId, Wall};
 
 /// How often an owner is asked again that refuses because of layouts, and knows none that is news.
@@ -591,17 +591,29 @@ impl Task {
         Some(core.on_layouts(now, requirement, owners, fallbacks))
     }
 
-    /// Asks a fallback to keep it for an owner.
+    /// Asks a fallback to keep it for an owner. Where a round of collection has been drained there since it was minted, what is
+    /// held here by now goes instead.
     fn keep_at(&self, action: PutAction, pending: &mut Pending<Event>, coordinated: &Coordinated) {
         let PutAction::Hint { to, owner, layouts } = action else { return };
         let flush = self.plan.durable > 1;
         let coordinator = self.coordinator.clone();
-        let Coordinated { record, epoch, .. } = coordinated;
+        let Coordinated { record, epoch, dot, .. } = coordinated;
+        let (record, epoch, dot) = (record.clone(), *epoch, *dot);
+        let (place, rules) = (self.located.place.clone(), self.located.rules);
         if to == coordinator.inner.me {
-            let (place, rules, record) = (self.located.place.clone(), self.located.rules, record.clone());
-            let keep = KeepRequest { place, owner, record, epoch: epoch.0, rules, flush };
             pending.push(Box::pin(async move {
-                match coordinator.inner.replica.keep_hint(keep).await {
+                let replica = &coordinator.inner.replica;
+                let keep = |record, Epoch(epoch)| {
+                    let (place, sealed) = (place.clone(), replica.heard(place.partition));
+                    replica.keep_hint(KeepRequest { place, owner, record, epoch, sealed, rules, flush })
+                };
+                let mut kept = keep(record, epoch).await;
+                if let Err(Fault::TooOld(_)) = kept
+                    && let Some((record, epoch)) = coordinator.read_again(&place, dot).await
+                {
+                    kept = keep(record, epoch).await;
+                }
+                match kept {
                     Ok(flushed) => Event::Kept { from: to, layouts, flushed },
                     Err(fault) => Event::NotKept { from: to, why: no_vote_of_fault(&fault), because_of_layouts: false },
                 }
@@ -610,11 +622,21 @@ impl Task {
         }
         let budget = left(self.deadline, coordinator.inner.env.clock.now()) + LATE_FOR;
         let (version, older) = (self.located.version(), self.located.older());
-        let keep = Ask::Keep(self.located.keep(owner, record, *epoch, flush));
-        let call = coordinator.inner.peers.call_in(to, keep, version, older, budget);
+        let keep = self.located.keep(owner, record, epoch, coordinator.inner.replica.heard(place.partition), flush);
+        let again = Keep { record: Bytes::new(), ..keep.clone() };
+        let call = coordinator.inner.peers.call_in(to, Ask::Keep(keep), version, older.clone(), budget);
         pending.push(Box::pin(async move {
             let not_kept = |why, because_of_layouts| Event::NotKept { from: to, why, because_of_layouts };
-            match call.await {
+            let mut reply = call.await;
+            for _ in 0..READ_AGAIN {
+                if !is_sealed(&reply) {
+                    break;
+                }
+                let Some((record, Epoch(epoch))) = coordinator.read_again(&place, dot).await else { break };
+                let keep = Keep { record, epoch, ..again.clone() };
+                reply = coordinator.inner.peers.call_in(to, Ask::Keep(keep), version, older.clone(), budget).await;
+            }
+            match reply {
                 Ok(reply) => match reply.tell {
                     Some(Tell::Written(written)) => {
                         Event::Kept { from: to, layouts: written.layouts, flushed: written.flushed }
@@ -736,8 +758,7 @@ impl Task {
         Box::pin(async move {
             let mut reply = call.await;
             for _ in 0..READ_AGAIN {
-                let sealed = |tell: &Tell| matches!(tell, Tell::Refused(refused) if refused.why() == Refusal::Sealed);
-                if !reply.as_ref().is_ok_and(|reply| reply.tell.as_ref().is_some_and(sealed)) {
+                if !is_sealed(&reply) {
                     break;
                 }
                 // A round was sealed there since this was minted: what is held by now goes instead.
@@ -788,6 +809,12 @@ impl Task {
             }
         })
     }
+}
+
+/// Whether what was sent is refused because of a round of collection.
+fn is_sealed<E>(reply: &Result<Reply, E>) -> bool {
+    let sealed = |tell: &Tell| matches!(tell, Tell::Refused(refused) if refused.why() == Refusal::Sealed);
+    reply.as_ref().is_ok_and(|reply| reply.tell.as_ref().is_some_and(sealed))
 }
 
 /// When the sibling of a dot expires; none also where it has been superseded since.

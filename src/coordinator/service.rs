@@ -234,8 +234,9 @@ impl Coordinator {
             Ok(layouts) => layouts,
             Err(refusal) => return self.unfit(refusal),
         };
-        let (record, epoch) = (keep.record, keep.epoch);
-        let request = KeepRequest { place: found.place, owner, record, epoch, rules: found.rules, flush: keep.flush };
+        let Keep { record, epoch, sealed, flush, .. } = keep;
+        let (place, rules, sealed) = (found.place, found.rules, Epoch(sealed));
+        let request = KeepRequest { place, owner, record, epoch, sealed, rules, flush };
         match self.inner.replica.keep_hint(request).await {
             Ok(flushed) => Reply::new(Tell::Written(Written { flushed, layouts })),
             Err(fault) => refuse(&fault),

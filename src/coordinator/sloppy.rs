@@ -69,9 +69,9 @@ impl Located {
     }
 
     /// The state for a fallback, to be kept for an owner.
-    pub(super) fn keep(&self, owner: StoreId, record: &Bytes, epoch: Epoch, flush: bool) -> Keep {
+    pub(super) fn keep(&self, owner: StoreId, record: Bytes, epoch: Epoch, sealed: Epoch, flush: bool) -> Keep {
         let owner = Bytes::copy_from_slice(owner.as_bytes());
-        Keep { target: self.target(), owner, record: record.clone(), epoch: epoch.0, flush }
+        Keep { target: self.target(), owner, record, epoch: epoch.0, flush, sealed: sealed.0 }
     }
 }
 
@@ -298,7 +298,8 @@ impl Coordinator {
         flush: bool,
     ) -> Result<bool, Fault> {
         let (place, rules) = (located.place.clone(), located.rules);
-        let request = KeepRequest { place, owner, record, epoch, rules, flush };
+        let sealed = self.inner.replica.heard(place.partition);
+        let request = KeepRequest { place, owner, record, epoch, sealed, rules, flush };
         self.inner.replica.keep_hint(request).await
     }
 }

@@ -563,7 +563,8 @@ impl Hints {
         }
         for owner in self.send_to_owners(known, place.partition, id, target, write).await {
             let (place, record, epoch) = (place.clone(), record.clone(), write.epoch);
-            let keep = KeepRequest { place, owner, record, epoch, rules, flush };
+            let sealed = replica.heard(place.partition);
+            let keep = KeepRequest { place, owner, record, epoch, sealed, rules, flush };
             self.patiently(|| replica.keep_hint(keep.clone())).await.map_err(here)?;
         }
         Ok(())

@@ -119,8 +119,9 @@ struct Copied {
 
 /// What one other owner says of a key.
 enum Theirs {
-    Object(Object, Epoch),
-    Nothing(Epoch),
+    /// ... with the epoch under which it was read, and what is sealed there.
+    Object(Object, [Epoch; 2]),
+    Nothing([Epoch; 2]),
     /// It cannot read its own copy.
     Damaged,
     /// It could not be asked.
@@ -310,6 +311,9 @@ impl Mender {
         if self.live() != live {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
+        if self.replica.health().is_forgetful(partition) {
+            self.hear(partition).await?;
+        }
         if !self.replica.mark_synced(partition, doubt).await.map_err(|fault| fault.to_string())? {
             return Err("it was marked as unsynced once more meanwhile".into());
         }
@@ -319,6 +323,42 @@ impl Mender {
             info!(%partition, sources = others.len(), "a partition is synced");
         }
         Ok(())
+    }
+
+    /// Asks the owners of a partition that this node does not own how far they are, before it stands in for one of them again:
+    /// its directory went back, and what it said to a driver of rounds is forgotten. Whatever it said it had drained most of
+    /// them had marked before, and each of those knows it.
+    async fn hear(&self, partition: PartitionId) -> Result<(), String> {
+        let Some(known) = self.keeper.known() else { return Err("this node is in no cluster".into()) };
+        let mut groups: Vec<Vec<StoreId>> = Vec::new();
+        for bucket in placements(known.chain.live()) {
+            let lists = known.chain.live().iter().map(|layout| holders(layout, partition, bucket.as_ref()));
+            groups.extend(lists.map(|list| list.stores().collect()));
+        }
+        if groups.iter().any(|owners| owners.contains(&known.me)) {
+            // It owns it: it was merged, and an owner's word on rounds is its book.
+            return Ok(());
+        }
+        let all: BTreeSet<StoreId> = groups.iter().flatten().copied().collect();
+        let (ask, version) = (Collect::ask(partition.0, Epoch::FIRST), known.newest().version());
+        let told = all.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
+        let (mut answered, mut sealed, mut epoch) = (BTreeSet::new(), Epoch::FIRST, Epoch::FIRST);
+        for (store, told) in all.iter().zip(join_all(told).await) {
+            if let Ok(Some(Tell::Collected(told))) = told.map(|reply| reply.tell) {
+                (sealed, epoch) = (sealed.max(Epoch(told.sealed)), epoch.max(Epoch(told.epoch)));
+                if !told.syncing {
+                    answered.insert(*store);
+                }
+            }
+        }
+        let most = |owners: &Vec<StoreId>| {
+            owners.iter().filter(|store| answered.contains(store)).count() > owners.len() / 2
+        };
+        if !groups.iter().all(most) {
+            return Err("this directory went back, and most owners have not said yet what they have collected: until then                         this node stands in for none of them"
+                .into());
+        }
+        self.replica.hear(partition, sealed, epoch).await.map_err(|fault| fault.to_string())
     }
 
     fn copied(&self) -> MutexGuard<'_, Copied> {
@@ -454,14 +494,14 @@ impl Mender {
         let mut merged = Object::new();
         let (mut found, mut damaged) = (false, false);
         // Of a merge the least.
-        let mut least = self.replica.epoch(partition);
+        let (mut least, mut sealed) = (self.replica.epoch(partition), self.replica.sealed(partition));
         for (theirs, from) in said.into_iter().zip(&others) {
             match theirs {
-                Theirs::Object(object, epoch) => {
+                Theirs::Object(object, [epoch, seal]) => {
                     merged.merge(&object, &rules);
-                    (found, least) = (true, least.min(epoch));
+                    (found, least, sealed) = (true, least.min(epoch), sealed.max(seal));
                 }
-                Theirs::Nothing(epoch) => least = least.min(epoch),
+                Theirs::Nothing([epoch, seal]) => (least, sealed) = (least.min(epoch), sealed.max(seal)),
                 Theirs::Damaged => damaged = true,
                 Theirs::Unknown if !complete.contains(from) => {}
                 Theirs::Unknown => return Err(format!("{from} cannot be asked")),
@@ -469,6 +509,13 @@ impl Mender {
         }
         if self.live() != live {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
+        }
+        if least < sealed && !self.env.buggify.breaks("a merge across a seal is begun again") {
+            if self.replica.is_behind(partition, sealed) {
+                self.replica.distrust(partition).await.map_err(|fault| fault.to_string())?;
+            }
+            // One had not sealed yet what another has collected: what it sent may be that.
+            return Err("a round of collection was sealed while they were asked: they are asked again".into());
         }
         if damaged && !found && !accepts {
             return Err(format!("another owner's copy is damaged as well, and nobody holds one; {given_up}"));
@@ -490,7 +537,7 @@ impl Mender {
         let version = self.newest().map_or(0, |layout| layout.version());
         match self.peers.call(store, Ask::Read(read), version, CALL_FOR).await.map(|reply| reply.tell) {
             Ok(Some(Tell::Copy(copy))) => {
-                let epoch = Epoch(copy.epoch);
+                let epoch = [Epoch(copy.epoch), Epoch(copy.sealed)];
                 match (copy.held(), copy.record.map(decode_object)) {
                     (Held::Object, Some(Ok(object))) => Theirs::Object(object, epoch),
                     (Held::Nothing, _) => Theirs::Nothing(epoch),

@@ -192,6 +192,21 @@ impl Replica {
         self.inner.books.of(partition).map_or(Epoch::FIRST, |book| book.sealed())
     }
 
+    /// The greatest epoch of a partition that an owner is known here to have sealed.
+    #[must_use]
+    pub fn heard(&self, partition: PartitionId) -> Epoch {
+        self.inner.books.of(partition).map_or(Epoch::FIRST, |book| book.heard())
+    }
+
+    /// What owners have sealed, and may have had drained: who stands in for them keeps nothing older from here on.
+    pub async fn hear(&self, partition: PartitionId, sealed: Epoch, drained: Epoch) -> Result<(), Fault> {
+        self.run(partition, move |shard| {
+            shard.check_writable()?;
+            shard.hear(partition, sealed, drained)
+        })
+        .await?
+    }
+
     /// What a driver asks of an owner before anything else.
     #[must_use]
     pub fn rounds(&self, partition: PartitionId) -> Status {
@@ -545,12 +560,35 @@ impl Shard {
         self.books.epoch(partition).max(drained)
     }
 
+    pub(super) fn hear(&self, partition: PartitionId, sealed: Epoch, drained: Epoch) -> Result<(), Fault> {
+        let before = self.books.of(partition).unwrap_or_default();
+        let mut book = (*before).clone();
+        book.hear(sealed, drained);
+        if book == *before { Ok(()) } else { self.write_book(partition, book, Batch::new()) }
+    }
+
     /// Judges a state that is to be kept for another owner.
     pub(super) fn judge_hint(&self, partition: PartitionId, read: Epoch) -> Result<(), Fault> {
-        let judged = self.books.of(partition).map_or(Ok(()), |book| book.judge_hint(read));
         if self.env.buggify.breaks("a drained holder takes no older hint") {
             return Ok(());
         }
+        self.judged(self.books.of(partition).map_or(Ok(()), |book| book.judge_hint(read)))
+    }
+
+    /// Whether this node stands in for owners of a partition, and keeps more beside what it keeps already, read under `kept`.
+    /// A directory that went back has forgotten what it promised them.
+    pub(super) fn stands_in(&self, partition: PartitionId, kept: Option<Epoch>) -> Result<(), Fault> {
+        if self.env.buggify.breaks("who forgot its promises stands in for nobody") {
+            return Ok(());
+        }
+        if self.health.is_forgetful(partition) {
+            return Err(Fault::Syncing);
+        }
+        let book = kept.and_then(|kept| Some((kept, self.books.of(partition)?)));
+        self.judged(book.map_or(Ok(()), |(kept, book)| book.judge_kept(kept)))
+    }
+
+    fn judged(&self, judged: Result<(), TooOld>) -> Result<(), Fault> {
         judged.map_err(|old| {
             self.metrics.collect.refused.inc();
             Fault::TooOld(old)

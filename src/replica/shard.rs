@@ -453,7 +453,7 @@ impl Shard {
         let all: Vec<PartitionId> = (0..self.partitions).map(PartitionId).collect();
         let mut beside = Batch::new();
         super::forget::note_going_back(&mut beside);
-        self.health.mark_unsynced(&*self.storage, &all, beside)?;
+        self.health.mark_forgetful(&*self.storage, &all, beside)?;
         self.identity.renew(Renewal::RolledBack)
     }
 

@@ -359,6 +359,9 @@ pub struct Keep {
     /// Flush before answering, whatever the node's `durability`.
     #[prost(bool, tag = "5")]
     pub flush: bool,
+    /// The greatest epoch of the partition that an owner has sealed, as far as the sender knows.
+    #[prost(uint64, tag = "6")]
+    pub sealed: u64,
 }
 
 /// See [`Ask::HandedRead`].

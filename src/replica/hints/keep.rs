@@ -5,6 +5,10 @@
 //! record. So whoever holds the record holds every dot of the actor; after the record was replayed and ended, after a
 //! crash that may have forgotten some of it, on a copy of the directory, it is another actor.
 //!
+//! A directory that went back has forgotten what it promised the owners: that it keeps nothing that was read before a round
+//! of collection. Until it has heard of them how far they are it stands in for nobody; and nothing is merged with what it
+//! keeps from before what they have sealed, for they refuse that (decision 0025).
+//!
 //! An old state that is handed off later brings back nothing: it is merged, and what its owner has superseded by then its
 //! owner's context covers.
 
@@ -34,6 +38,8 @@ pub struct KeepRequest {
     pub record: Bytes,
     /// The partition's epoch under which it was read.
     pub epoch: u64,
+    /// What an owner has sealed, as far as is known where it comes from.
+    pub sealed: Epoch,
     /// How this bucket merges.
     pub rules: MergeRules,
     /// Flush before answering, whatever the node's durability.
@@ -43,11 +49,13 @@ pub struct KeepRequest {
 impl Shard {
     pub(super) fn keep_hint(&self, work: &mut HintWork, request: &KeepRequest) -> Result<(), Fault> {
         self.check_writable()?;
-        let KeepRequest { place, owner, record, epoch, rules, flush: _ } = request;
+        let KeepRequest { place, owner, record, epoch, sealed, rules, flush: _ } = request;
+        self.hear(place.partition, *sealed, Epoch::FIRST)?;
         self.judge_hint(place.partition, Epoch(*epoch))?;
         let incoming = decode_object(record.clone()).map_err(|bad| Fault::Malformed(bad.to_string()))?;
         let slot = self.slot(work, *owner, &place.stored)?;
         let known = slot.after.as_ref().and_then(|hint| hint.kept.clone());
+        self.stands_in(place.partition, known.as_ref().map(|known| Epoch(known.epoch)))?;
         let mut object = kept_object(known.as_ref())?;
         if !self.health.room().admits(&object, &incoming, Cause::Written) {
             return Err(self.no_room());
@@ -72,6 +80,7 @@ impl Shard {
         self.check_writable()?;
         let place = &request.place;
         let known = self.slot(work, owner, &place.stored)?.after.as_ref().and_then(|hint| hint.kept.clone());
+        self.stands_in(place.partition, known.as_ref().map(|known| Epoch(known.epoch)))?;
         let object = kept_object(known.as_ref())?;
         let tenure = match known.as_ref().map_or(0, |known| known.tenure) {
             0 => self.env.entropy.u64().max(1),
@@ -117,6 +126,9 @@ impl Shard {
 
     /// Whether nothing is kept in a partition that was read before `epoch`; who cannot tell does not say so.
     pub(in crate::replica) fn keeps_nothing_before(&self, partition: PartitionId, epoch: Epoch) -> Result<bool, Fault> {
+        if self.hints.has_gaps() {
+            return Ok(false);
+        }
         let (first, end) = range_of(partition);
         for owner in self.hints.known_owners() {
             let (from, to) = (hint_key(owner, &first), end.as_ref().map(|end| hint_key(owner, end)));

@@ -170,7 +170,8 @@ async fn no_flush_is_forced_and_a_hint_is_never_there_before_its_object() {
 impl Life {
     fn keep(&self, key: &str, owner: StoreId, record: &Bytes) -> KeepRequest {
         let rules = MergeRules::default();
-        KeepRequest { place: place(key), owner, record: record.clone(), epoch: 4, rules, flush: false }
+        let sealed = Epoch::FIRST;
+        KeepRequest { place: place(key), owner, record: record.clone(), epoch: 4, sealed, rules, flush: false }
     }
 
     /// Mints in the place of `A`.
