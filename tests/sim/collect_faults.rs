@@ -87,7 +87,10 @@ async fn while_a_hint_is_on_its_way(time: SimTime, seed: u64, broken: Option<&'s
     cluster.kv(fallbacks[0]).unwrap().put(id("k"), "kept".into(), any).await.unwrap();
     assert!(owed(&cluster) > 0);
     frames.hold(true);
+    // What is sent to owners themselves is given up meanwhile.
+    time.sleep(30 * SECOND).await;
     is_back(&cluster, &owners).await;
+    assert!(owners.iter().all(|at| stored(&cluster, *at, "k").is_none()), "seed {seed}: it is on its way");
     let other = beside(&cluster, "k");
     put(&cluster, owners[0], &other, "old").await;
     delete(&cluster, owners[1], &other).await;
@@ -95,6 +98,8 @@ async fn while_a_hint_is_on_its_way(time: SimTime, seed: u64, broken: Option<&'s
     let named = fallbacks.iter().any(|at| is_named(&cluster, *at, "hints wait there"));
     assert!(went || named, "seed {seed}: {:?}", views(&cluster));
     frames.hold(false);
+    let had: Vec<bool> = owners.iter().map(|at| stored(&cluster, *at, "k").is_some()).collect();
+    assert_eq!(had, [false; 3], "seed {seed}: nothing but hints brings it");
     let arrived = cluster.until(MINUTE, || owed(&cluster) == 0).await;
     assert_eq!(arrived, !went, "seed {seed}: what was read before a round can't be handed off after it");
     let shows = shown(&cluster, &owners, "k").await;
