@@ -251,11 +251,19 @@ impl Book {
 
     /// Forgets a round that some owner does not hold and cannot mark any more, or that a driver gave up before all had marked
     /// it: nobody has dropped it. What it sealed stays refused, and who did not hold it never marks it.
-    pub fn forget(&mut self, id: RoundId) {
+    /// Of a round that was given up (`given_up`) a driver says so that may be late: another one has taken it on since where it
+    /// is sealed here, and it is kept.
+    pub fn forget(&mut self, id: RoundId, given_up: bool) {
         self.epoch = self.epoch.max(id.epoch);
-        if self.held.get(&id).is_some_and(|held| held.stage < Stage::Dropped) {
+        let kept = if given_up { Stage::Sealed } else { Stage::Dropped };
+        if self.held.get(&id).is_some_and(|held| held.stage < kept) {
             self.held.remove(&id);
         }
+    }
+
+    /// The keys that a round lists which is held here.
+    pub fn listed(&self, id: RoundId) -> impl Iterator<Item = &Bytes> {
+        self.held.get(&id).into_iter().flat_map(|held| held.listed.keys())
     }
 
     /// Whether a round waits to be dropped that is sealed here.

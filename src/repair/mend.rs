@@ -351,9 +351,8 @@ impl Mender {
                 }
             }
         }
-        let most = |owners: &Vec<StoreId>| {
-            owners.iter().filter(|store| answered.contains(store)).count() > owners.len() / 2
-        };
+        let most =
+            |owners: &Vec<StoreId>| owners.iter().filter(|store| answered.contains(store)).count() > owners.len() / 2;
         if !groups.iter().all(most) {
             return Err("this directory went back, and most owners have not said yet what they have collected: until then                         this node stands in for none of them"
                 .into());

@@ -1,6 +1,7 @@
 //! Collection of tombstones: drives rounds until what was deleted is gone from every owner, by proof (`collect`).
 //!
-//! A partition's first owner that is up drives its rounds. Where something was deleted since it last looked, it goes through the
+//! Of each bucket's objects in a partition their first owner that is up drives the rounds: buckets of other regions have other
+//! owners, who alone see what is deleted there. Where something was deleted since it last looked, it goes through the
 //! partition's index, whose entries say which objects are nothing but deletions, or will be; only those are read. What has
 //! been deleted for `linger` (and as long as a request may be repeated, whose id goes with the object) it lists, a few
 //! hundred keys a round, and takes all owners through mark, drain, seal, drop. What one of them holds otherwise is left out
@@ -35,13 +36,13 @@ use crate::collect::{Drive, Epoch, HELD_MAX, LISTED_MAX, Listed, Plan, Round, Ro
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use crate::replica::{Deletions, Fault, Replica};
+use crate::replica::{Deletions, Fault, OfBucket, Replica};
 use crate::ring::Layout;
 use crate::ring::live::{holders, settings_of};
 use crate::ring::sync::placements;
 use crate::transport::messages::collect::{Collect, CollectStep, Collected};
 use crate::transport::messages::{Ask, Tell};
-use crate::types::{Mono, PartitionId, StoreId, Wall};
+use crate::types::{Bucket, Mono, PartitionId, StoreId, Wall};
 
 const CALL_FOR: Duration = Duration::from_secs(5);
 /// Partitions at once.
@@ -189,7 +190,10 @@ impl Reaper {
         let [layout] = known.chain.live() else { return };
         let up = self.inner.peers.up();
         let is_up = |store: StoreId| store == known.me || up.is_up(store);
-        let drives = |at: &PartitionId| driver(layout, *at, is_up) == Some(known.me);
+        let buckets = placements(std::slice::from_ref(layout));
+        let drives = |at: &PartitionId| {
+            buckets.iter().any(|bucket| driver(layout, *at, bucket.as_ref(), is_up) == Some(known.me))
+        };
         let mine: BTreeSet<PartitionId> = layout.grid().partitions().filter(drives).collect();
         let now = env.clock.now();
         let due: Vec<PartitionId> = {
@@ -202,7 +206,7 @@ impl Reaper {
             mine.into_iter().filter(|at| self.has_work(*at) && due(at)).collect()
         };
         if due.is_empty() {
-            return;
+            return self.tell();
         }
         let (_run, total) = (worker.begin(), due.len() as u64);
         let collected: u64 = futures_util::stream::iter(due.into_iter().enumerate())
@@ -289,12 +293,19 @@ impl Reaper {
         }
         let linger = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
         let before = Wall(env.clock.wall().0.saturating_sub(linger));
+        // Others see what they drive themselves.
+        let (me, up, of) = (known.me, self.inner.peers.up(), layout.clone());
+        let mine: OfBucket<bool> = Arc::new(move |bucket| {
+            driver(&of, partition, Some(bucket), |store| store == me || up.is_up(store)) == Some(me)
+        });
         let (mut after, mut stopped) = (Bytes::new(), None);
         replica.looks_for_deletions(partition);
         loop {
             let (mut listed, mut next) = (Vec::new(), None);
             while listed.len() < LISTED_MAX {
-                let Deletions { ripe, young, next: on } = replica.deletions(partition, after.clone(), before).await?;
+                let mine = Arc::clone(&mine);
+                let found = replica.deletions(partition, after.clone(), before, mine).await?;
+                let Deletions { ripe, young, next: on } = found;
                 waits.deletions += young + ripe.len() as u64;
                 waits.ripe += ripe.len() as u64;
                 listed.extend(ripe);
@@ -344,7 +355,7 @@ impl Reaper {
         for _ in 0..TURNS {
             let said = self.statuses(known, partition, &owners).await?;
             for id in given_up(said.whole.values()) {
-                self.forget(known, partition, &said, id).await?;
+                self.forget(known, partition, &said, id, true).await?;
             }
             let Some((epoch, after)) = self.go_on(known, layout, partition, &said, &holders).await? else { continue };
             if listed.is_empty() && !(empty && replica.still_takes_out(partition)) {
@@ -356,7 +367,7 @@ impl Reaper {
             let marked = self.mark(known, &mut drive, mark).await;
             if !matches!(&marked, Ok(differs) if differs.is_empty()) {
                 // Given up: this node has not marked it. Whoever cannot be told now is told when they are many.
-                let _ = self.forget(known, partition, &said, round.id()).await;
+                let _ = self.forget(known, partition, &said, round.id(), true).await;
             }
             let differs = marked?;
             if differs.is_empty() {
@@ -428,8 +439,15 @@ impl Reaper {
         Ok(())
     }
 
-    async fn forget(&self, known: &Known, partition: PartitionId, owners: &Owners, id: RoundId) -> Result<(), Stopped> {
-        let asked = Collect::of_round(partition.0, owners.sealed, CollectStep::Forget, id);
+    async fn forget(
+        &self,
+        known: &Known,
+        partition: PartitionId,
+        owners: &Owners,
+        id: RoundId,
+        given_up: bool,
+    ) -> Result<(), Stopped> {
+        let asked = Collect { given_up, ..Collect::of_round(partition.0, owners.sealed, CollectStep::Forget, id) };
         let told = join_all(owners.whole.keys().map(|owner| self.ask(known, *owner, asked.clone()))).await;
         told.into_iter().try_for_each(|told| told.map(drop))
     }
@@ -491,7 +509,13 @@ impl Reaper {
                 let drive = Drive::resume(id, owners.whole.keys().copied().collect(), holders.clone());
                 self.drive(known, partition, owners.sealed, drive).await.map(|()| None)
             }
-            Plan::Finish(id) | Plan::Forget(id) => self.forget(known, partition, owners, id).await.map(|()| None),
+            Plan::Finish(id) | Plan::Forget(id) => {
+                self.forget(known, partition, owners, id, false).await.map(|()| None)
+            }
+            Plan::Exhausted if statuses.iter().any(|status| status.epoch.layout() > layout.version()) => {
+                let why = "a newer layout is known already: nothing begins under this one".to_owned();
+                Err(Stopped::HeldUp(HeldUp { by: known.me, why }))
+            }
             Plan::Exhausted => {
                 let why = "this layout has had all the rounds it may have: change it".to_owned();
                 Err(Stopped::HeldUp(HeldUp { by: known.me, why }))
@@ -652,9 +676,15 @@ fn owners(layout: &Layout, partition: PartitionId) -> BTreeSet<StoreId> {
     buckets.iter().flat_map(|bucket| holders(layout, partition, bucket.as_ref()).stores().collect::<Vec<_>>()).collect()
 }
 
-/// The one of them that drives: the first that is up, so that somebody counts what waits for those that are not.
-fn driver(layout: &Layout, partition: PartitionId, is_up: impl Fn(StoreId) -> bool) -> Option<StoreId> {
-    holders(layout, partition, None).stores().find(|store| is_up(*store))
+/// Who drives the rounds of a bucket's objects in a partition: the first of their owners that is up, so that somebody counts
+/// what waits for those that are not.
+fn driver(
+    layout: &Layout,
+    partition: PartitionId,
+    bucket: Option<&Bucket>,
+    is_up: impl Fn(StoreId) -> bool,
+) -> Option<StoreId> {
+    holders(layout, partition, bucket).stores().find(|store| is_up(*store))
 }
 
 /// All who may hold hints of a partition: its owners, and those who stand in for them.

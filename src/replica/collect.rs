@@ -37,7 +37,7 @@ use super::place::{Place, name_of, range_of};
 use super::shard::{Loaded, Shard};
 use super::{Fault, Replica};
 use crate::causality::{Head, Horizon, Object, decode_head, decode_object, digest_of_record, encode_object};
-use crate::collect::{Book, Epoch, Lesson, Listed, NoSuchRound, NotMarked, Round, RoundId, Status, TooOld};
+use crate::collect::{Book, Epoch, Lesson, Listed, NoSuchRound, NotMarked, Round, RoundId, Stage, Status, TooOld};
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 use crate::types::{PartitionId, Stamp, Wall};
 
@@ -241,6 +241,10 @@ impl Replica {
     /// Before a newer layout is flushed: abandons the rounds that are not sealed, and marks none of an older one any more.
     pub async fn close_rounds(&self, version: u64) -> Result<(), Fault> {
         self.inner.books.closed.fetch_max(version, Ordering::AcqRel);
+        // A mark that is under way did not see that. Behind it in the queue of each storage thread:
+        for thread in 0..self.inner.queues.len() {
+            self.run(PartitionId(u32::try_from(thread).unwrap_or_default()), |_| ()).await?;
+        }
         let marked: Vec<PartitionId> = {
             let books = self.inner.books.read();
             books.iter().filter(|(_, book)| book.is_marked()).map(|(partition, _)| *partition).collect()
@@ -248,7 +252,6 @@ impl Replica {
         for partition in marked {
             self.collect(partition, |_, book| book.abandon()).await?;
         }
-        // One that was under way when it was looked is behind it in its storage thread's queue, and is not marked.
         Ok(())
     }
 
@@ -301,14 +304,29 @@ impl Replica {
         self.run(partition, move |shard| shard.keeps_nothing_before(partition, Epoch(u64::MAX))).await?
     }
 
-    /// Seals a round that was marked here.
+    /// Seals a round that was marked here. Not while what was marked may not be held any more, for the disk lost something
+    /// since: first that is merged from the others.
     pub async fn seal(&self, partition: PartitionId, id: RoundId) -> Result<Result<(), NoSuchRound>, Fault> {
-        self.collect(partition, move |_, book| book.seal(id)).await
+        let sealed = self.collect(partition, move |shard, book| {
+            if book.status().rounds.get(&id) == Some(&Stage::Marked)
+                && !shard.env.buggify.breaks("what is sealed is held")
+            {
+                if !shard.health.is_synced(partition) {
+                    return Err(Fault::Syncing);
+                }
+                if book.listed(id).any(|stored| shard.health.is_quarantined(stored)) {
+                    return Err(Fault::Damaged);
+                }
+            }
+            Ok(book.seal(id))
+        });
+        sealed.await?
     }
 
-    /// Forgets a round that another owner can never mark any more.
-    pub async fn forget_round(&self, partition: PartitionId, id: RoundId) -> Result<(), Fault> {
-        self.collect(partition, move |_, book| book.forget(id)).await
+    /// Forgets a round that another owner can never mark any more; `given_up`: one that not all have marked, as far as its
+    /// driver knows. Who has sealed it knows better.
+    pub async fn forget_round(&self, partition: PartitionId, id: RoundId, given_up: bool) -> Result<(), Fault> {
+        self.collect(partition, move |_, book| book.forget(id, given_up)).await
     }
 
     /// What a store that merges this partition learns first; none while a round waits to be finished, nor from one whose
@@ -408,9 +426,15 @@ impl Replica {
     }
 
     /// A stretch of a partition's deletions, after `after`: by the index, whose entries say which records to read. Ripe are
-    /// those of which nothing was written, and in which nothing expired, since `before`.
-    pub async fn deletions(&self, partition: PartitionId, after: Bytes, before: Wall) -> Result<Deletions, Fault> {
-        self.run(partition, move |shard| shard.deletions(partition, &after, before)).await?
+    /// those of which nothing was written, and in which nothing expired, since `before`. Of the buckets in `of` alone.
+    pub async fn deletions(
+        &self,
+        partition: PartitionId,
+        after: Bytes,
+        before: Wall,
+        of: OfBucket<bool>,
+    ) -> Result<Deletions, Fault> {
+        self.run(partition, move |shard| shard.deletions(partition, &after, before, &of)).await?
     }
 
     /// A step that changes the book alone.
@@ -484,7 +508,13 @@ impl Shard {
         Some((Listed { stored, digest: digest_of_record(record), dots }, since.unwrap_or_default()))
     }
 
-    fn deletions(&self, partition: PartitionId, after: &Bytes, before: Wall) -> Result<Deletions, Fault> {
+    fn deletions(
+        &self,
+        partition: PartitionId,
+        after: &Bytes,
+        before: Wall,
+        of: &OfBucket<bool>,
+    ) -> Result<Deletions, Fault> {
         let (first, end) = range_of(partition);
         let from = if after.is_empty() { Included(&first[..]) } else { Excluded(&after[..]) };
         let to = end.as_ref().map_or(Unbounded, |end| Excluded(&end[..]));
@@ -493,6 +523,9 @@ impl Shard {
             let (stored, entry) = entry.map_err(Fault::from)?;
             scanned.note(stored.clone());
             if !may_be_deletion(&entry) || self.health.is_quarantined(&stored) {
+                continue;
+            }
+            if name_of(&stored).is_none_or(|(id, _)| !of(&id.bucket)) {
                 continue;
             }
             read += 1;

@@ -60,7 +60,7 @@ fn an_owner_marks_upwards_what_it_holds_under_its_layout() {
 fn what_is_forgotten_before_it_is_marked_never_is() {
     let mut book = Book::default();
     let round = Round::new(epoch(2), 0, listed(&[0]), Vec::new());
-    book.forget(round.id());
+    book.forget(round.id(), false);
     assert_eq!(book.mark(&round, Some(LAYOUT), agrees), Err(NotMarked::Behind(epoch(2))));
 }
 
@@ -78,6 +78,9 @@ fn a_round_goes_by_its_steps() {
     book.seal(id).unwrap();
     assert_eq!(book.judge(Epoch::FIRST), Err(TooOld { read: Epoch::FIRST, sealed: id.epoch }));
     assert_eq!(book.lesson(), Err(Unfinished(id)));
+    let mut late = book.clone();
+    late.forget(id, true);
+    assert_eq!(late, book, "a driver that gave it up does not know that another one took it on");
     let mut anew = book.clone();
     anew.begin_anew(LAYOUT + 1);
     assert_eq!((anew.is_sealing(), anew.sealed()), (false, id.epoch), "what it refused it refuses");
@@ -85,7 +88,7 @@ fn a_round_goes_by_its_steps() {
     book.abandon();
     assert_eq!(book.status().rounds[&id], Stage::Sealed, "who has sealed a round does not abandon it");
     assert_eq!(book.drop_round(id).unwrap().len(), 1);
-    book.forget(id);
+    book.forget(id, false);
     assert_eq!(book.status().rounds[&id], Stage::Dropped);
     let mut new = Book::default();
     new.learn(Lesson::decode(book.lesson().unwrap().encode()).unwrap());

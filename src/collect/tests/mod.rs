@@ -224,7 +224,7 @@ impl World {
         let statuses: Vec<Status> = self.owners.iter().map(|owner| owner.book.status()).collect();
         let (drive, round) = match plan(&statuses, LAYOUT) {
             Plan::Finish(id) => (Drive::resume(id, owners, holders), self.rounds[&id].clone()),
-            Plan::Forget(id) => return self.owners.iter_mut().for_each(|owner| owner.book.forget(id)),
+            Plan::Forget(id) => return self.owners.iter_mut().for_each(|owner| owner.book.forget(id, false)),
             Plan::Begin { epoch, after } => {
                 let same =
                     |key: &usize| self.owners.iter().all(|owner| owner.objects[*key] == self.owners[0].objects[*key]);

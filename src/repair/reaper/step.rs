@@ -86,7 +86,7 @@ async fn step(
         CollectStep::Seal => replica.seal(partition, id).await?.or_else(|why| no(&why)),
         CollectStep::Drop => replica.drop_round(partition, id).await?.map(drop).or_else(|why| no(&why)),
         CollectStep::Forget => {
-            replica.forget_round(partition, id).await?;
+            replica.forget_round(partition, id, asked.given_up).await?;
             Ok(())
         }
     })

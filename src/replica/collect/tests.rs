@@ -232,6 +232,24 @@ async fn an_owner_that_forgot_its_mark_starts_over() {
     behind.is_exact();
 }
 
+#[tokio::test]
+async fn what_was_lost_since_the_mark_is_merged_before_the_seal() {
+    let life = live(&disk());
+    let partition = place("k").partition;
+    life.put("k", "v").await;
+    life.delete("k").await;
+    let round = life.round(&["k"], 1, Vec::new());
+    life.marks("k", &round).await.unwrap();
+    life.replica.suspect(place("k")).await;
+    assert_eq!(life.replica.seal(partition, round.id()).await, Err(Fault::Damaged));
+    let nothing = life.round(&[], 2, Vec::new());
+    life.marks("k", &nothing).await.unwrap();
+    assert_eq!(life.replica.seal(partition, nothing.id()).await, Ok(Ok(())), "which lists no such key");
+    life.replica.distrust(partition).await.unwrap();
+    assert_eq!(life.replica.seal(partition, round.id()).await, Err(Fault::Syncing));
+    assert_eq!(life.replica.seal(partition, nothing.id()).await, Ok(Ok(())), "it is sealed already");
+}
+
 /// What an old directory holds is no newer for the layouts that its node has heard of since.
 #[tokio::test]
 async fn knowing_a_newer_layout_hides_no_forgotten_mark_and_owning_since_one_owes_none() {
@@ -281,9 +299,11 @@ async fn deletions_are_found_by_the_index_and_told_by_their_age() {
     let partition = place("b").partition;
     let entry = |key: &str| life.replica.storage().get(Keyspace::Index, &place(key).stored).unwrap().unwrap();
     assert!(may_be_deletion(&entry("b")) && !may_be_deletion(&entry("a")));
-    let found = |before| life.replica.deletions(partition, Bytes::new(), before);
+    let found = |before| life.replica.deletions(partition, Bytes::new(), before, Arc::new(|_| true));
     let all = found(Wall(u64::MAX)).await.unwrap();
     assert_eq!(all.ripe.iter().map(|listed| &listed.stored).collect::<Vec<_>>(), [&place("b").stored]);
+    let others = life.replica.deletions(partition, Bytes::new(), Wall(u64::MAX), Arc::new(|_| false));
+    assert_eq!(others.await.unwrap(), Deletions::default(), "of buckets that another owner drives");
     assert_eq!(found(Wall(0)).await.unwrap(), Deletions { young: 1, ..Deletions::default() });
     assert!(life.replica.may_hold_deletions(partition));
     life.replica.looks_for_deletions(partition);

@@ -399,3 +399,52 @@ async fn what_is_kept_from_before_a_round_is_in_its_way_and_nothing_older_is_kep
     let older = life.replica.keep_hint(life.keep("k", A, &record(2, 3))).await;
     assert!(matches!(older, Err(Fault::TooOld(_))), "after a crash too: {older:?}");
 }
+
+/// A directory that went back has forgotten what it drained. Until it has heard of the owners it keeps nothing for them; from
+/// then on nothing is merged with what they refuse.
+#[tokio::test]
+async fn who_forgot_what_it_drained_stands_in_for_nobody_until_it_has_heard() {
+    let disk = disk();
+    let life = roomy(&disk);
+    let partition = place("k").partition;
+    life.replica.keep_hint(life.keep("k", A, &record(1, 3))).await.unwrap();
+    life.replica.roll_back().await.unwrap();
+    let mint = async |life: &Life| {
+        let request = MintRequest { stands_for: Some(A), ..life.request("l", "v") };
+        life.mint(request).await.map(|(coordinated, _)| coordinated)
+    };
+    assert_eq!(life.replica.keep_hint(life.keep("l", A, &record(1, 3))).await, Err(Fault::Syncing));
+    disk.crash(&Entropy::seeded(5));
+    let life = roomy(&disk);
+    assert_eq!(life.replica.keep_hint(life.keep("l", A, &record(1, 3))).await, Err(Fault::Syncing), "it is remembered");
+    assert!(mint(&life).await.is_err());
+    life.replica.hear(partition, Epoch(5), Epoch(6)).await.unwrap();
+    let doubt = life.replica.health().doubt(partition).unwrap();
+    assert!(life.replica.mark_synced(partition, doubt).await.unwrap());
+    let onto = KeepRequest { epoch: 7, ..life.keep("k", A, &record(2, 3)) };
+    let onto = life.replica.keep_hint(onto).await;
+    assert!(matches!(onto, Err(Fault::TooOld(_))), "no owner takes what is kept there: {onto:?}");
+    let request = MintRequest { stands_for: Some(A), ..life.request("k", "w") };
+    assert!(life.mint(request).await.is_err());
+    let older = KeepRequest { epoch: 5, ..life.keep("k", B, &record(2, 3)) };
+    assert!(matches!(life.replica.keep_hint(older).await, Err(Fault::TooOld(_))), "it may have been drained");
+    let newer = KeepRequest { epoch: 6, ..life.keep("k", B, &record(2, 3)) };
+    assert!(life.replica.keep_hint(newer).await.is_ok());
+    assert_eq!(life.replica.drain(partition, Epoch(6)).await, Ok(false), "and it is in the way of the next round");
+}
+
+/// What the sender of a state knows to be sealed is known from then on.
+#[tokio::test]
+async fn who_stands_in_for_owners_hears_what_they_have_sealed() {
+    let disk = disk();
+    let life = roomy(&disk);
+    let partition = place("k").partition;
+    let told = KeepRequest { epoch: 9, sealed: Epoch(8), ..life.keep("k", A, &record(1, 3)) };
+    life.replica.keep_hint(told).await.unwrap();
+    disk.crash(&Entropy::seeded(5));
+    let life = roomy(&disk);
+    assert_eq!(life.replica.heard(partition), Epoch(8));
+    let older = life.replica.keep_hint(life.keep("k", B, &record(2, 3))).await;
+    assert!(matches!(older, Err(Fault::TooOld(_))), "{older:?}");
+    assert_eq!(life.replica.sealed(partition), Epoch::FIRST, "it has sealed nothing itself");
+}

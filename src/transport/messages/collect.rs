@@ -28,6 +28,9 @@ pub struct Collect {
     /// The rounds that all owners had dropped when it began, to be marked.
     #[prost(message, repeated, tag = "6")]
     pub after: Vec<RoundName>,
+    /// To be forgotten: the driver gave it up before all had marked it. Who has sealed it knows better.
+    #[prost(bool, tag = "7")]
+    pub given_up: bool,
 }
 
 /// A step of a round.
