@@ -159,6 +159,12 @@ impl Book {
         if read < sealed { Err(TooOld { read, sealed }) } else { Ok(()) }
     }
 
+    /// Whether anything is taken out of what is held here.
+    #[must_use]
+    pub fn takes_out_any(&self) -> bool {
+        self.held.values().any(|held| held.stage > Stage::Marked && !held.listed.is_empty())
+    }
+
     /// Whether anything is taken out of what is held under a key.
     #[must_use]
     pub fn takes_out(&self, stored: &Bytes) -> bool {

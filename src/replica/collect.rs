@@ -16,7 +16,7 @@
 //! own states are read under what it remembers, whatever layout it has learned of since, and are refused everywhere; and it
 //! gives up its copy of the partition, and merges it anew from every other owner, like a disk that was lost (decision 0025).
 //!
-//! The common case, that nothing was ever collected in a partition, is one load.
+//! What every read asks of a book, the two epochs and whether anything is taken out, is a load each.
 
 #[cfg(test)]
 mod tests;
@@ -52,6 +52,8 @@ const RECORDS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Books {
     any: AtomicBool,
+    /// By partition: what every read asks of its book.
+    brief: Vec<Brief>,
     books: RwLock<BTreeMap<PartitionId, Arc<Book>>>,
     /// The version of the newest layout, once it is flushed.
     layout: AtomicU64,
@@ -64,6 +66,14 @@ pub(super) struct Books {
     gained: RwLock<BTreeSet<PartitionId>>,
     /// By partition: nothing is left there, or came since, that a round would be for.
     none: Vec<AtomicBool>,
+}
+
+/// What is to be known of a book for every read, without a lock.
+#[derive(Debug, Default)]
+struct Brief {
+    epoch: AtomicU64,
+    sealed: AtomicU64,
+    takes_out: AtomicBool,
 }
 
 /// What a look for deletions found.
@@ -100,7 +110,21 @@ impl Books {
         };
         let none = (0..partitions).map(|_| AtomicBool::new(false)).collect();
         let (any, since) = (AtomicBool::new(!books.is_empty()), AtomicU64::new(since));
-        Ok(Self { any, books: RwLock::new(books), since, none, ..Self::default() })
+        let brief = (0..partitions).map(|_| Brief::default()).collect();
+        let this = Self { any, brief, books: RwLock::new(books), since, none, ..Self::default() };
+        this.read().iter().for_each(|(partition, book)| this.sum_up(*partition, book));
+        Ok(this)
+    }
+
+    fn sum_up(&self, partition: PartitionId, book: &Book) {
+        let Some(brief) = self.brief.get(partition.0 as usize) else { return };
+        brief.takes_out.store(book.takes_out_any(), Ordering::Release);
+        brief.sealed.store(book.sealed().0, Ordering::Release);
+        brief.epoch.store(book.epoch().0, Ordering::Release);
+    }
+
+    fn brief<T: Default>(&self, partition: PartitionId, of: impl FnOnce(&Brief) -> T) -> T {
+        self.brief.get(partition.0 as usize).map(of).unwrap_or_default()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<PartitionId, Arc<Book>>> {
@@ -116,7 +140,9 @@ impl Books {
     }
 
     fn set(&self, partition: PartitionId, book: Book) {
-        self.books.write().unwrap_or_else(PoisonError::into_inner).insert(partition, Arc::new(book));
+        let book = Arc::new(book);
+        self.books.write().unwrap_or_else(PoisonError::into_inner).insert(partition, Arc::clone(&book));
+        self.sum_up(partition, &book);
         self.any.store(true, Ordering::Release);
     }
 
@@ -133,7 +159,7 @@ impl Books {
     /// says nothing of what lies here, where it is an old copy.
     fn marked(&self, partition: PartitionId) -> Epoch {
         let since = Epoch::of_layout(self.since.load(Ordering::Acquire));
-        self.of(partition).map_or(Epoch::FIRST, |book| book.epoch()).max(since)
+        Epoch(self.brief(partition, |brief| brief.epoch.load(Ordering::Acquire))).max(since)
     }
 
     /// Under which epoch a partition is read.
@@ -163,6 +189,9 @@ impl Books {
 
     /// A record as it is sent: without what is sealed or dropped. None: nothing is left of it.
     pub(super) fn strip(&self, partition: PartitionId, stored: &Bytes, record: Bytes) -> Option<Bytes> {
+        if !self.brief(partition, |brief| brief.takes_out.load(Ordering::Acquire)) {
+            return Some(record);
+        }
         let Some(book) = self.of(partition).filter(|book| book.takes_out(stored)) else { return Some(record) };
         // One that cannot be decoded is found out by whoever reads it.
         let Ok(object) = decode_object(record.clone()) else { return Some(record) };
@@ -189,7 +218,7 @@ impl Replica {
     /// The first epoch whose states a partition takes: to be looked up after what is answered was read.
     #[must_use]
     pub fn sealed(&self, partition: PartitionId) -> Epoch {
-        self.inner.books.of(partition).map_or(Epoch::FIRST, |book| book.sealed())
+        Epoch(self.inner.books.brief(partition, |brief| brief.sealed.load(Ordering::Acquire)))
     }
 
     /// The greatest epoch of a partition that an owner is known here to have sealed.
