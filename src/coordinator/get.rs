@@ -43,6 +43,7 @@ pub struct Found {
 }
 
 /// What a read asks of the owners.
+#[derive(Clone)]
 pub(super) struct Needs {
     /// Who has to vote.
     pub(super) votes: Requirement,
@@ -175,21 +176,29 @@ impl Coordinator {
         deadline: Mono,
     ) -> Result<Found, Error> {
         let located = Arc::new(located);
-        let fallbacks = !kept.answered.is_empty();
-        let mut answer = self.read_once(&located, needs, kept, options, began, deadline).await?;
-        // All are asked again: whoever has sealed had every owner's mark, so nobody answers from before it any more. What
-        // fallbacks keep is asked for by whoever reads again.
-        while answer.is_none() && !fallbacks && !left(deadline, self.inner.env.clock.now()).is_zero() {
-            let needs = self.needs(&located, options)?;
-            answer = self.read_once(&located, needs, Kept::default(), options, began, deadline).await?;
+        let mut beside = (!kept.answered.is_empty()).then(|| (needs.clone(), kept.clone()));
+        let (mut needs, mut kept) = (needs, kept);
+        loop {
+            let sealed = match self.read_once(&located, needs, kept, options, began, deadline).await? {
+                Ok(found) => return Ok(found),
+                Err(sealed) => sealed,
+            };
+            if left(deadline, self.inner.env.clock.now()).is_zero() {
+                let detail = "replicas answered from before and after a round of collection, until no time was left";
+                return Err(Error::new(ErrorCode::ReadTimeout, Outcome::Unknown, detail));
+            }
+            // All are asked again: whoever has sealed had every owner's mark, so nobody answers from before it any more.
+            (needs, kept) = match &mut beside {
+                None => (self.needs(&located, options)?, Kept::default()),
+                Some((needs, kept)) => {
+                    kept.leave_out(sealed, &located.rules);
+                    (needs.clone(), kept.clone())
+                }
+            };
         }
-        answer.ok_or_else(|| {
-            let detail = "replicas answered from before and after a round of collection, until no time was left";
-            Error::new(ErrorCode::ReadTimeout, Outcome::Unknown, detail)
-        })
     }
 
-    /// None: one replica answered from before another sealed a round of collection, and nothing of it counts.
+    /// Or what was sealed: one replica answered from before another sealed a round of collection, and nothing of it counts.
     async fn read_once(
         &self,
         located: &Arc<Located>,
@@ -198,7 +207,7 @@ impl Coordinator {
         options: &ReadOptions,
         began: Mono,
         deadline: Mono,
-    ) -> Result<Option<Found>, Error> {
+    ) -> Result<Result<Found, Epoch>, Error> {
         let up = self.inner.peers.up();
         // While layouts change, owners in all of them first: what they hold counts in each.
         let apart = |store| match located.route.live.len() {
@@ -237,8 +246,11 @@ impl Coordinator {
         };
         run.until_answered(options.hedge.then_some(options.r)).await;
         drop(counting);
-        let answer = run.answer.take().transpose();
-        if !matches!(answer, Ok(None)) && !run.pending.is_empty() {
+        let answer = match run.answer.take() {
+            None => Ok(Err(run.under.sealed)),
+            Some(answer) => answer.map(Ok),
+        };
+        if !matches!(answer, Ok(Err(_))) && !run.pending.is_empty() {
             // Repairs, and replies that tell whom to repair, go on without the client.
             self.inner.env.tasks.spawn(async move { run.until_settled().await });
         }
@@ -284,7 +296,7 @@ struct Run {
     deadline: Mono,
     explain: bool,
     /// What fallbacks said that may vote in owners' places.
-    kept: Vec<(StoreId, ReplicaReply)>,
+    kept: Vec<(StoreId, ReplicaReply, Epoch)>,
     answer: Option<Result<Found, Error>>,
     /// Of all replies that the core was told.
     under: Under,
@@ -425,7 +437,7 @@ impl Run {
         for action in actions {
             match action {
                 GetAction::Ask { to, have } => {
-                    if let Some((_, reply)) = self.kept.iter().find(|(store, _)| *store == to) {
+                    if let Some((_, reply, _)) = self.kept.iter().find(|(store, ..)| *store == to) {
                         let actions = self.on(now, Event::Replied(to, reply.clone(), NOTHING_YET));
                         self.perform(now, actions);
                         continue;
@@ -446,7 +458,7 @@ impl Run {
                     self.pending.push(asked);
                 }
                 // What a fallback keeps is for its owner.
-                GetAction::Repair { to, .. } if self.kept.iter().any(|(store, _)| *store == to) => {}
+                GetAction::Repair { to, .. } if self.kept.iter().any(|(store, ..)| *store == to) => {}
                 GetAction::Repair { to, object, awaited } => {
                     self.coordinator.inner.metrics.quorum.read_repairs.inc();
                     let repaired = self.repair(to, &object, awaited);

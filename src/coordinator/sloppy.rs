@@ -29,13 +29,14 @@ use crate::transport::messages::{Ask, Held, Keep, Read, Tell};
 use crate::types::{Mono, StoreId};
 
 /// What fallbacks said of an object.
+#[derive(Clone)]
 pub(super) struct Kept {
     /// Who answered.
     pub(super) answered: Vec<StoreId>,
     /// All that they keep, merged.
     pub(super) object: Option<Arc<Object>>,
-    /// What each keeps.
-    pub(super) each: Vec<(StoreId, ReplicaReply)>,
+    /// What each keeps, and the least epoch under which that was read.
+    pub(super) each: Vec<(StoreId, ReplicaReply, Epoch)>,
     /// The least epoch under which any of it was read.
     pub(super) epoch: Epoch,
 }
@@ -219,7 +220,7 @@ impl Coordinator {
                 ReplicaReply::Same | ReplicaReply::Nothing => {}
             }
             kept.answered.push(store);
-            kept.each.push((store, reply));
+            kept.each.push((store, reply, epoch));
         }
         kept
     }
@@ -305,6 +306,22 @@ impl Coordinator {
 }
 
 impl Kept {
+    /// Leaves out what was read before owners sealed so much: they hold it, or have seen it deleted; for hints are handed off
+    /// before a seal, and what a directory that went back keeps is no news.
+    pub(super) fn leave_out(&mut self, sealed: Epoch, rules: &MergeRules) {
+        self.each.retain(|(.., read)| *read >= sealed);
+        let left = std::mem::take(&mut self.each);
+        (self.answered, self.object) = (left.iter().map(|(store, ..)| *store).collect(), None);
+        self.epoch = left.iter().map(|(.., read)| *read).min().unwrap_or(Epoch(u64::MAX));
+        for (_, reply, _) in &left {
+            if let ReplicaReply::Object(object) | ReplicaReply::Record(object, _) = reply {
+                // Two values of one dot were counted before.
+                self.add(object, rules);
+            }
+        }
+        self.each = left;
+    }
+
     /// Tells how many dots came with two values.
     fn add(&mut self, object: &Object, rules: &MergeRules) -> u64 {
         match &mut self.object {
@@ -314,5 +331,39 @@ impl Kept {
             }
             Some(known) => Arc::make_mut(known).merge(object, rules).clashes as u64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::causality::{self, Payload, Supersedes, Write};
+    use crate::types::{ActorId, Stamp};
+
+    fn object(actor: u64) -> Object {
+        let payload = Payload { value: Some(Default::default()), ..Payload::default() };
+        let write = Write { payload, supersedes: Supersedes::Tombstones, request: None };
+        causality::write(&Object::new(), write, ActorId(actor), Stamp(10), Stamp(0), &MergeRules::default()).object
+    }
+
+    #[test]
+    fn what_fallbacks_keep_from_before_a_seal_is_left_out_and_their_word_with_it() {
+        let rules = MergeRules::default();
+        let mut kept = Kept::default();
+        for (number, read) in [(1, 4), (2, 6)] {
+            let (store, object) = (StoreId::from_bits(number), object(number as u64));
+            kept.add(&object, &rules);
+            kept.answered.push(store);
+            kept.each.push((store, ReplicaReply::Object(object), Epoch(read)));
+            kept.epoch = kept.epoch.min(Epoch(read));
+        }
+        let nothing = StoreId::from_bits(3);
+        kept.answered.push(nothing);
+        kept.each.push((nothing, ReplicaReply::Nothing, Epoch(u64::MAX)));
+        assert_eq!(kept.object.as_ref().unwrap().siblings().len(), 2);
+        kept.leave_out(Epoch(5), &rules);
+        assert_eq!(kept.answered, [StoreId::from_bits(2), nothing]);
+        assert_eq!((kept.epoch, kept.each.len()), (Epoch(6), 2));
+        assert_eq!(kept.object.as_deref(), Some(&object(2)));
     }
 }
