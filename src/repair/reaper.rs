@@ -253,6 +253,7 @@ impl Reaper {
         if let Err(Stopped::Here(fault)) = &ended {
             debug!(%partition, %fault, "nothing is collected for now");
             worker.failed(format!("partition {partition}: {fault}"));
+            waits.held_up = Some(HeldUp { by: known.me, why: fault.to_string() });
         }
         if waits.deletions > 0 || ended.is_err() {
             self.inner.replica.keeps_deletions(partition);
