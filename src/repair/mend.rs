@@ -339,7 +339,8 @@ impl Mender {
             // It owns it: it was merged, and an owner's word on rounds is its book.
             return Ok(());
         }
-        let all: BTreeSet<StoreId> = groups.iter().flatten().copied().collect();
+        let up = self.peers.up();
+        let all: BTreeSet<StoreId> = groups.iter().flatten().copied().filter(|store| up.is_up(*store)).collect();
         let (ask, version) = (Collect::ask(partition.0, Epoch::FIRST), known.newest().version());
         let told = all.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
         let (mut answered, mut sealed, mut epoch) = (BTreeSet::new(), Epoch::FIRST, Epoch::FIRST);

@@ -306,7 +306,11 @@ impl Reaper {
             while listed.len() < LISTED_MAX {
                 let mine = Arc::clone(&mine);
                 let found = replica.deletions(partition, after.clone(), before, mine).await?;
-                let Deletions { ripe, young, next: on } = found;
+                let Deletions { ripe, young, others, next: on } = found;
+                if others {
+                    // They are to be found by whoever drives them next.
+                    replica.keeps_deletions(partition);
+                }
                 waits.deletions += young + ripe.len() as u64;
                 waits.ripe += ripe.len() as u64;
                 listed.extend(ripe);

@@ -83,6 +83,8 @@ pub struct Deletions {
     pub ripe: Vec<Listed>,
     /// How many are too young.
     pub young: u64,
+    /// Whether there may be some of other buckets.
+    pub others: bool,
     /// Where to go on; none: that was all.
     pub next: Option<Bytes>,
 }
@@ -555,6 +557,7 @@ impl Shard {
                 continue;
             }
             if name_of(&stored).is_none_or(|(id, _)| !of(&id.bucket)) {
+                found.others = true;
                 continue;
             }
             read += 1;
