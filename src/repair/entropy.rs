@@ -304,7 +304,8 @@ impl AntiEntropy {
             let soon = now + SOON.min(*interval / 2) + within(SOON.min(*interval / 2));
             let its = all.entry(peer).or_insert(Due { at: soon, up_since });
             if up_since.is_some() && its.up_since != up_since {
-                its.at = its.at.min(soon);
+                // Also where it was due long ago: who comes back is first sent what it missed.
+                its.at = soon;
             }
             its.up_since = up_since;
             let missing = up.get(peer).is_some_and(|status| status.mood.catching_up)
