@@ -112,6 +112,8 @@ impl NodeView for Node {
         let metrics = &self.inner.metrics;
         let health = self.inner.replica.health();
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        metrics.replica.serving.set(i64::from(self.ready().is_ok()));
+        metrics.repair.paused.set(count(self.inner.roster.all().iter().filter(|worker| worker.is_paused()).count()));
         metrics.replica.quarantined.set(count(health.quarantined().len()));
         metrics.replica.unsynced.set(count(health.unsynced().len()));
         if let Some((space, reserve)) = health.room().space() {
