@@ -3,7 +3,7 @@
 //!
 //! `READY=1` is sent once the listeners answer, not once the node serves: a node that waits for the others of a cluster
 //! which is not founded yet is no start that failed, and whoever starts three of them one after the other would wait for
-//! ever. What it waits for stands in `STATUS=`, which `systemctl status` shows.
+//! ever. That it does not serve yet stands in `STATUS=`, which `systemctl status` shows; for whom it waits, in the log.
 //!
 //! Nobody waits for what is sent here, and nothing depends on it: what cannot be sent is logged, and the server goes on.
 

@@ -124,6 +124,7 @@ impl NodeView for Node {
         }
         show(&metrics.transport, &self.inner.transport.stats());
         metrics.replica.queue.set(count(self.inner.replica.queued()));
+        metrics.replica.read_only.set(i64::from(health.is_read_only()));
         metrics.replica.deletes_only.set(i64::from(health.room().is_short()));
         let (keys, bytes) = self.inner.replica.hints().total();
         metrics.hints.waiting.set(i64::try_from(keys).unwrap_or(i64::MAX));
