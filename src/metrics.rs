@@ -452,6 +452,8 @@ group! {
             "Keys that differed and could not be made equal that time.";
         bytes: Counter = Counter::default(), "repair_exchanged_bytes",
             "Bytes of records exchanged to make replicas equal.";
+        paused: Gauge = Gauge::default(), "workers_paused",
+            "Background workers of this node that were told to pause.";
     }
 }
 
@@ -536,6 +538,8 @@ group! {
             "Proofs that this node's data went back in time.";
         queue: Gauge = Gauge::default(), "storage_queue_depth",
             "Requests that wait for a storage thread.";
+        serving: Gauge = Gauge::default(), "serving",
+            "1 while this node serves clients: not while it starts, waits for others, stays out or stops.";
         read_only: Gauge = Gauge::default(), "read_only",
             "1 while this node takes no writes.";
         disk_free: Gauge = Gauge::default(), "disk_free_bytes",

@@ -31,6 +31,37 @@ fn a_wrong_configuration_is_2_and_says_what_would_be_right() {
     assert!(!dir.path().join("quorate-data").exists(), "nothing is made for a configuration that is wrong");
 }
 
+/// What systemd's `Type=notify` goes by.
+#[test]
+fn the_service_manager_is_told_when_it_listens_serves_and_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let base = cluster::free_base(1);
+    let address = |service: u16| format!("127.0.0.1:{}", base + service);
+    let mut command = quorate(["server", "--set", "node.disk_reserve=64MiB", "--data-dir"]);
+    command.arg(dir.path().join("data")).env("NOTIFY_SOCKET", &path);
+    for (flag, service) in [("--client-listen", 0), ("--admin-listen", 1), ("--peer-listen", 2)] {
+        command.args([flag, &address(service)]);
+    }
+    command.stderr(std::fs::File::create(dir.path().join("log")).unwrap());
+    let mut server = cluster::Process::start(command, " serves on http://");
+    server.signal("TERM");
+    assert_eq!(server.0.wait().unwrap().code(), Some(0));
+    let told: Vec<String> = (0..3)
+        .map(|_| {
+            let mut buffer = [0; 512];
+            let length = socket.recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
+        })
+        .collect();
+    let clients = address(0);
+    assert_eq!(told[0], format!("READY=1\nSTATUS=listens for clients on {clients}, does not serve yet\n"));
+    assert_eq!(told[1], format!("STATUS=serves clients on {clients}\n"));
+    assert_eq!(told[2], "STOPPING=1\nSTATUS=finishes what is under way\n");
+}
+
 #[cfg(feature = "rocksdb")]
 mod durable {
     use super::cluster::{self, Process, quorate, stderr, stdout};

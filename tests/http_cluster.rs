@@ -78,6 +78,10 @@ async fn what_is_wrong_is_refused_by_any_node_and_nothing_is_stored_on_any() {
     assert_eq!(cluster.objects(), [0; 3]);
     spelling::sloppy_writes_are_taken(&cluster.listeners).await;
     assert_eq!(cluster.objects(), [1; 3]);
+    // A sloppy read cannot promise what owners hold.
+    let target = "/v1/kv/b/sloppy?sloppy=on&repair=sync";
+    let both = edge::send(cluster.listeners.of_turn(1), "GET", target, &[], b"").await;
+    assert_eq!((both.status, both.problem()), (400, "bad_parameter".to_owned()), "{both:?}");
     cluster.end().await;
 }
 

@@ -14,6 +14,7 @@ mod hints;
 mod layout;
 mod logs;
 mod members;
+mod notify;
 mod objects;
 mod output;
 mod repair;

@@ -6,6 +6,7 @@ use tracing::{info, warn};
 use super::args::ServerArgs;
 use super::config::{Settings, SettingsError};
 use super::logs::Logs;
+use super::notify::Manager;
 use super::output::{Exit, Failure, print};
 use super::running::{Running, keeps_data};
 use crate::cluster::Standing;
@@ -35,6 +36,8 @@ pub(super) async fn server(args: ServerArgs) -> Result<(), Failure> {
         data_dir = %settings.data_dir.display(),
         "listening"
     );
+    let manager = Manager::of_environment();
+    manager.ready(&format!("listens for clients on {}, does not serve yet", settings.client_listen));
     let mut told = false;
     let stopped_by = loop {
         tokio::select! {
@@ -45,17 +48,21 @@ pub(super) async fn server(args: ServerArgs) -> Result<(), Failure> {
                 told = true;
                 match standing {
                     Standing::Refused(why) => {
+                        manager.status(&format!("stays out: {why}"));
                         warn!(why, "this node stays out; it answers on its admin listener, and stops when told to");
                     }
-                    _ => print(format!(
-                        "{} serves on http://{} (admin http://{})\n",
-                        settings.config.node.name, settings.client_listen, settings.admin_listen
-                    ).as_bytes())?,
+                    _ => {
+                        let (name, clients) = (&settings.config.node.name, &settings.client_listen);
+                        manager.status(&format!("serves clients on {clients}"));
+                        let admin = &settings.admin_listen;
+                        print(format!("{name} serves on http://{clients} (admin http://{admin})\n").as_bytes())?;
+                    }
                 }
             }
         }
     };
     info!(signal = stopped_by, "stopping: no new work, what is under way is finished");
+    manager.stopping("finishes what is under way");
     tokio::select! {
         biased;
         ended = running.stop() => {

@@ -12,6 +12,7 @@
 //! Bounds: one counter for each layout that something is still in flight on; one number for each operation under way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -25,11 +26,23 @@ pub struct Held {
     votes: Arc<Votes>,
 }
 
+/// Partitions share so many locks.
+const SHARDS: usize = 64;
+
 /// The operations that count votes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Votes {
-    under_way: Mutex<UnderWay>,
+    shards: [Mutex<UnderWay>; SHARDS],
+    /// How many wait for operations to end: nobody, nearly always.
+    waiting: AtomicUsize,
     ended: Notify,
+}
+
+impl Default for Votes {
+    fn default() -> Self {
+        let shards = std::array::from_fn(|_| Mutex::default());
+        Self { shards, waiting: AtomicUsize::new(0), ended: Notify::new() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -60,8 +73,24 @@ pub struct Counting {
 }
 
 impl Votes {
-    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn under_way(&self, partition: PartitionId) -> MutexGuard<'_, UnderWay> {
+        self.shards[partition.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody waits for operations to end, for as long as this lives.
+struct Waits<'a>(&'a Votes);
+
+impl<'a> Waits<'a> {
+    fn begin(votes: &'a Votes) -> Self {
+        votes.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(votes)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -100,27 +129,31 @@ impl Held {
     /// An operation in a partition begins, whose votes will be counted here.
     #[must_use]
     pub fn counting(&self, partition: PartitionId) -> Counting {
-        let mut under_way = self.votes.under_way();
+        let mut under_way = self.votes.under_way(partition);
         under_way.next += 1;
         let operation = (partition, under_way.next);
         under_way.operations.insert(operation);
         Counting { votes: Arc::clone(&self.votes), operation }
     }
 
-    /// The number of the operation that began last.
+    /// The number of the operation that began last, of those that share a lock with a partition's.
     #[must_use]
-    pub fn last_begun(&self) -> u64 {
-        self.votes.under_way().next
+    pub fn last_begun(&self, partition: PartitionId) -> u64 {
+        self.votes.under_way(partition).next
     }
 
     /// Waits until every operation of a partition up to this number has decided. What begins later is not waited for, so
     /// it ends: at the latest when the last of them meets its deadline.
     pub async fn counted(&self, partition: PartitionId, until: u64) {
+        // Before the look, and in the same order as those that end: they take the lock, and then ask who waits.
+        let _waits = Waits::begin(&self.votes);
         loop {
             // Before the look: nothing that ends in between is missed.
             let mut ended = std::pin::pin!(self.votes.ended.notified());
             ended.as_mut().enable();
-            if self.votes.under_way().operations.range((partition, 0)..=(partition, until)).next().is_none() {
+            let counts =
+                |under_way: &UnderWay| under_way.operations.range((partition, 0)..=(partition, until)).count() > 0;
+            if !counts(&self.votes.under_way(partition)) {
                 return;
             }
             ended.await;
@@ -130,8 +163,10 @@ impl Held {
 
 impl Drop for Counting {
     fn drop(&mut self) {
-        self.votes.under_way().operations.remove(&self.operation);
-        self.votes.ended.notify_waiters();
+        self.votes.under_way(self.operation.0).operations.remove(&self.operation);
+        if self.votes.waiting.load(Ordering::SeqCst) > 0 {
+            self.votes.ended.notify_waiters();
+        }
     }
 }
 
@@ -171,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn what_counts_votes_now_is_waited_for_and_nothing_that_begins_later() {
         let held = Held::default();
-        held.counted(PartitionId(1), held.last_begun()).await;
+        held.counted(PartitionId(1), held.last_begun(PartitionId(1))).await;
         let (first, second) = (held.counting(PartitionId(1)), held.counting(PartitionId(1)));
         let _elsewhere = held.counting(PartitionId(2));
         let mut counted = waiting(held.clone());
@@ -187,7 +222,7 @@ mod tests {
     struct Waiting(std::pin::Pin<Box<dyn Future<Output = ()>>>);
 
     fn waiting(held: Held) -> Waiting {
-        let until = held.last_begun();
+        let until = held.last_begun(PartitionId(1));
         Waiting(Box::pin(async move { held.counted(PartitionId(1), until).await }))
     }
 

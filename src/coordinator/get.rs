@@ -143,6 +143,11 @@ impl Coordinator {
         let votes = self.require_votes(located, options.r)?;
         let repair = match options.repair {
             Some(RepairMode::Off) => RepairMode::Off,
+            Some(RepairMode::Sync) if options.sloppy => {
+                let detail = "repair=sync promises that owners hold what is returned, which a sloppy read cannot; say \
+                              sloppy=off, or repair=async";
+                return Err(Error::refused(ErrorCode::BadParameter, detail));
+            }
             _ if options.sloppy => RepairMode::Async,
             asked => asked.unwrap_or_else(|| default_repair(located, &votes)),
         };

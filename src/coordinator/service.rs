@@ -260,9 +260,10 @@ impl Coordinator {
     /// Lets the votes that are counted here be counted, before a copy that gave one of them is merged anew.
     async fn serve_settle(&self, settle: Settle, budget: Duration) -> Reply {
         let (env, held) = (&self.inner.env, self.inner.keeper.held());
-        let until = if settle.until == 0 { held.last_begun() } else { settle.until };
+        let partition = PartitionId(settle.partition);
+        let until = if settle.until == 0 { held.last_begun(partition) } else { settle.until };
         // So that whoever asks is told in time.
-        let counted = env.timeout(budget / 2, held.counted(PartitionId(settle.partition), until)).await;
+        let counted = env.timeout(budget / 2, held.counted(partition, until)).await;
         Reply::new(Tell::Settled(Settled { counting: counted.is_err(), until }))
     }
 
@@ -309,8 +310,16 @@ impl Coordinator {
 
     async fn serve_digests(&self, list: ListDigests) -> Reply {
         let most = list.most.clamp(1, DIGESTS_MOST) as usize;
-        match self.inner.replica.digests(PartitionId(list.partition), list.after, list.to, most).await {
-            Ok(page) => {
+        let partition = PartitionId(list.partition);
+        let listed = self.inner.replica.digests(partition, list.after, list.to, most).await;
+        // A copy that is in doubt covers nobody's: whoever asks would delete the last good one.
+        let health = self.inner.replica.health();
+        if !health.is_synced(partition) {
+            return refuse(&Fault::Syncing);
+        }
+        match listed {
+            Ok(mut page) => {
+                page.entries.retain(|(stored, _)| !health.is_quarantined(stored));
                 let of =
                     |(stored, digest): (Bytes, Digest)| DigestOf { stored, digest: Bytes::copy_from_slice(&digest.0) };
                 Reply::new(Tell::Digests(Digests {

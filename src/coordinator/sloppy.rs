@@ -191,8 +191,10 @@ impl Coordinator {
             return Err(self.hints_full());
         }
         let requirement = self.require(located, plan.w)?;
-        let (up, down): (Vec<StoreId>, Vec<StoreId>) =
+        let (up, mut down): (Vec<StoreId>, Vec<StoreId>) =
             requirement.members().iter().copied().partition(|store| self.takes(*store, plan.grows()));
+        // Whose vote counts in the most layouts first, as where it was found that there are enough.
+        down.sort_by_key(|store| std::cmp::Reverse(requirement.layouts_of(*store).len()));
         let owner = located.fallbacks().owner_for(self.inner.me, down.into_iter().chain(up));
         owner.ok_or_else(|| {
             let detail = "this node stands in for no owner of the object";

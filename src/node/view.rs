@@ -112,6 +112,8 @@ impl NodeView for Node {
         let metrics = &self.inner.metrics;
         let health = self.inner.replica.health();
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        metrics.replica.serving.set(i64::from(self.ready().is_ok()));
+        metrics.repair.paused.set(count(self.inner.roster.all().iter().filter(|worker| worker.is_paused()).count()));
         metrics.replica.quarantined.set(count(health.quarantined().len()));
         metrics.replica.unsynced.set(count(health.unsynced().len()));
         if let Some((space, reserve)) = health.room().space() {
@@ -122,6 +124,7 @@ impl NodeView for Node {
         }
         show(&metrics.transport, &self.inner.transport.stats());
         metrics.replica.queue.set(count(self.inner.replica.queued()));
+        metrics.replica.read_only.set(i64::from(health.is_read_only()));
         metrics.replica.deletes_only.set(i64::from(health.room().is_short()));
         let (keys, bytes) = self.inner.replica.hints().total();
         metrics.hints.waiting.set(i64::try_from(keys).unwrap_or(i64::MAX));

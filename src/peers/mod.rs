@@ -499,6 +499,8 @@ impl Peers {
         also: Vec<u64>,
         budget: Duration,
     ) -> impl Future<Output = Result<Reply, CallError>> + Send + use<> {
+        // What waits there says nothing of how long the way is.
+        let waits = matches!(ask, Ask::Settle(_));
         let this = self.clone();
         async move {
             let called = {
@@ -521,7 +523,9 @@ impl Peers {
                 this.inner.metrics.transport.call_failures.inc();
             }
             answer.map(|answer| {
-                this.note_latency(store, now.since(sent));
+                if !waits {
+                    this.note_latency(store, now.since(sent));
+                }
                 this.note_head(store, answer.reply.head);
                 answer.reply
             })

@@ -160,6 +160,8 @@ struct Due {
     at: Mono,
     /// Since when it has been up; none: it is down.
     up_since: Option<Mono>,
+    /// Since when, after the last comparison, the next one has been put off.
+    put_off: Option<Mono>,
 }
 
 impl std::fmt::Debug for AntiEntropy {
@@ -306,21 +308,26 @@ impl AntiEntropy {
         let mut all = self.due();
         all.retain(|peer, _| mine.contains(peer));
         let mut due = Vec::new();
+        let (patience, owed) = (FOR_HINTS.min(*interval / 2), peers.is_owed());
         for peer in mine {
             let up_since = up.get(peer).filter(|status| status.up).map(|status| status.since);
             let soon = now + SOON.min(*interval / 2) + within(SOON.min(*interval / 2));
-            let its = all.entry(peer).or_insert(Due { at: soon, up_since });
+            let its = all.entry(peer).or_insert(Due { at: soon, up_since, put_off: None });
             if up_since.is_some() && its.up_since != up_since {
-                its.at = its.at.min(soon);
+                // Also where it was due long ago: who comes back is first sent what it missed. But who comes back again and
+                // again is compared all the same.
+                let since = *its.put_off.get_or_insert(now);
+                its.at = if now < since + patience { soon } else { its.at.min(soon) };
             }
             its.up_since = up_since;
-            let missing = up.get(peer).is_some_and(|status| status.mood.catching_up)
-                || peers.is_owed()
-                || self.inner.replica.hints().waiting(peer).is_some();
-            if missing && now < its.at + FOR_HINTS.min(*interval / 2) {
-                continue;
-            }
             if up_since.is_some() && its.at <= now {
+                let missing = owed
+                    || up.get(peer).is_some_and(|status| status.mood.catching_up)
+                    || self.inner.replica.hints().waiting(peer).is_some();
+                if missing && now < *its.put_off.get_or_insert(now) + patience {
+                    continue;
+                }
+                its.put_off = None;
                 its.at = now + *interval * 3 / 4 + within(*interval / 4);
                 due.push(peer);
             }
@@ -522,7 +529,7 @@ impl AntiEntropy {
     }
 
     /// Makes one key equal on both sides. Gives the bytes of the records that travelled; none where there was nothing to be
-    /// done: emptied or placed elsewhere meanwhile, or equal by now.
+    /// done: emptied or placed elsewhere meanwhile.
     async fn exchange(&self, known: &Known, peer: StoreId, difference: Difference) -> Result<Option<u64>, String> {
         let Inner { replica, keeper, .. } = &*self.inner;
         let layout = known.newest();
@@ -537,10 +544,10 @@ impl AntiEntropy {
             return Ok(None);
         }
         let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
-        let (mut bytes, mut sent) = (None, None);
+        let (mut bytes, mut sent, mut refused) = (None, None, None);
         // Before it is read.
         let epoch = replica.epoch(place.partition).0;
-        // Ours first: where theirs is only older, that is all, and they say so in a few bytes.
+        // Ours first: where theirs is only older, that is all, and they say so in a few bytes. Where ours is, both travel.
         if difference.exchange != Exchange::Fetch
             && let Some(record) = self.patiently(|| replica.read_to_mend(place.clone())).await?
         {
@@ -551,8 +558,11 @@ impl AntiEntropy {
             let _guard = keeper.held().take();
             self.still(known)?;
             let write = Write { target: target.clone(), record, epoch, flush: false, repair: true };
-            let Tell::Written(_) = self.ask(known, peer, Ask::Write(write)).await? else {
-                return Err("it answers something else".into());
+            // One that cannot write has all the same what is to be read.
+            refused = match self.ask(known, peer, Ask::Write(write)).await {
+                Ok(Tell::Written(_)) => None,
+                Ok(_) => Some("it answers something else".to_owned()),
+                Err(why) => Some(why),
             };
         }
         if difference.exchange != Exchange::Send {
@@ -569,7 +579,7 @@ impl AntiEntropy {
                 self.merge(layout, target, record, Epoch(copy.epoch)).await?;
             }
         }
-        Ok(bytes)
+        refused.map_or(Ok(bytes), Err)
     }
 
     async fn merge(&self, layout: &Layout, target: Target, record: Bytes, epoch: Epoch) -> Result<(), String> {

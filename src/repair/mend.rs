@@ -205,14 +205,10 @@ impl Mender {
             keys.entry(partition).or_default().push(stored);
         }
         for (partition, keys) in keys {
-            let settled = self.settle(partition, self.done.accepts_loss(partition)).await;
+            let settled = self.settle(partition).await;
             for stored in keys {
                 next().await;
-                let mended = match &settled {
-                    Ok(()) => self.mend(partition, stored).await,
-                    Err(why) => Err(why.clone()),
-                };
-                if let Err(why) = mended {
+                if let Err(why) = self.mend(partition, stored, &settled).await {
                     warn!(%partition, why, "a quarantined key cannot be mended yet");
                     self.worker.failed(format!("a key of partition {partition}: {why}"));
                 }
@@ -221,16 +217,17 @@ impl Mender {
     }
 
     /// Has every owner decide what it is counting votes for in a partition: this node may have given some that stand for
-    /// copies it has not got any more. With `in_part`, those who cannot be asked are left out.
-    async fn settle(&self, partition: PartitionId, in_part: bool) -> Result<(), String> {
+    /// copies it has not got any more. What became of it at each other one.
+    async fn settle(&self, partition: PartitionId) -> BTreeMap<StoreId, Result<(), String>> {
+        let others = self.others(partition);
         if !self.env.buggify.breaks("what a node counts itself is decided before it mends") {
             let held = self.keeper.held();
-            held.counted(partition, held.last_begun()).await;
+            held.counted(partition, held.last_begun(partition)).await;
         }
         if self.env.buggify.breaks("what others count is decided before a node mends") {
-            return Ok(());
+            return others.into_iter().map(|store| (store, Ok(()))).collect();
         }
-        let version = self.newest()?.version();
+        let version = self.newest().map_or(0, |layout| layout.version());
         let ask = async |store: StoreId| {
             let mut until = 0;
             loop {
@@ -244,9 +241,8 @@ impl Mender {
                 }
             }
         };
-        let others = self.others(partition);
-        let settled = join_all(others.iter().map(|store| ask(*store))).await.into_iter().collect();
-        if in_part { Ok(()) } else { settled }
+        let settled = join_all(others.iter().map(|store| ask(*store))).await;
+        others.into_iter().zip(settled).collect()
     }
 
     /// The other owners of what this node owns in a partition, over all buckets and live layouts; those that have ended
@@ -263,6 +259,13 @@ impl Mender {
         }
         others.retain(|store| *store != known.me && !known.chain.ended().contains(store));
         others.into_iter().collect()
+    }
+
+    /// Those of them that own a bucket's objects there, in whatever live layout.
+    fn owners(&self, partition: PartitionId, bucket: &Bucket) -> BTreeSet<StoreId> {
+        let Some(known) = self.keeper.known() else { return BTreeSet::new() };
+        let lists = known.chain.live().iter().map(|layout| holders(layout, partition, Some(bucket)));
+        lists.flat_map(|list| list.stores().collect::<Vec<_>>()).collect()
     }
 
     /// Those of them that can be trusted to hold what was acknowledged: the owners in the oldest live layout, which is
@@ -295,7 +298,7 @@ impl Mender {
             others.iter().copied().filter(|store| whole.is_none_or(|whole| !whole.contains(store))).collect()
         };
         if !missing.is_empty() {
-            self.settle(partition, false).await?;
+            self.settle(partition).await.into_values().collect::<Result<(), _>>()?;
         }
         let results = join_all(missing.iter().map(|store| self.copy(partition, *store))).await;
         let mut failed = None;
@@ -477,10 +480,15 @@ impl Mender {
         merge_into(&self.replica, &layout, self.window, target, (record, epoch), cause).await
     }
 
-    async fn mend(&self, partition: PartitionId, stored: Bytes) -> Result<(), String> {
+    async fn mend(
+        &self,
+        partition: PartitionId,
+        stored: Bytes,
+        settled: &BTreeMap<StoreId, Result<(), String>>,
+    ) -> Result<(), String> {
         let Some((id, generation)) = name_of(&stored) else { return Err("it is no object".into()) };
         let (live, others) = (self.live(), self.others(partition));
-        let complete = self.complete(partition, &id.bucket);
+        let (complete, owners) = (self.complete(partition, &id.bucket), self.owners(partition, &id.bucket));
         let accepts = self.done.accepts_loss(partition);
         let given_up = format!("`quorate repair --partition {partition} --accept-data-loss` gives it up");
         if complete.is_empty() && !accepts {
@@ -496,6 +504,13 @@ impl Mender {
         // Of a merge the least.
         let (mut least, mut sealed) = (self.replica.epoch(partition), self.replica.sealed(partition));
         for (theirs, from) in said.into_iter().zip(&others) {
+            // Who coordinates this bucket's writes may be counting. Whoever is given up with what it holds is not waited for.
+            match settled.get(from) {
+                Some(Ok(())) => {}
+                _ if !owners.contains(from) || (accepts && matches!(theirs, Theirs::Unknown)) => {}
+                Some(Err(why)) => return Err(why.clone()),
+                None => return Err(format!("{from} has come to own it meanwhile, and may be counting votes")),
+            }
             match theirs {
                 Theirs::Object(object, [epoch, seal]) => {
                     merged.merge(&object, &rules);

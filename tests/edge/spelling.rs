@@ -13,7 +13,7 @@ pub(crate) struct Listeners(pub(crate) Vec<SocketAddr>);
 
 impl Listeners {
     /// The listener whose turn it is.
-    fn of_turn(&self, turn: usize) -> SocketAddr {
+    pub(crate) fn of_turn(&self, turn: usize) -> SocketAddr {
         self.0[turn % self.0.len()]
     }
 }

@@ -367,7 +367,8 @@ fn a_comparison_waits_for_hints_and_then_comes() {
             assert!(waiting() > 0, "it takes longer than a comparison after somebody came up");
             assert!(cluster.until(60 * SECOND, || waiting() == 0).await);
             assert_eq!(metric(|metrics| metrics.repair.repaired.get()), 0, "hints brought all of it");
-            let compared = || metric(|metrics| metrics.repair.rounds.get()) > rounds;
+            // Two nodes that were up all the time compare with each other twice at most meanwhile.
+            let compared = || metric(|metrics| metrics.repair.rounds.get()) > rounds + 2;
             assert!(cluster.until(60 * SECOND, compared).await, "and then it is compared");
             assert_eq!(metric(|metrics| metrics.repair.repaired.get()), 0);
             cluster.end();
