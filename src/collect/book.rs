@@ -139,6 +139,11 @@ impl Book {
         self.sealed.max(self.heard)
     }
 
+    /// Nothing is taken any more that was read under an earlier epoch: some owner has sealed that.
+    pub fn refuse_before(&mut self, sealed: Epoch) {
+        self.sealed = self.sealed.max(sealed);
+    }
+
     /// An owner has sealed so much, and every hint may have been drained up to there: nothing older is kept from here on.
     pub fn hear(&mut self, sealed: Epoch, drained: Epoch) {
         self.heard = self.heard.max(sealed);
@@ -177,10 +182,21 @@ impl Book {
         self.held.values().any(|held| held.stage < Stage::Dropped && held.listed.contains_key(stored))
     }
 
-    /// An object as it is sent and taken in: without what is sealed or dropped. None where that is all the same.
+    /// An object as it is taken in: without what is sealed or dropped. None where that is all the same.
     #[must_use]
     pub fn strip(&self, stored: &Bytes, object: &Object) -> Option<Object> {
-        let held = self.held.values().filter(|held| held.stage > Stage::Marked);
+        self.without(Stage::Sealed, stored, object)
+    }
+
+    /// An object as it is sent: without what is dropped. What is sealed alone goes along: who mends a damaged copy and has not
+    /// sealed it yet has it from nowhere else, and who has does not take it. None where that is all the same.
+    #[must_use]
+    pub fn send(&self, stored: &Bytes, object: &Object) -> Option<Object> {
+        self.without(Stage::Dropped, stored, object)
+    }
+
+    fn without(&self, from: Stage, stored: &Bytes, object: &Object) -> Option<Object> {
+        let held = self.held.values().filter(|held| held.stage >= from);
         let gone: Vec<Dot> = held.filter_map(|held| held.listed.get(stored)).flatten().copied().collect();
         if gone.is_empty() { None } else { object.without(&gone) }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use super::pending::Pending;
 use super::sloppy::Kept;
@@ -17,6 +18,7 @@ use crate::quorum::{
     Explain, GetAction, GetCore, GetFailure, Level, NoVote, ReadPlan, Recorder, ReplicaReply, Requirement,
 };
 use crate::replica::{Cause, Fault, MergeRequest};
+use crate::transport::messages::collect::Collect;
 use crate::transport::messages::{Ask, Held, Read, Refusal, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId};
 
@@ -24,6 +26,11 @@ use crate::types::{Digest, Mono, ObjectId, StoreId};
 const HEDGE_AT_LEAST: Duration = Duration::from_millis(1);
 /// Repairs that nobody waits for may take this long.
 const REPAIR_FOR: Duration = Duration::from_secs(5);
+
+/// Between two tries where a round of collection was sealed meanwhile; twice as long each time.
+const AGAIN_AFTER: Duration = Duration::from_millis(2);
+/// How long owners may take to hear what one of them has sealed.
+const TELL_FOR: Duration = Duration::from_secs(2);
 
 /// What a read found.
 #[derive(Clone, Debug)]
@@ -182,13 +189,20 @@ impl Coordinator {
     ) -> Result<Found, Error> {
         let located = Arc::new(located);
         let mut beside = (!kept.answered.is_empty()).then(|| (needs.clone(), kept.clone()));
-        let (mut needs, mut kept) = (needs, kept);
+        let (mut needs, mut kept, mut pause) = (needs, kept, AGAIN_AFTER);
         loop {
             let sealed = match self.read_once(&located, needs, kept, options, began, deadline).await? {
                 Ok(found) => return Ok(found),
                 Err(sealed) => sealed,
             };
-            if left(deadline, self.inner.env.clock.now()).is_zero() {
+            let clock = &self.inner.env.clock;
+            if pause > AGAIN_AFTER {
+                // Twice is no coincidence.
+                self.tell_what_is_sealed(&located, sealed);
+            }
+            clock.sleep(pause.min(left(deadline, clock.now()))).await;
+            pause *= 2;
+            if left(deadline, clock.now()).is_zero() {
                 let detail = "replicas answered from before and after a round of collection, until no time was left";
                 return Err(Error::new(ErrorCode::ReadTimeout, Outcome::Unknown, detail));
             }
@@ -201,6 +215,17 @@ impl Coordinator {
                 }
             };
         }
+    }
+
+    /// Tells the owners what one of them has sealed: whoever has forgotten that it marked it finds that out by this.
+    fn tell_what_is_sealed(&self, located: &Arc<Located>, sealed: Epoch) {
+        let (this, located) = (self.clone(), Arc::clone(located));
+        self.inner.env.tasks.spawn(async move {
+            let ask = Ask::Collect(Collect::ask(located.place.partition.0, sealed));
+            let version = located.known.newest().version();
+            let others = located.route.stores.iter().filter(|store| **store != this.inner.me);
+            join_all(others.map(|store| this.inner.peers.call(*store, ask.clone(), version, TELL_FOR))).await;
+        });
     }
 
     /// Or what was sealed: one replica answered from before another sealed a round of collection, and nothing of it counts.

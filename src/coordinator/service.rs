@@ -75,10 +75,14 @@ impl Service for DataService {
                 }
                 Some(Ask::CompareRoots(asked)) => this.serve_compare_roots(&asked).await,
                 Some(Ask::Descend(asked)) => this.serve_descend(&asked).await,
-                Some(Ask::Collect(asked)) => match take_step(&this.inner.replica, &known, asked).await {
-                    Ok(told) => Reply::new(Tell::Collected(told)),
-                    Err(fault) => refuse(&fault),
-                },
+                Some(Ask::Collect(asked)) => {
+                    // Who is up has been asked what it remembers of this node.
+                    let up = this.inner.peers.up();
+                    match take_step(&this.inner.replica, &known, |store| up.is_up(store), asked).await {
+                        Ok(told) => Reply::new(Tell::Collected(told)),
+                        Err(fault) => refuse(&fault),
+                    }
+                }
                 Some(Ask::HandedRead(read)) => this.serve_handed_read(read, budget).await,
                 Some(Ask::HandedWrite(write)) => this.serve_handed_write(write, budget).await,
                 _ => Reply::refused(Refusal::Unknown, "this node does not know that request"),

@@ -61,10 +61,16 @@ impl RepairAdmin for Node {
             );
             return Err(Error::refused(ErrorCode::Paused, detail));
         }
-        let total = workers.entropy.pairs(&scope).ok_or_else(|| {
-            let detail = "layouts change: until that has ended transfers bring what differs, and nothing is compared";
-            Error::refused(ErrorCode::LayoutRefused, detail)
-        })?;
+        let total = match workers.entropy.pairs(&scope) {
+            Some(pairs) => pairs,
+            // A change may wait for just that.
+            None if request.accept_data_loss => 0,
+            None => {
+                let detail =
+                    "layouts change: until that has ended transfers bring what differs, and nothing is compared";
+                return Err(Error::refused(ErrorCode::LayoutRefused, detail));
+            }
+        };
         let Self { inner } = self;
         let operation = Arc::new(Operation {
             id: format!("{REPAIR_ID}{:016x}", inner.env.entropy.u64()),
@@ -127,7 +133,11 @@ impl Node {
             operation.state().given_up = given_up;
         }
         let told = |done: &Repaired| operation.state().done = *done;
-        let (done, why) = workers.entropy.repair_and_tell(&scope, &told).await;
+        let (done, why) = match workers.entropy.pairs(&scope) {
+            // While layouts change nothing is compared.
+            None if give_up.is_some() => (Repaired::default(), None),
+            _ => workers.entropy.repair_and_tell(&scope, &told).await,
+        };
         let mut state = operation.state();
         state.done = done;
         let unfinished = || {

@@ -299,6 +299,7 @@ impl Mender {
         };
         if !missing.is_empty() {
             self.settle(partition).await.into_values().collect::<Result<(), _>>()?;
+            self.refuse_what_is_sealed(partition, &others).await?;
         }
         let results = join_all(missing.iter().map(|store| self.copy(partition, *store))).await;
         let mut failed = None;
@@ -314,7 +315,8 @@ impl Mender {
         if self.live() != live {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
-        if self.replica.health().is_forgetful(partition) {
+        let promises = !self.env.buggify.breaks("who forgot its promises stands in for nobody");
+        if promises && self.replica.health().is_forgetful(partition) {
             self.hear(partition).await?;
         }
         if !self.replica.mark_synced(partition, doubt).await.map_err(|fault| fault.to_string())? {
@@ -346,11 +348,13 @@ impl Mender {
         let all: BTreeSet<StoreId> = groups.iter().flatten().copied().filter(|store| up.is_up(*store)).collect();
         let (ask, version) = (Collect::ask(partition.0, Epoch::FIRST), known.newest().version());
         let told = all.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
-        let (mut answered, mut sealed, mut epoch) = (BTreeSet::new(), Epoch::FIRST, Epoch::FIRST);
+        // What it drained all had marked: so much as who has marked least.
+        let (mut answered, mut sealed, mut epoch) = (BTreeSet::new(), Epoch::FIRST, Epoch(u64::MAX));
         for (store, told) in all.iter().zip(join_all(told).await) {
             if let Ok(Some(Tell::Collected(told))) = told.map(|reply| reply.tell) {
-                (sealed, epoch) = (sealed.max(Epoch(told.sealed)), epoch.max(Epoch(told.epoch)));
-                if !told.syncing {
+                sealed = sealed.max(Epoch(told.sealed));
+                if !told.syncing && !told.behind {
+                    epoch = epoch.min(Epoch(told.epoch));
                     answered.insert(*store);
                 }
             }
@@ -358,14 +362,34 @@ impl Mender {
         let most =
             |owners: &Vec<StoreId>| owners.iter().filter(|store| answered.contains(store)).count() > owners.len() / 2;
         if !groups.iter().all(most) {
-            return Err("this directory went back, and most owners have not said yet what they have collected: until then                         this node stands in for none of them"
-                .into());
+            return Err(
+                "this directory went back, and most owners have not said yet what they have collected: until then \
+                        this node stands in for none of them"
+                    .into(),
+            );
         }
         self.replica.hear(partition, sealed, epoch).await.map_err(|fault| fault.to_string())
     }
 
     fn copied(&self) -> MutexGuard<'_, Copied> {
         self.copied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before anything is merged: what any other owner has sealed is refused here as well from now on, whoever sends it. All of
+    /// them know the newest layout once they have answered, and seal nothing new that is older.
+    async fn refuse_what_is_sealed(&self, partition: PartitionId, others: &[StoreId]) -> Result<(), String> {
+        let (ask, version) = (Collect::ask(partition.0, self.replica.sealed(partition)), self.newest()?.version());
+        let told = others.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
+        let mut sealed = Epoch::FIRST;
+        for (store, told) in others.iter().zip(join_all(told).await) {
+            match told.map(|reply| reply.tell) {
+                Ok(Some(Tell::Collected(told))) => sealed = sealed.max(Epoch(told.sealed)),
+                Ok(Some(Tell::Refused(refused))) => return Err(format!("{store} refuses: {}", refused.detail)),
+                Ok(_) => return Err(format!("{store} answers something else")),
+                Err(failed) => return Err(format!("{store}: {failed}")),
+            }
+        }
+        self.replica.refuse_before(partition, sealed).await.map_err(|fault| fault.to_string())
     }
 
     /// Merges everything that one other owner holds of a partition, whatever its own state.
@@ -393,10 +417,11 @@ impl Mender {
                     "this directory is older than what was collected since: the partition is copied anew".into()
                 );
             }
-            let merges = page.entries.into_iter().map(|entry| {
-                let target = entry.target;
-                self.merge_patiently(target, entry.record, Epoch(page.epoch))
-            });
+            if page.epoch < self.replica.sealed(partition).0 {
+                return Err(format!("{from} has not marked yet what another owner has sealed"));
+            }
+            let epoch = self.replica.vouched(Epoch(page.epoch));
+            let merges = page.entries.into_iter().map(|entry| self.merge_patiently(entry.target, entry.record, epoch));
             let mut merging = futures_util::stream::iter(merges).buffer_unordered(MERGES);
             while let Some(merged) = merging.next().await {
                 // A key that is quarantined here is mended by itself.
@@ -418,8 +443,9 @@ impl Mender {
     /// lost; but not where a quorum of the owners is in doubt like that, or without a vote: what was acknowledged may lie
     /// with them alone, and that takes an operator. What nobody else owns stays.
     async fn start_over(&self, partition: PartitionId, page: Page) -> Result<(), String> {
-        let lesson =
-            page.lesson.ok_or("a round of collection is to be finished there first, or the partition synced")?;
+        let lesson = page
+            .lesson
+            .ok_or("a round of collection is to be finished there first, or its directory went back as well")?;
         let lesson = Lesson::decode(lesson).map_err(|bad| bad.to_string())?;
         let (known, others) = (self.keeper.known(), self.others(partition));
         let Some(known) = known else { return Err("this node is in no cluster".into()) };
@@ -436,9 +462,13 @@ impl Mender {
         }
         let most = placements(known.chain.live()).into_iter().any(|bucket| {
             known.chain.live().iter().any(|layout| {
-                let owners: Vec<StoreId> = holders(layout, partition, bucket.as_ref()).stores().collect();
-                let in_doubt = owners.iter().filter(|owner| doubted.contains(owner)).count();
-                owners.len() > 1 && owners.contains(&known.me) && in_doubt > owners.len() / 2
+                let list = holders(layout, partition, bucket.as_ref());
+                // A region by itself as well: its own quorum may be all that acknowledged a write.
+                let regions = list.regions.iter().map(|region| region.owners.clone());
+                let mut groups: Vec<Vec<StoreId>> = regions.chain([list.stores().collect()]).collect();
+                groups.retain(|owners| owners.contains(&known.me) && list.stores().count() > 1);
+                let in_doubt = |owners: &Vec<StoreId>| owners.iter().filter(|owner| doubted.contains(owner)).count();
+                groups.iter().any(|owners| in_doubt(owners) > owners.len() / 2)
             })
         });
         if most && !self.done.accepts_loss(partition) {

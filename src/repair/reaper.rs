@@ -605,7 +605,8 @@ impl Reaper {
     async fn ask(&self, known: &Known, store: StoreId, asked: Collect) -> Result<Collected, Stopped> {
         let Inner { replica, peers, .. } = &*self.inner;
         if store == known.me {
-            return Ok(take_step(replica, known, asked).await?);
+            let up = peers.up();
+            return Ok(take_step(replica, known, |store| up.is_up(store), asked).await?);
         }
         let why = match peers.call(store, Ask::Collect(asked), known.newest().version(), CALL_FOR).await {
             Ok(reply) => match reply.tell {

@@ -125,6 +125,10 @@ impl Books {
         brief.epoch.store(book.epoch().0, Ordering::Release);
     }
 
+    fn sealed(&self, partition: PartitionId) -> Epoch {
+        Epoch(self.brief(partition, |brief| brief.sealed.load(Ordering::Acquire)))
+    }
+
     fn brief<T: Default>(&self, partition: PartitionId, of: impl FnOnce(&Brief) -> T) -> T {
         self.brief.get(partition.0 as usize).map(of).unwrap_or_default()
     }
@@ -164,15 +168,16 @@ impl Books {
         Epoch(self.brief(partition, |brief| brief.epoch.load(Ordering::Acquire))).max(since)
     }
 
-    /// Under which epoch a partition is read.
+    /// Under which epoch a partition is read. Where the directory went back that it knows a layout says nothing.
     fn read_epoch(&self, partition: PartitionId, health: &Health) -> Epoch {
-        if health.is_synced(partition) { self.epoch(partition) } else { self.marked(partition) }
+        if health.is_forgetful(partition) { self.marked(partition) } else { self.epoch(partition) }
     }
 
     /// Judges a state that arrives.
-    fn judge(&self, partition: PartitionId, book: Option<&Book>, read: Epoch) -> Result<(), TooOld> {
-        if let Some(book) = book {
-            book.judge(read)?;
+    fn judge(&self, partition: PartitionId, read: Epoch) -> Result<(), TooOld> {
+        let sealed = self.sealed(partition);
+        if read < sealed {
+            return Err(TooOld { read, sealed });
         }
         let sealed = self.first();
         let gained = || self.gained.read().unwrap_or_else(PoisonError::into_inner).contains(&partition);
@@ -189,15 +194,15 @@ impl Books {
         }
     }
 
-    /// A record as it is sent: without what is sealed or dropped. None: nothing is left of it.
-    pub(super) fn strip(&self, partition: PartitionId, stored: &Bytes, record: Bytes) -> Option<Bytes> {
+    /// A record as it is sent: without what is dropped. None: nothing is left of it.
+    pub(super) fn send(&self, partition: PartitionId, stored: &Bytes, record: Bytes) -> Option<Bytes> {
         if !self.brief(partition, |brief| brief.takes_out.load(Ordering::Acquire)) {
             return Some(record);
         }
         let Some(book) = self.of(partition).filter(|book| book.takes_out(stored)) else { return Some(record) };
         // One that cannot be decoded is found out by whoever reads it.
         let Ok(object) = decode_object(record.clone()) else { return Some(record) };
-        match book.strip(stored, &object) {
+        match book.send(stored, &object) {
             None => Some(record),
             Some(left) => (!left.is_empty()).then(|| encode_object(&left)),
         }
@@ -220,7 +225,7 @@ impl Replica {
     /// The first epoch whose states a partition takes: to be looked up after what is answered was read.
     #[must_use]
     pub fn sealed(&self, partition: PartitionId) -> Epoch {
-        Epoch(self.inner.books.brief(partition, |brief| brief.sealed.load(Ordering::Acquire)))
+        self.inner.books.sealed(partition)
     }
 
     /// The greatest epoch of a partition that an owner is known here to have sealed.
@@ -361,10 +366,11 @@ impl Replica {
     }
 
     /// What a store that merges this partition learns first; none while a round waits to be finished, nor from one whose
-    /// directory may have gone back: what that holds may have been collected.
+    /// directory went back: what that holds may have been collected. One that is unsynced for another reason has a book that
+    /// was flushed.
     #[must_use]
     pub fn lesson(&self, partition: PartitionId) -> Option<Lesson> {
-        if !self.votes(partition) {
+        if self.inner.health.is_forgetful(partition) {
             return None;
         }
         self.inner.books.of(partition).unwrap_or_default().lesson().ok()
@@ -389,13 +395,28 @@ impl Replica {
     /// It has: no vote here until everything of the partition was merged anew from every other owner.
     pub async fn distrust(&self, partition: PartitionId) -> Result<(), Fault> {
         self.run(partition, move |shard| {
-            if !shard.health.is_synced(partition) {
+            if shard.health.is_forgetful(partition) {
                 return Ok(());
             }
             shard.metrics.replica.rollback_proofs.inc();
-            shard.mark_doubtful(partition)
+            shard.mark_forgetful(partition)
         })
         .await?
+    }
+
+    /// Takes nothing any more that was read before what some owner has sealed. Who is behind that is to start over instead.
+    pub async fn refuse_before(&self, partition: PartitionId, sealed: Epoch) -> Result<(), Fault> {
+        if sealed <= self.sealed(partition) || self.is_behind(partition, sealed) {
+            return Ok(());
+        }
+        self.collect(partition, move |_, book| book.refuse_before(sealed)).await
+    }
+
+    /// What was read under this epoch, where everything is known and refused that any owner has sealed: it is as good as what
+    /// is read under the newest layout.
+    #[must_use]
+    pub fn vouched(&self, read: Epoch) -> Epoch {
+        read.max(self.inner.books.first())
     }
 
     /// ... whether or not it has a vote: nothing that was merged before this counts as merged.
@@ -403,7 +424,7 @@ impl Replica {
         if self.inner.buggify.breaks("who starts over is marked once more") {
             return self.distrust(partition).await;
         }
-        self.run(partition, move |shard| shard.mark_doubtful(partition)).await?
+        self.run(partition, move |shard| shard.mark_forgetful(partition)).await?
     }
 
     /// Gives up what is held of a partition whose owner has forgotten what it marked, of buckets that others own as well,
@@ -416,6 +437,11 @@ impl Replica {
         shared: OfBucket<bool>,
     ) -> Result<u64, Fault> {
         self.doubt_anew(partition).await?;
+        // What arrives from here on stays. It still remembers no mark: a crash leaves it as much behind.
+        if !self.inner.buggify.breaks("who starts over refuses first what was collected") {
+            let sealed = lesson.sealed();
+            self.collect(partition, move |_, book| book.refuse_before(sealed)).await?;
+        }
         self.new_tenures(vec![partition]).await?;
         let deleted = self.forget(partition, shared).await?;
         self.collect(partition, move |_, book| book.learn(lesson)).await?;
@@ -490,8 +516,8 @@ impl Replica {
 }
 
 impl Shard {
-    fn mark_doubtful(&self, partition: PartitionId) -> Result<(), Fault> {
-        self.health.mark_unsynced(&*self.storage, &[partition], Batch::new()).map_err(|failed| {
+    fn mark_forgetful(&self, partition: PartitionId) -> Result<(), Fault> {
+        self.health.mark_forgetful(&*self.storage, &[partition], Batch::new()).map_err(|failed| {
             self.fail(&failed);
             Fault::ReadOnly(failed.to_string())
         })
@@ -662,13 +688,16 @@ impl Shard {
 
     /// Judges a state that arrives; gives it as it is taken in.
     pub(super) fn take_in(&self, place: &Place, read: Epoch, incoming: Object) -> Result<Object, Fault> {
-        let book = self.books.of(place.partition);
         if !self.env.buggify.breaks("what was read under a sealed epoch is refused") {
-            self.books.judge(place.partition, book.as_deref(), read).map_err(|old| {
+            self.books.judge(place.partition, read).map_err(|old| {
                 self.metrics.collect.refused.inc();
                 Fault::TooOld(old)
             })?;
         }
+        if !self.books.brief(place.partition, |brief| brief.takes_out.load(Ordering::Acquire)) {
+            return Ok(incoming);
+        }
+        let book = self.books.of(place.partition);
         Ok(book.and_then(|book| book.strip(&place.stored, &incoming)).unwrap_or(incoming))
     }
 }

@@ -263,7 +263,7 @@ impl Replica {
             return None;
         }
         let found = self.inner.storage.get_cached(Keyspace::Objects, &place.stored)?.ok()?;
-        Some(found.and_then(|record| self.inner.books.strip(place.partition, &place.stored, record)))
+        Some(found.and_then(|record| self.inner.books.send(place.partition, &place.stored, record)))
     }
 
     /// The record under a key, whether or not the partition is synced: for an owner that mends its own copy. No vote.

@@ -336,7 +336,7 @@ impl Shard {
     /// The same as it is sent: without what is being collected.
     pub(super) fn read_to_send(&self, place: &Place) -> Result<Option<Bytes>, Fault> {
         let found = self.read(place)?;
-        Ok(found.and_then(|record| self.books.strip(place.partition, &place.stored, record)))
+        Ok(found.and_then(|record| self.books.send(place.partition, &place.stored, record)))
     }
 
     /// Takes a key out of service: a new tenure of its partition before the next mint, for dots that only this copy

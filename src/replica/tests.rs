@@ -10,7 +10,7 @@ use crate::causality::{
     encode_object, on_start,
 };
 use crate::collect::Epoch;
-use crate::env::Entropy;
+use crate::env::{Buggify, Entropy};
 use crate::storage::memory::{Faults, MemoryDisk};
 use crate::types::{Bucket, Key, ObjectId, Wall};
 
@@ -30,7 +30,23 @@ fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machin
 
 /// The same, with room for so many bytes of hints.
 fn live_with(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machine_boot: &str, hints: u64) -> Life {
-    let env = Env::real();
+    live_in(Env::real(), disk, durability, answers, machine_boot, hints)
+}
+
+/// One that keeps all rules but this one.
+pub(super) fn live_but(disk: &MemoryDisk, broken: &'static str) -> Life {
+    let env = Env { buggify: Buggify::default().breaking(Some(broken)), ..Env::real() };
+    live_in(env, disk, Durability::Flush, &[], "boot", 1 << 20)
+}
+
+fn live_in(
+    env: Env,
+    disk: &MemoryDisk,
+    durability: Durability,
+    answers: &[Memory],
+    machine_boot: &str,
+    hints: u64,
+) -> Life {
     let storage: Arc<dyn Storage> = Arc::new(disk.open().unwrap());
     let identity = Arc::new(Identity::open(Arc::clone(&storage), &env).unwrap());
     let options = ReplicaOptions {

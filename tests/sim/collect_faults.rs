@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate::causality::decode_object;
 use quorate::cluster::Standing;
-use quorate::kv::layouts::{LayoutAdmin as _, SkipRequest};
+use quorate::kv::layouts::{CommitRequest, LayoutAdmin as _, PlanRequest, SkipRequest};
 use quorate::kv::{NodeView as _, TombstonesView};
 use quorate::kv::{ReadOptions, RepairAdmin as _, RepairMode, RepairRequest, TombstoneAdmin as _, WriteOptions};
 use quorate::quorum::Level;
@@ -14,6 +14,7 @@ use quorate::sim::cluster::{Cluster, Setup};
 use quorate::sim::layouts::settled;
 use quorate::sim::net::Death;
 use quorate::sim::time::SimTime;
+use quorate::storage::Durability;
 use quorate::transport::messages::Ask;
 use quorate::types::PartitionId;
 
@@ -312,6 +313,115 @@ fn what_a_fallbacks_old_directory_keeps_is_refused_and_named() {
             is_back(&cluster, &[keeper]).await;
             assert!(gone(&cluster, &other).await, "seed {seed}: {:?}", views(&cluster));
             assert_eq!(shown(&cluster, &(0..5).collect::<Vec<_>>(), "k").await, [""; 0], "seed {seed}");
+            cluster.end();
+        });
+    }
+}
+
+/// A fallback's directory goes back to before a round that it was asked about; then it takes a write that its owners miss.
+/// Whether they have it in the end.
+async fn after_a_fallback_forgot_what_it_drained(time: SimTime, seed: u64, broken: Option<&'static str>) -> bool {
+    let setup = Setup { linger: Some(5 * SECOND), ..Setup::new(seed, 5) };
+    let (cluster, _) = founded_as(time, setup, broken).await;
+    let (owners, fallbacks) = places(&cluster, "k");
+    let keeper = fallbacks[0];
+    cluster.disk(keeper, |disk| disk.keep_copy());
+    let other = beside(&cluster, "k");
+    put(&cluster, owners[0], &other, "old").await;
+    delete(&cluster, owners[1], &other).await;
+    assert!(gone(&cluster, &other).await, "seed {seed}: {:?}", views(&cluster));
+    cluster.crash(keeper, Death::Killed);
+    cluster.disk(keeper, |disk| disk.roll_back());
+    is_back(&cluster, &[keeper]).await;
+    owners.iter().for_each(|at| cluster.crash(*at, Death::Killed));
+    time.sleep(15 * SECOND).await;
+    let any = WriteOptions { w: Level::Any, ..WriteOptions::default() };
+    cluster.kv(keeper).unwrap().put(id("k"), "kept".into(), any).await.unwrap();
+    assert!(owed(&cluster) > 0, "seed {seed}");
+    for at in &owners {
+        cluster.start(*at).await.unwrap();
+    }
+    let arrived = cluster.until(2 * MINUTE, || owed(&cluster) == 0).await;
+    let shows = shown(&cluster, &owners, "k").await;
+    assert_eq!(shows.len(), if arrived { 3 } else { 0 }, "seed {seed}: {shows:?}");
+    cluster.end();
+    arrived
+}
+
+#[test]
+fn a_fallback_that_forgot_what_it_drained_takes_nothing_that_its_owners_refuse() {
+    for seed in 1..=3 {
+        sim(seed, |time| async move {
+            assert!(after_a_fallback_forgot_what_it_drained(time, seed, None).await, "seed {seed}");
+        });
+    }
+    sim(1, |time| async move {
+        let broken = Some("who forgot its promises stands in for nobody");
+        assert!(!after_a_fallback_forgot_what_it_drained(time, 1, broken).await, "its owners refuse it for ever");
+    });
+}
+
+/// An owner that has started again hears whoever drives rounds, and not the third owner, who might know that its directory
+/// went back: it marks nothing before it does.
+#[test]
+fn who_has_not_heard_every_owner_since_its_start_marks_nothing() {
+    for seed in 1..=3 {
+        sim(seed, |time| async move {
+            let (cluster, _) = founded_as(time, collecting(seed), None).await;
+            let (owners, _) = places(&cluster, "k");
+            // Whoever drives hears both of the others.
+            let [driver, one, other] = owners[..] else { panic!("three owners: {owners:?}") };
+            put(&cluster, driver, "k", "old").await;
+            cluster.crash(one, Death::Killed);
+            let (one_at, other_at) = (cluster.address(one), cluster.address(other));
+            cluster.net().cut(&one_at, &other_at);
+            cluster.net().cut(&other_at, &one_at);
+            cluster.start(one).await.unwrap();
+            let up = |at: usize| {
+                let members = cluster.node(driver).unwrap().status().members;
+                members.iter().any(|member| member.name == format!("n{at}") && member.state == "up")
+            };
+            assert!(cluster.until(MINUTE, || up(one) && up(other)).await, "seed {seed}");
+            // From there both are heard.
+            delete(&cluster, driver, "k").await;
+            time.sleep(MINUTE).await;
+            assert!(stored(&cluster, driver, "k").is_some(), "seed {seed}");
+            assert!(is_named(&cluster, one, "has not heard"), "seed {seed}: {:?}", views(&cluster));
+            cluster.net().heal();
+            assert!(gone(&cluster, "k").await, "seed {seed}: {:?}", views(&cluster));
+            cluster.end();
+        });
+    }
+}
+
+/// Two owners of three that are left merge everything anew for the next layout, and lose power before they have: what each
+/// of them holds the other one takes.
+#[test]
+fn a_power_cut_while_two_owners_merge_from_each_other_leaves_nobody_waiting() {
+    for seed in 1..=4 {
+        sim(seed, |time| async move {
+            let setup = Setup { durability: Durability::Os, ..collecting(seed) };
+            let (cluster, _) = founded_as(time, setup, None).await;
+            for n in 0..12 {
+                put(&cluster, 0, &format!("k{n}"), "here").await;
+            }
+            put(&cluster, 0, "k", "old").await;
+            delete(&cluster, 1, "k").await;
+            assert!(gone(&cluster, "k").await, "seed {seed}");
+            cluster.crash(2, Death::Killed);
+            time.sleep(15 * SECOND).await;
+            let node = cluster.node(0).unwrap();
+            let plan = node.plan(PlanRequest { remove: vec!["n2".into()], ..PlanRequest::default() }).await.unwrap();
+            let commit = CommitRequest { version: plan.version, force: false, accept_data_loss: false };
+            node.commit(plan.id, commit).await.unwrap();
+            let version = |at: usize| cluster.node(at).unwrap().layouts().newest().unwrap().version();
+            assert!(cluster.until(MINUTE, || version(0) == plan.version && version(1) == plan.version).await);
+            (0..2).for_each(|at| cluster.crash(at, Death::PowerCut));
+            is_back(&cluster, &[0, 1]).await;
+            for n in 0..12 {
+                assert_eq!(shown(&cluster, &[0, 1], &format!("k{n}")).await, ["here"; 2], "seed {seed}: k{n}");
+            }
+            assert_eq!(shown(&cluster, &[0, 1], "k").await, [""; 0], "seed {seed}");
             cluster.end();
         });
     }

@@ -10,10 +10,17 @@ use crate::replica::{Fault, Replica};
 use crate::ring::live::holders;
 use crate::ring::sync::placements;
 use crate::transport::messages::collect::{Collect, CollectStep, Collected, RoundName};
-use crate::types::{Bucket, PartitionId};
+use crate::types::{Bucket, PartitionId, StoreId};
 
 /// Takes a step here; answers how far this node is then. Flushed.
-pub async fn take_step(replica: &Replica, known: &Known, asked: Collect) -> Result<Collected, Fault> {
+///
+/// `heard` are those whom this node has asked, since it started, what they remember of it.
+pub async fn take_step(
+    replica: &Replica,
+    known: &Known,
+    heard: impl Fn(StoreId) -> bool,
+    asked: Collect,
+) -> Result<Collected, Fault> {
     let partition = PartitionId(asked.partition);
     if asked.partition >= known.newest().grid().q() {
         return Err(Fault::Malformed("there is no such partition".into()));
@@ -30,7 +37,7 @@ pub async fn take_step(replica: &Replica, known: &Known, asked: Collect) -> Resu
             return Err(Fault::Syncing);
         }
     }
-    let refused = step(replica, known, partition, asked).await?.err();
+    let refused = step(replica, known, heard, partition, asked).await?.err();
     let leftover = !owned && !replica.holds_nothing(partition)?;
     let keeps = !owned && !replica.keeps_nothing(partition).await?;
     let Refused { why, differs } = refused.clone().unwrap_or_default();
@@ -50,6 +57,7 @@ struct Refused {
 async fn step(
     replica: &Replica,
     known: &Known,
+    heard: impl Fn(StoreId) -> bool,
     partition: PartitionId,
     asked: Collect,
 ) -> Result<Result<(), Refused>, Fault> {
@@ -67,6 +75,12 @@ async fn step(
             let Some(round) = asked.round() else {
                 return Err(Fault::Malformed("what a round lists is not what it is named by".into()));
             };
+            // With a mark an owner seems to remember all that was sealed before it. One whose directory went back does not, and
+            // the other owners are who would know.
+            let owners = super::owners(known.newest(), partition);
+            if let Some(store) = owners.iter().find(|store| **store != known.me && !heard(**store)) {
+                return Ok(no(&format_args!("it has not heard {store} since it started, or does not hear it now")));
+            }
             let alone = if let [only] = known.chain.live() { Some(only.version()) } else { None };
             let (layout, me) = (known.newest().clone(), known.me);
             let owns = move |bucket: &Bucket| holders(&layout, partition, Some(bucket)).contains(me);

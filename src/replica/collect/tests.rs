@@ -1,7 +1,7 @@
 //! Rounds on a memory disk: each step is durable once it is answered, and does to objects what it says.
 
 use super::super::audit;
-use super::super::tests::{Life, disk, live, place};
+use super::super::tests::{Life, disk, live, live_but, place};
 use super::super::{Cause, MergeRequest};
 use super::*;
 use crate::causality::{MergeRules, Payload, Supersedes, Write};
@@ -66,11 +66,12 @@ async fn a_round_removes_what_it_lists_and_nothing_older_comes_back() {
     life.replica.drain(partition, round.id().epoch).await.unwrap();
     life.replica.seal(partition, round.id()).await.unwrap().unwrap();
     assert_eq!(life.replica.sealed(partition), round.id().epoch);
-    assert_eq!(life.object("k").await, None, "it is sent no more");
+    assert_eq!(life.object("k").await, Some(deleted.clone()), "whoever mends a damaged copy has it from here");
     let refused = life.arrives("k", &before.object, Epoch::FIRST).await;
     assert!(matches!(refused, Err(Fault::TooOld(_))), "{refused:?}");
     assert_eq!(life.replica.drop_round(partition, round.id()).await.unwrap(), Ok(1));
     assert_eq!(life.replica.drop_round(partition, round.id()).await.unwrap(), Ok(0), "asked twice");
+    assert_eq!(life.object("k").await, None);
     assert_eq!(life.replica.storage().get(Keyspace::Objects, &place("k").stored).unwrap(), None);
     life.is_exact();
     assert_eq!(life.arrives("k", &deleted, round.id().epoch).await, Ok(true));
@@ -138,10 +139,10 @@ async fn a_write_after_the_mark_keeps_its_context_and_loses_the_deletion() {
     minting.durable().await.unwrap();
     assert_eq!(beside.object.siblings().len(), 2);
     life.replica.seal(partition, round.id()).await.unwrap().unwrap();
+    assert_eq!(life.object("k").await, Some(beside.object.clone()));
+    life.replica.drop_round(partition, round.id()).await.unwrap().unwrap();
     let sent = life.object("k").await.unwrap();
     assert_eq!((sent.siblings().len(), sent.context()), (1, beside.object.context()));
-    life.replica.drop_round(partition, round.id()).await.unwrap().unwrap();
-    assert_eq!(life.object("k").await, Some(sent));
     assert!(life.object("k").await.unwrap().context().covers_all(deleted.context()));
     life.is_exact();
 }
@@ -230,6 +231,89 @@ async fn an_owner_that_forgot_its_mark_starts_over() {
     assert_eq!(behind.object("k").await, None);
     assert_ne!(behind.put("k", "w").await.dot.actor, actor, "under a new tenure");
     behind.is_exact();
+}
+
+/// Two owners of a value that one of them has deleted, and collected, since the other's directory was copied.
+async fn behind(behind: &Life) -> (Lesson, Epoch) {
+    let whole = live(&disk());
+    let value = behind.put("k", "v").await;
+    whole.arrives("k", &value.object, Epoch::FIRST).await.unwrap();
+    whole.delete("k").await;
+    let (partition, round) = (place("k").partition, whole.round(&["k"], 1, Vec::new()));
+    whole.marks("k", &round).await.unwrap();
+    whole.replica.seal(partition, round.id()).await.unwrap().unwrap();
+    whole.replica.drop_round(partition, round.id()).await.unwrap().unwrap();
+    (whole.replica.lesson(partition).unwrap(), whole.replica.sealed(partition))
+}
+
+#[tokio::test]
+async fn who_starts_over_refuses_what_was_collected_before_it_gives_anything_up() {
+    for broken in ["nothing", "who starts over refuses first what was collected"] {
+        let life = live_but(&disk(), broken);
+        let (partition, (lesson, sealed)) = (place("k").partition, behind(&life).await);
+        let (replica, refused) = (life.replica.clone(), Arc::new(AtomicBool::new(false)));
+        let seen = Arc::clone(&refused);
+        // It is asked of each key, as that is about to go.
+        let shared: OfBucket<bool> = Arc::new(move |_| {
+            assert!(replica.is_behind(partition, sealed), "a crash would leave it as much behind");
+            seen.store(replica.sealed(partition) == sealed, Ordering::Release);
+            true
+        });
+        assert_eq!(life.replica.start_over(partition, lesson, shared).await, Ok(1));
+        assert_eq!(refused.load(Ordering::Acquire), broken == "nothing");
+        assert_eq!(life.replica.sealed(partition), sealed);
+    }
+}
+
+#[tokio::test]
+async fn rules_of_who_is_behind_and_what_they_are_for() {
+    let partition = place("k").partition;
+    let life = live_but(&disk(), "who is behind does not learn");
+    let (lesson, sealed) = behind(&life).await;
+    life.replica.learn(partition, lesson).await.unwrap();
+    assert!(!life.replica.is_behind(partition, sealed), "it seems to remember");
+    assert!(life.object("k").await.is_some(), "... what was deleted");
+
+    let life = live_but(&disk(), "who starts over is marked once more");
+    let (lesson, _) = behind(&life).await;
+    life.replica.distrust(partition).await.unwrap();
+    let doubt = life.replica.health().doubt(partition).unwrap();
+    life.replica.start_over(partition, lesson, Arc::new(|_| true)).await.unwrap();
+    assert!(life.replica.mark_synced(partition, doubt).await.unwrap(), "what was merged before counts, and is gone");
+
+    let life = live_but(&disk(), "what is sealed is held");
+    life.put("k", "v").await;
+    life.delete("k").await;
+    let round = life.round(&["k"], 1, Vec::new());
+    life.marks("k", &round).await.unwrap();
+    life.replica.suspect(place("k")).await;
+    assert_eq!(life.replica.seal(partition, round.id()).await, Ok(Ok(())), "nobody knows what it holds");
+}
+
+/// A power cut takes no book along: what such an owner reads, and teaches, is as new as it was.
+#[tokio::test]
+async fn who_is_unsynced_without_having_gone_back_goes_on_teaching() {
+    let life = live(&disk());
+    let partition = place("k").partition;
+    life.replica.follow_layout(4, [partition].into());
+    let object = live(&disk()).put("k", "v").await.object;
+    life.replica.health().mark_unsynced(&**life.replica.storage(), &[partition], Batch::new()).unwrap();
+    assert_eq!(life.replica.epoch(partition), Epoch::of_layout(4));
+    assert!(life.replica.lesson(partition).is_some());
+    life.replica.distrust(partition).await.unwrap();
+    assert_eq!(life.replica.epoch(partition), Epoch::FIRST, "it went back after all");
+    assert_eq!(life.replica.lesson(partition), None);
+    // Of another one that went back as well: it is taken once nobody is known to have sealed anything later.
+    let older = Epoch(3 << 32);
+    assert!(matches!(life.arrives("k", &object, older).await, Err(Fault::TooOld(_))));
+    assert_eq!(life.arrives("k", &object, life.replica.vouched(older)).await, Ok(true));
+    life.replica.begin_anew(partition, 4).await.unwrap();
+    life.replica.refuse_before(partition, Epoch(3 << 32 | 7)).await.unwrap();
+    life.replica.follow_layout(4, BTreeSet::new());
+    assert!(
+        matches!(life.arrives("k", &object, older).await, Err(Fault::TooOld(_))),
+        "what an owner has sealed is refused"
+    );
 }
 
 #[tokio::test]
