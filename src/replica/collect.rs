@@ -532,7 +532,11 @@ impl Shard {
             Fault::ReadOnly(failed.to_string())
         })?;
         self.books.set(partition, book);
-        Ok(())
+        // An older copy of this directory is found out by it.
+        self.identity.move_on().map_err(|failed| {
+            self.fail(&failed);
+            Fault::ReadOnly(failed.to_string())
+        })
     }
 
     /// Whether exactly what is listed is held; or nothing, where this store owns none of that bucket.
