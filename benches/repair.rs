@@ -219,7 +219,8 @@ async fn load(
                 (*keys, *bytes) = (*keys + 1, *bytes + record.len() as u64);
             }
             let (place, record, class) = (place.clone(), record.clone(), layout.class_of(settings));
-            let request = MergeRequest { place, record, rules, class, flush: false, cause: Cause::Repair };
+            let epoch = node.replica().epoch(place.partition);
+            let request = MergeRequest { place, record, rules, class, flush: false, cause: Cause::Repair, epoch };
             let replica = node.replica().clone();
             merges.push(async move { replica.merge(request).await });
         }

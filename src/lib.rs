@@ -9,6 +9,7 @@
 pub mod types;
 
 pub mod causality;
+pub mod collect;
 pub mod membership;
 pub mod merkle;
 pub mod pacing;

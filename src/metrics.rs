@@ -103,6 +103,8 @@ pub struct Metrics {
     pub hints: HintMetrics,
     /// What is stored here, read again and recomputed.
     pub scrub: ScrubMetrics,
+    /// Deletions, removed for good.
+    pub collect: CollectMetrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -157,8 +159,23 @@ impl Metrics {
         let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
         let gossip = GossipMetrics::new(at);
         let (layout, repair, hints) = (LayoutMetrics::new(at), RepairMetrics::new(at), HintMetrics::new(at));
-        let scrub = ScrubMetrics::new(at);
-        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout, repair, hints, scrub }
+        let (scrub, collect) = (ScrubMetrics::new(at), CollectMetrics::new(at));
+        Self {
+            registry,
+            http,
+            reads,
+            writes,
+            quorum,
+            replica,
+            transport,
+            peers,
+            gossip,
+            layout,
+            repair,
+            hints,
+            scrub,
+            collect,
+        }
     }
 
     /// Adds what a room keeps by itself; it is asked whenever the text is made. Before the node is shared.
@@ -459,6 +476,22 @@ group! {
             "Merkle leaves that could not be read, or were not the sum of their objects, and were recomputed.";
         gaps: Counter = Counter::default(), "scrub_gaps",
             "Partitions in which something could not even be named, merged as a whole from their other owners.";
+    }
+}
+
+group! {
+    /// Deletions, removed for good.
+    CollectMetrics {
+        dropped: Counter = Counter::default(), "collected_tombstones",
+            "Deleted objects that rounds of collection removed from this node for good.";
+        rounds: Counter = Counter::default(), "collect_rounds",
+            "Rounds of collection that this node took to their end.";
+        refused: Counter = Counter::default(), "collect_refused_states",
+            "Object states refused because they were read before a round of collection, to be read and sent again.";
+        waiting: Gauge = Gauge::default(), "tombstones_waiting",
+            "Deletions that wait to be collected in the partitions whose rounds this node drives.";
+        held_up: Gauge = Gauge::default(), "collect_held_up_partitions",
+            "Of those partitions, the ones in which nothing can be collected now: `quorate tombstones` says for whom.";
     }
 }
 

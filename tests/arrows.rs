@@ -14,7 +14,7 @@ use std::path::Path;
 /// Rooms of the map that are not built yet.
 const TO_COME: &[&str] = &[];
 /// Pure rooms, lowest first: no runtime, clock, randomness, I/O.
-const PURE: &[&str] = &["types", "causality", "pacing", "quorum", "ring", "merkle", "membership", "paxos"];
+const PURE: &[&str] = &["types", "causality", "pacing", "quorum", "ring", "merkle", "membership", "paxos", "collect"];
 /// Shell rooms, bottom up: each may name those before it.
 const SHELL: &[&str] = &["replica", "peers", "cluster", "repair", "coordinator", "node"];
 /// Rooms that every shell room may name.
@@ -27,6 +27,7 @@ const BELOW_SHELL: &[&str] = &[
     "merkle",
     "membership",
     "paxos",
+    "collect",
     "env",
     "metrics",
     "storage",
@@ -44,12 +45,25 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("merkle", &["types", "causality"]),
     ("membership", &["types", "causality"]),
     ("paxos", &["types", "causality"]),
+    ("collect", &["types", "causality"]),
     ("env", PURE),
     ("metrics", PURE),
     ("storage", &["types", "causality", "pacing", "quorum", "ring", "merkle", "membership", "paxos", "env", "metrics"]),
     (
         "transport",
-        &["types", "causality", "pacing", "quorum", "ring", "merkle", "membership", "paxos", "env", "metrics"],
+        &[
+            "types",
+            "causality",
+            "pacing",
+            "quorum",
+            "ring",
+            "merkle",
+            "membership",
+            "paxos",
+            "collect",
+            "env",
+            "metrics",
+        ],
     ),
     (
         "kv",

@@ -309,6 +309,14 @@ fn members_are_told_to_compare_and_what_they_found_is_summed_up() {
 }
 
 #[test]
+fn tombstones_of_all_members_are_shown() {
+    assert!(stdout(&ends(0, &["tombstones"])).starts_with("ON "));
+    let said = json(&ends(0, &["tombstones", "-o", "json"]));
+    let nodes = said.as_array().unwrap();
+    assert!(nodes.len() == 3 && nodes.iter().all(|one| one["held_up_by"].as_array().unwrap().is_empty()), "{said}");
+}
+
+#[test]
 fn hints_of_all_members_are_shown_and_waited_for() {
     assert!(stdout(&ends(0, &["hints"])).starts_with("No hints wait.\n"));
     let said = json(&ends(0, &["hints", "-o", "json"]));

@@ -385,7 +385,9 @@ async fn the_admin_listener_guards_all_but_health() {
     assert_eq!(server.admin("/admin/ring", &token).await.json()["version"], 1);
     assert_eq!(server.admin("/admin/status", &token).await.status, 200);
     assert_eq!(server.admin("/admin/layout/plans", &token).await.problem(), "method_not_allowed");
-    assert_eq!(server.admin("/admin/tombstones", &token).await.problem(), "not_yet");
+    assert_eq!(server.admin("/admin/drain", &token).await.problem(), "not_yet");
+    assert_eq!(server.admin("/admin/tombstones", &token).await.json()["waiting"], 0);
+    assert_eq!(server.admin("/admin/tombstones?r=1", &token).await.problem(), "bad_parameter");
     assert_eq!(server.admin("/admin/hints", &token).await.json()["keys"], 0);
     assert_eq!(server.admin("/admin/hints?r=1", &token).await.problem(), "bad_parameter");
     assert_eq!(server.admin("/admin/hints/wait", &token).await.problem(), "method_not_allowed");

@@ -23,7 +23,8 @@ use quorate::node::Node;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-const WORKERS: [&str; 8] = ["mending", "transfers", "leftovers", "purging", "expiry", "anti-entropy", "hints", "scrub"];
+const WORKERS: [&str; 9] =
+    ["mending", "transfers", "leftovers", "purging", "expiry", "collection", "anti-entropy", "hints", "scrub"];
 
 async fn admin_of(node: &Node, stop: &CancellationToken) -> SocketAddr {
     let (env, metrics) = (node.env().clone(), Arc::clone(node.metrics()));

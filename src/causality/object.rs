@@ -219,6 +219,18 @@ impl Object {
         })
     }
 
+    /// This without the siblings of these dots; without any sibling it is [`Object::new`], and covers nothing: only where
+    /// every owner is known to be past what it covered (`collect`). None where it has none of them.
+    #[must_use]
+    pub fn without(&self, gone: &[Dot]) -> Option<Self> {
+        let goes = |sibling: &Sibling| gone.contains(&sibling.dot);
+        self.siblings.iter().any(goes).then(|| {
+            let mut left = self.clone();
+            left.siblings.retain(|sibling| !goes(sibling));
+            if left.siblings.is_empty() { Self::new() } else { left }
+        })
+    }
+
     /// Merges `other` into this state. I-ACK, I-CONCUR and I-CONVERGE rest on this function.
     pub fn merge(&mut self, other: &Self, rules: &MergeRules) -> Merged {
         if self == other {

@@ -10,6 +10,7 @@ use super::config;
 use super::hints::{HINTS, HintsArgs};
 use super::layout::LayoutArgs;
 use super::repair::{REPAIR, RepairArgs};
+use super::tombstones::TOMBSTONES;
 use super::workers::{WORKERS, WorkersArgs};
 use crate::kv::Lifetime;
 use crate::quorum::Level;
@@ -64,6 +65,9 @@ pub(super) enum Command {
     /// What owners missed while they were away, and how far it is replayed.
     #[command(after_help = HINTS)]
     Hints(HintsArgs),
+    /// Deletions that wait to be removed for good, and for whom.
+    #[command(after_help = TOMBSTONES)]
+    Tombstones(AdminArgs),
     /// Compare what the members hold, now, and make equal what differs.
     #[command(after_help = REPAIR)]
     Repair(RepairArgs),

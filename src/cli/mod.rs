@@ -22,6 +22,7 @@ mod ring;
 mod running;
 mod server;
 mod status;
+mod tombstones;
 mod workers;
 
 use std::process::ExitCode;
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
             Command::Layout(args) => Box::pin(layout::layout(args)).await,
             Command::Status(args) => Box::pin(status::status(args)).await,
             Command::Repair(args) => Box::pin(repair::repair(args)).await,
+            Command::Tombstones(args) => Box::pin(tombstones::tombstones(args)).await,
             Command::Workers(args) => Box::pin(workers::workers(args)).await,
         }
     });

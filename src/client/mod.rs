@@ -25,7 +25,7 @@ use crate::kv::layouts::{
 };
 use crate::kv::{
     Error, ErrorCode, HintsView, HintsWaited, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, RepairBegun,
-    RepairRequest, RingView, Status, Steer, Value, WorkerView, WorkersView, WriteAnswer, WriteOptions,
+    RepairRequest, RingView, Status, Steer, TombstonesView, Value, WorkerView, WorkersView, WriteAnswer, WriteOptions,
 };
 use crate::types::{ObjectId, Wall};
 
@@ -209,6 +209,11 @@ impl Client {
             request.param("until", until.to_string());
         }
         read(&self.execute(&self.0.admin, request, MAX_TIMEOUT, true, false).await?)
+    }
+
+    /// Deletions that wait to be removed for good, as the first admin endpoint that answers drives it.
+    pub async fn tombstones(&self) -> Result<TombstonesView, Error> {
+        self.admin("/admin/tombstones").await
     }
 
     /// What runs in the background of the first node whose admin endpoint answers.

@@ -146,7 +146,9 @@ impl LayoutKeeper {
 
     /// Flushes the chain this node begins with, before anybody is told of it.
     pub async fn flush(&self, chain: &Chain) -> Result<(), Fault> {
-        self.inner.replica.remember(vec![(Bytes::from_static(CHAIN), chain.encode())]).await
+        let replica = &self.inner.replica;
+        let since = replica.begins_under(chain.newest().version());
+        replica.remember(vec![(Bytes::from_static(CHAIN), chain.encode()), since]).await
     }
 
     /// Puts a flushed chain in force, with what the directory remembers beside it.
@@ -246,6 +248,13 @@ impl LayoutKeeper {
         }
         inner.metrics.layout.newest.set(i64::try_from(head).unwrap_or(i64::MAX));
         inner.metrics.layout.live.set(i64::try_from(next.chain.live().len()).unwrap_or(i64::MAX));
+        // It is flushed. Before the snapshot: whoever goes by it reads under its epoch.
+        let gained = if next.chain.live().len() > 1 && next.is_member() {
+            next.view().to_merge(&next.merged).into_iter().map(|gain| gain.partition).collect()
+        } else {
+            BTreeSet::new()
+        };
+        inner.replica.follow_layout(head, gained);
         inner.known.store(Some(next));
         // After the snapshot: whoever takes a guard under the new head finds it.
         inner.held.published(head);
@@ -405,6 +414,9 @@ impl LayoutKeeper {
             all.filter(past).map(|point| point.key).collect()
         };
         inner.replica.unremember(of_old).await?;
+        if chain.newest().version() > before {
+            inner.replica.close_rounds(chain.newest().version()).await?;
+        }
         if !fresh.is_empty() {
             inner.replica.new_tenures(fresh.iter().copied().collect()).await?;
             let (was, will) = (Arc::new(known.clone()), Arc::new(chain.clone()));
@@ -414,6 +426,9 @@ impl LayoutKeeper {
                     is_given(&was, &will, partition, Some(bucket)) && !has_lost_most(&was, &will, partition, bucket)
                 };
                 inner.replica.forget(partition, Arc::new(which)).await?;
+                if placements(known.chain.live()).iter().all(|of| known.view().may_delete(partition, of.as_ref())) {
+                    inner.replica.begin_anew(partition, chain.newest().version()).await?;
+                }
             }
         }
         inner.replica.remember(vec![(Bytes::from_static(CHAIN), chain.encode())]).await?;

@@ -4,25 +4,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use super::pending::Pending;
 use super::sloppy::Kept;
 use super::{Coordinator, Inner, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
 use crate::causality::{Object, decode_object, digest_of_record, encode_object};
 use crate::cluster::Known;
+use crate::collect::Epoch;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::quorum::{
     Explain, GetAction, GetCore, GetFailure, Level, NoVote, ReadPlan, Recorder, ReplicaReply, Requirement,
 };
 use crate::replica::{Cause, Fault, MergeRequest};
-use crate::transport::messages::{Ask, Held, Read, Tell, Write};
+use crate::transport::messages::collect::Collect;
+use crate::transport::messages::{Ask, Held, Read, Refusal, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId};
 
 /// Never hedge sooner than this.
 const HEDGE_AT_LEAST: Duration = Duration::from_millis(1);
 /// Repairs that nobody waits for may take this long.
 const REPAIR_FOR: Duration = Duration::from_secs(5);
+
+/// Between two tries where a round of collection was sealed meanwhile; twice as long each time.
+const AGAIN_AFTER: Duration = Duration::from_millis(2);
+/// How long owners may take to hear what one of them has sealed.
+const TELL_FOR: Duration = Duration::from_secs(2);
 
 /// What a read found.
 #[derive(Clone, Debug)]
@@ -31,6 +39,8 @@ pub struct Found {
     pub object: Option<Arc<Object>>,
     /// Its digest, where that is known already.
     pub digest: Option<Digest>,
+    /// The least epoch of the votes.
+    pub epoch: Epoch,
     /// The generation of its bucket under which it was looked for.
     pub generation: u64,
     /// Who said so.
@@ -40,6 +50,7 @@ pub struct Found {
 }
 
 /// What a read asks of the owners.
+#[derive(Clone)]
 pub(super) struct Needs {
     /// Who has to vote.
     pub(super) votes: Requirement,
@@ -49,8 +60,31 @@ pub(super) struct Needs {
 }
 
 enum Event {
-    Replied(StoreId, ReplicaReply),
+    Replied(StoreId, ReplicaReply, Under),
     Repaired(StoreId, bool),
+    /// It has sealed a round of collection since what it was to take was read.
+    Sealed(StoreId),
+}
+
+/// What a reply was read under, and what its replica takes.
+#[derive(Clone, Copy, Debug)]
+struct Under {
+    epoch: Epoch,
+    sealed: Epoch,
+}
+
+/// Of several replies: the least epoch, the greatest sealed one. A reply that says nothing counts for nothing.
+const NOTHING_YET: Under = Under { epoch: Epoch(u64::MAX), sealed: Epoch::FIRST };
+
+impl Under {
+    fn and(self, other: Self) -> Self {
+        Self { epoch: self.epoch.min(other.epoch), sealed: self.sealed.max(other.sealed) }
+    }
+
+    /// Whether one was read before another's replica sealed a round: it may show what has been collected there.
+    const fn is_across(self) -> bool {
+        self.epoch.0 < self.sealed.0
+    }
 }
 
 impl Coordinator {
@@ -153,6 +187,57 @@ impl Coordinator {
         began: Mono,
         deadline: Mono,
     ) -> Result<Found, Error> {
+        let located = Arc::new(located);
+        let mut beside = (!kept.answered.is_empty()).then(|| (needs.clone(), kept.clone()));
+        let (mut needs, mut kept, mut pause) = (needs, kept, AGAIN_AFTER);
+        loop {
+            let sealed = match self.read_once(&located, needs, kept, options, began, deadline).await? {
+                Ok(found) => return Ok(found),
+                Err(sealed) => sealed,
+            };
+            let clock = &self.inner.env.clock;
+            if pause > AGAIN_AFTER {
+                // Twice is no coincidence.
+                self.tell_what_is_sealed(&located, sealed);
+            }
+            clock.sleep(pause.min(left(deadline, clock.now()))).await;
+            pause *= 2;
+            if left(deadline, clock.now()).is_zero() {
+                let detail = "replicas answered from before and after a round of collection, until no time was left";
+                return Err(Error::new(ErrorCode::ReadTimeout, Outcome::Unknown, detail));
+            }
+            // All are asked again: whoever has sealed had every owner's mark, so nobody answers from before it any more.
+            (needs, kept) = match &mut beside {
+                None => (self.needs(&located, options)?, Kept::default()),
+                Some((needs, kept)) => {
+                    kept.leave_out(sealed, &located.rules);
+                    (needs.clone(), kept.clone())
+                }
+            };
+        }
+    }
+
+    /// Tells the owners what one of them has sealed: whoever has forgotten that it marked it finds that out by this.
+    fn tell_what_is_sealed(&self, located: &Arc<Located>, sealed: Epoch) {
+        let (this, located) = (self.clone(), Arc::clone(located));
+        self.inner.env.tasks.spawn(async move {
+            let ask = Ask::Collect(Collect::ask(located.place.partition.0, sealed));
+            let version = located.known.newest().version();
+            let others = located.route.stores.iter().filter(|store| **store != this.inner.me);
+            join_all(others.map(|store| this.inner.peers.call(*store, ask.clone(), version, TELL_FOR))).await;
+        });
+    }
+
+    /// Or what was sealed: one replica answered from before another sealed a round of collection, and nothing of it counts.
+    async fn read_once(
+        &self,
+        located: &Arc<Located>,
+        needs: Needs,
+        kept: Kept,
+        options: &ReadOptions,
+        began: Mono,
+        deadline: Mono,
+    ) -> Result<Result<Found, Epoch>, Error> {
         let up = self.inner.peers.up();
         // While layouts change, owners in all of them first: what they hold counts in each.
         let apart = |store| match located.route.live.len() {
@@ -178,7 +263,7 @@ impl Coordinator {
         let core = GetCore::new(plan, options.explain.then(|| Recorder::new(began)));
         let mut run = Run {
             coordinator: self.clone(),
-            located: Arc::new(located),
+            located: Arc::clone(located),
             hold: core_hold,
             core,
             pending: Pending::new(),
@@ -186,17 +271,20 @@ impl Coordinator {
             explain: options.explain,
             kept: kept.each,
             answer: None,
+            under: Under { epoch: kept.epoch, ..NOTHING_YET },
+            again: false,
         };
         run.until_answered(options.hedge.then_some(options.r)).await;
         drop(counting);
-        let answer = run.answer.take();
-        if !run.pending.is_empty() {
+        let answer = match run.answer.take() {
+            None => Ok(Err(run.under.sealed)),
+            Some(answer) => answer.map(Ok),
+        };
+        if !matches!(answer, Ok(Err(_))) && !run.pending.is_empty() {
             // Repairs, and replies that tell whom to repair, go on without the client.
             self.inner.env.tasks.spawn(async move { run.until_settled().await });
         }
-        answer.unwrap_or_else(|| {
-            Err(Error::new(ErrorCode::Internal, Outcome::Unknown, "the read ended without an answer; this is a bug"))
-        })
+        answer
     }
 }
 
@@ -238,13 +326,35 @@ struct Run {
     deadline: Mono,
     explain: bool,
     /// What fallbacks said that may vote in owners' places.
-    kept: Vec<(StoreId, ReplicaReply)>,
+    kept: Vec<(StoreId, ReplicaReply, Epoch)>,
     answer: Option<Result<Found, Error>>,
+    /// Of all replies that the core was told.
+    under: Under,
+    /// What was read is no answer any more: everybody is asked again.
+    again: bool,
 }
 
 impl Run {
     fn now(&self) -> Mono {
         self.coordinator.inner.env.clock.now()
+    }
+
+    /// Whether a round of collection was sealed between what the replicas answered, or before they took what was read.
+    const fn begins_again(&self) -> bool {
+        self.again || self.under.is_across()
+    }
+
+    /// Where this owner is behind what another one has sealed it has forgotten a mark: it says so no longer.
+    fn distrust_own(&self, sealed: Epoch) {
+        let (inner, partition) = (&self.coordinator.inner, self.located.place.partition);
+        let owns = self.located.route.live.len() == 1 && self.located.route.stores.contains(&inner.me);
+        if owns && inner.replica.is_behind(partition, sealed) {
+            let replica = inner.replica.clone();
+            inner.env.tasks.spawn(async move {
+                // A shard that takes no job now finds it out by the next read.
+                let _ = replica.distrust(partition).await;
+            });
+        }
     }
 
     /// Past the slowest asked owner's own p95; none where nobody is left to ask, or the budget is spent.
@@ -265,7 +375,7 @@ impl Run {
         let now = self.now();
         let actions = self.core.start(now);
         self.perform(now, actions);
-        if self.answer.is_some() {
+        if self.answer.is_some() || self.begins_again() {
             return;
         }
         let clock = Arc::clone(&self.coordinator.inner.env.clock);
@@ -273,7 +383,7 @@ impl Run {
         // One timer for both: the hedge's first, then the deadline's.
         let mut hedge = hedged.and_then(|level| self.hedge_after(level)).filter(|after| *after < whole);
         let mut timer = clock.sleep(hedge.unwrap_or(whole));
-        while self.answer.is_none() {
+        while self.answer.is_none() && !self.begins_again() {
             let event = tokio::select! {
                 biased;
                 event = self.pending.next(), if !self.pending.is_empty() => {
@@ -325,7 +435,25 @@ impl Run {
 
     fn on(&mut self, now: Mono, event: Event) -> Vec<GetAction> {
         match event {
-            Event::Replied(from, reply) => self.core.on_reply(now, from, reply),
+            Event::Replied(from, reply, under) => {
+                let all = if matches!(reply, ReplicaReply::NoVote(_)) { self.under } else { self.under.and(under) };
+                if all.is_across() && !self.coordinator.inner.env.buggify.breaks("a read across a seal is begun again")
+                {
+                    self.distrust_own(all.sealed);
+                    // After the answer: whoever is stale is found by another read. Before: nothing of it counts.
+                    if self.answer.is_none() {
+                        self.under = all;
+                    }
+                    return Vec::new();
+                }
+                self.under = all;
+                self.core.on_reply(now, from, reply)
+            }
+            Event::Sealed(from) => {
+                self.coordinator.inner.metrics.quorum.read_repair_failures.inc();
+                self.again = self.answer.is_none();
+                if self.again { Vec::new() } else { self.core.on_repair_ack(now, from, false) }
+            }
             Event::Repaired(from, ok) => {
                 if !ok {
                     self.coordinator.inner.metrics.quorum.read_repair_failures.inc();
@@ -339,20 +467,20 @@ impl Run {
         for action in actions {
             match action {
                 GetAction::Ask { to, have } => {
-                    if let Some((_, reply)) = self.kept.iter().find(|(store, _)| *store == to) {
-                        let actions = self.on(now, Event::Replied(to, reply.clone()));
+                    if let Some((_, reply, _)) = self.kept.iter().find(|(store, ..)| *store == to) {
+                        let actions = self.on(now, Event::Replied(to, reply.clone(), NOTHING_YET));
                         self.perform(now, actions);
                         continue;
                     }
                     // A record that makes no sense is read again below, and put into quarantine.
-                    if let Some(found) = self.own_at_once(to)
+                    if let Some((found, under)) = self.own_at_once(to)
                         && let whole = found.is_ok()
                         && let reply = reply_of_read(found)
                         && !(whole && matches!(reply, ReplicaReply::NoVote(_)))
                     {
                         // How long it took is only told where somebody wants to know: a clock is not free.
                         let now = if self.explain { self.now() } else { now };
-                        let actions = self.on(now, Event::Replied(to, reply));
+                        let actions = self.on(now, Event::Replied(to, reply, under));
                         self.perform(now, actions);
                         continue;
                     }
@@ -360,7 +488,7 @@ impl Run {
                     self.pending.push(asked);
                 }
                 // What a fallback keeps is for its owner.
-                GetAction::Repair { to, .. } if self.kept.iter().any(|(store, _)| *store == to) => {}
+                GetAction::Repair { to, .. } if self.kept.iter().any(|(store, ..)| *store == to) => {}
                 GetAction::Repair { to, object, awaited } => {
                     self.coordinator.inner.metrics.quorum.read_repairs.inc();
                     let repaired = self.repair(to, &object, awaited);
@@ -372,8 +500,10 @@ impl Run {
                     }
                     let explain = self.explain();
                     let digest = found.object.as_ref().and_then(|object| self.core.digest_of(object));
-                    let generation = self.located.generation;
-                    self.tell(Ok(Found { object: found.object, digest, generation, counted: found.counted, explain }));
+                    let (epoch, generation) = (self.under.epoch, self.located.generation);
+                    let found =
+                        Found { object: found.object, digest, epoch, generation, counted: found.counted, explain };
+                    self.tell(Ok(found));
                 }
                 GetAction::Fail { why, counted } => {
                     let error = self.error(why, counted);
@@ -393,15 +523,19 @@ impl Run {
     }
 
     /// The own replica's copy, where that takes no waiting.
-    fn own_at_once(&self, to: StoreId) -> Option<Result<Option<Bytes>, Fault>> {
+    fn own_at_once(&self, to: StoreId) -> Option<(Result<Option<Bytes>, Fault>, Under)> {
         let inner = &self.coordinator.inner;
         if to != inner.me {
             return None;
         }
         if let Err(fault) = self.coordinator.judge_own_read(&self.located) {
-            return Some(Err(fault));
+            return Some((Err(fault), NOTHING_YET));
         }
-        inner.replica.read_at_once(&self.located.place)
+        let (place, replica) = (&self.located.place, &inner.replica);
+        // The one before what it tells of, the other after.
+        let epoch = replica.epoch(place.partition);
+        let found = replica.read_at_once(place)?;
+        Some((found, Under { epoch, sealed: replica.sealed(place.partition) }))
     }
 
     fn ask(&self, now: Mono, to: StoreId, have: Option<Digest>) -> BoxFuture<'static, Event> {
@@ -410,16 +544,18 @@ impl Run {
             let (replica, place) = (inner.replica.clone(), self.located.place.clone());
             let judged = self.coordinator.judge_own_read(&self.located);
             return Box::pin(async move {
+                let epoch = replica.epoch(place.partition);
                 let found = match judged {
                     Ok(()) => replica.read(place.clone()).await,
                     Err(fault) => Err(fault),
                 };
+                let under = Under { epoch, sealed: replica.sealed(place.partition) };
                 let whole = found.is_ok();
                 let reply = reply_of_read(found);
                 if whole && matches!(reply, ReplicaReply::NoVote(_)) {
                     replica.suspect(place).await;
                 }
-                Event::Replied(to, reply)
+                Event::Replied(to, reply, under)
             });
         }
         let have = have.map(|digest| Bytes::copy_from_slice(&digest.0));
@@ -428,8 +564,12 @@ impl Run {
         let call = inner.peers.call(to, Ask::Read(read), self.located.known.read_version(), budget);
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
+            let mut under = NOTHING_YET;
             let reply = match call.await {
                 Ok(reply) => {
+                    if let Some(Tell::Copy(copy)) = &reply.tell {
+                        under = Under { epoch: Epoch(copy.epoch), sealed: Epoch(copy.sealed) };
+                    }
                     if let Some(Tell::Refused(refused)) = &reply.tell
                         && about_layouts(refused.why())
                     {
@@ -439,7 +579,7 @@ impl Run {
                 }
                 Err(failed) => ReplicaReply::NoVote(no_vote_of(&failed)),
             };
-            Event::Replied(to, reply)
+            Event::Replied(to, reply, under)
         })
     }
 
@@ -454,6 +594,7 @@ impl Run {
                 class: self.located.class,
                 flush: false,
                 cause: Cause::Repair,
+                epoch: self.under.epoch,
             };
             let (coordinator, located) = (self.coordinator.clone(), Arc::clone(&self.located));
             let counts = self.hold.layouts_of(to);
@@ -461,16 +602,18 @@ impl Run {
                 let Inner { keeper, replica, .. } = &*coordinator.inner;
                 // Before the look at the layouts: see `Held`.
                 let _guard = keeper.held().take();
-                let ok = match coordinator.judge_own_write(&located) {
-                    Some(layouts) => {
-                        replica.merge(request).await.is_ok() && counts.iter().all(|layout| layouts.contains(layout))
+                let Some(layouts) = coordinator.judge_own_write(&located) else { return Event::Repaired(to, false) };
+                match replica.merge(request).await {
+                    Err(Fault::TooOld(_)) => Event::Sealed(to),
+                    merged => {
+                        let counted = counts.iter().all(|layout| layouts.contains(layout));
+                        Event::Repaired(to, merged.is_ok() && counted)
                     }
-                    None => false,
-                };
-                Event::Repaired(to, ok)
+                }
             });
         }
-        let write = Write { target: self.located.target(), record, epoch: 0, flush: false, repair: true };
+        let epoch = self.under.epoch.0;
+        let write = Write { target: self.located.target(), record, epoch, flush: false, repair: true };
         let budget = if awaited { left(self.deadline, self.now()) } else { REPAIR_FOR };
         let (version, older) = (self.located.version(), self.located.older());
         let call = inner.peers.call_in(to, Ask::Write(write), version, older, budget);
@@ -483,6 +626,7 @@ impl Run {
                     coordinator.learn_from(to).await;
                     false
                 }
+                Ok(Some(Tell::Refused(refused))) if refused.why() == Refusal::Sealed => return Event::Sealed(to),
                 _ => false,
             };
             Event::Repaired(to, ok)

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{Coordinator, Located, WritePlan, Wrote, left};
 use crate::causality::{Supersedes, decode_object, decode_vector, digest_of_record, encode_vector};
+use crate::collect::Epoch;
 use crate::coordinator::Found;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::quorum::Explain;
@@ -232,8 +233,9 @@ fn found_of(done: messages::ReadDone, generation: u64) -> Result<Found, Error> {
         Some(Ok(object)) => Some(object.into()),
         Some(Err(_)) => return Err(internal(Outcome::Unknown)),
     };
-    let (counted, explain) = (counted_of(&done.counted), explain_of(&done.explain));
-    Ok(Found { object, digest, generation, counted, explain })
+    // It is not told under which epoch it was read: it is shown, and written nowhere.
+    let (epoch, counted) = (Epoch::FIRST, counted_of(&done.counted));
+    Ok(Found { object, digest, epoch, generation, counted, explain: explain_of(&done.explain) })
 }
 
 fn wrote_of(done: &messages::WriteDone, generation: u64, return_body: bool) -> Result<Wrote, Error> {

@@ -436,7 +436,7 @@ fn refused(fault: &Fault) -> Error {
         Fault::Barred(crate::replica::Bar::DiskFailed) => ErrorCode::ReadOnly,
         Fault::Barred(_) => ErrorCode::NotServing,
         Fault::TooLate => ErrorCode::WriteTimeout,
-        Fault::Malformed(_) => ErrorCode::Internal,
+        Fault::Malformed(_) | Fault::TooOld(_) => ErrorCode::Internal,
         Fault::EndOfTime => ErrorCode::BadContext,
         Fault::IdempotencyReused => ErrorCode::IdempotencyReused,
         Fault::TooManySiblings { .. } => ErrorCode::TooManySiblings,

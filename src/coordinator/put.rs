@@ -17,18 +17,23 @@ use super::{
     Claim, Coordinator, Inner, Located, about_layouts, broken, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal,
     refused,
 };
-use crate::causality::{self, Dot, Fingerprint, Object, Payload, RequestId, Supersedes, VersionVector, encode_object};
+use crate::causality::{
+    self, Dot, Fingerprint, Object, Payload, RequestId, Supersedes, VersionVector, decode_head, encode_object,
+};
 use crate::cluster::Counting;
+use crate::collect::Epoch;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::pacing::Backoff;
 use crate::quorum::{Explain, Level, NoVote, PutAction, PutCore, PutFailure, Recorder};
-use crate::replica::{Cause, Coordinated, Fault, KeepRequest, MergeRequest, MintRequest, Minting, Place};
-use crate::transport::messages::{Ask, Tell, Write};
+use crate::replica::{Cause, Coordinated, Fault, KeepRequest, MergeRequest, MintRequest, Minting, Place, name_of};
+use crate::transport::messages::{Ask, Keep, Refusal, Reply, Tell, Write};
 use crate::types::{Digest, Mono, ObjectId, StoreId, Wall};
 
 /// How often an owner is asked again that refuses because of layouts, and knows none that is news.
 const ASKED_AGAIN: u32 = 6;
+/// How often a write is read again and sent again that an owner refuses because of a round of collection.
+const READ_AGAIN: usize = 3;
 /// How long owners that are late are still waited for after the answer.
 const LATE_FOR: Duration = Duration::from_secs(5);
 /// When a hint is tried again that a storage thread has no room for.
@@ -293,9 +298,22 @@ impl Coordinator {
             class: located.class,
             flush: false,
             cause: Cause::Repair,
+            epoch: found.epoch,
         };
         // A merge that fails leaves what was here; the mint then fails for the same reason, or goes on without it.
         let _ = self.inner.replica.merge(merge).await;
+    }
+
+    /// What is held here by now instead of what was minted before a round was sealed, and under which epoch it was read: if
+    /// it holds that write, or what superseded it. The commit may have failed, or the write may be deleted and collected.
+    async fn read_again(&self, place: &Place, dot: Dot) -> Option<(Bytes, Epoch)> {
+        let Inner { replica, keeper, .. } = &*self.inner;
+        let (id, known) = (name_of(&place.stored)?.0, keeper.known()?);
+        let owns = known.coordinates(place.partition, &id.bucket);
+        let epoch = if owns { replica.epoch(place.partition) } else { replica.leftover_epoch(place.partition) };
+        let record = replica.read_to_mend(place.clone()).await.ok()??;
+        let covers = decode_head(&record).is_ok_and(|head| head.context.covers(dot));
+        covers.then_some((record, epoch))
     }
 
     /// Leaves hints for owners that missed a write. It holds the write's place among the operations under way for as long
@@ -378,7 +396,7 @@ impl Task {
         let mut pending = Pending::new();
         for (sent, action) in core.start(env.clock.now()).into_iter().enumerate() {
             let PutAction::Send { to, .. } = action else { continue };
-            let sending = self.send(to, &coordinated.record);
+            let sending = self.send(to, &coordinated);
             if sent < at_once {
                 pending.push(sending);
             } else {
@@ -405,7 +423,7 @@ impl Task {
             let down: Vec<StoreId> =
                 self.located.stores().filter(|store| !self.coordinator.takes(*store, self.plan.grows())).collect();
             for action in core.stand_in(env.clock.now(), &down) {
-                self.keep_at(action, &mut pending, &coordinated.record);
+                self.keep_at(action, &mut pending, &coordinated);
             }
             slow = Some(env.clock.sleep(left(self.deadline, env.clock.now()) / 2));
         }
@@ -438,8 +456,8 @@ impl Task {
             };
             for action in actions {
                 match action {
-                    PutAction::Send { to, .. } => pending.push(self.send(to, &coordinated.record)),
-                    PutAction::Hint { .. } => self.keep_at(action, &mut pending, &coordinated.record),
+                    PutAction::Send { to, .. } => pending.push(self.send(to, &coordinated)),
+                    PutAction::Hint { .. } => self.keep_at(action, &mut pending, &coordinated),
                     action => {
                         late = Some(());
                         deadline = env.clock.sleep(LATE_FOR);
@@ -472,7 +490,10 @@ impl Task {
         let missed: Vec<StoreId> = core.missed().filter(|owner| *owner != me && !hinted.contains(owner)).collect();
         if stands_for.is_some() {
             for owner in missed.into_iter().filter(|owner| !core.is_hinted(*owner)) {
-                let kept = self.coordinator.keep_here(&self.located, owner, coordinated.record.clone(), false).await;
+                let kept = self
+                    .coordinator
+                    .keep_here(&self.located, owner, coordinated.record.clone(), coordinated.epoch, false)
+                    .await;
                 if let Err(fault) = kept {
                     debug!(%owner, %fault, "no hint for an owner that missed a write: comparison will find it");
                 }
@@ -527,7 +548,7 @@ impl Task {
             }
             Event::Hinted(_) => Vec::new(),
             Event::Again { from } => {
-                pending.push(self.send(from, &coordinated.record));
+                pending.push(self.send(from, coordinated));
                 Vec::new()
             }
             Event::Refused { from } if core.is_decided() => {
@@ -570,16 +591,29 @@ impl Task {
         Some(core.on_layouts(now, requirement, owners, fallbacks))
     }
 
-    /// Asks a fallback to keep it for an owner.
-    fn keep_at(&self, action: PutAction, pending: &mut Pending<Event>, record: &Bytes) {
+    /// Asks a fallback to keep it for an owner. Where a round of collection has been drained there since it was minted, what is
+    /// held here by now goes instead.
+    fn keep_at(&self, action: PutAction, pending: &mut Pending<Event>, coordinated: &Coordinated) {
         let PutAction::Hint { to, owner, layouts } = action else { return };
         let flush = self.plan.durable > 1;
         let coordinator = self.coordinator.clone();
+        let Coordinated { record, epoch, dot, .. } = coordinated;
+        let (record, epoch, dot) = (record.clone(), *epoch, *dot);
+        let (place, rules) = (self.located.place.clone(), self.located.rules);
         if to == coordinator.inner.me {
-            let (place, rules, record) = (self.located.place.clone(), self.located.rules, record.clone());
-            let keep = KeepRequest { place, owner, record, epoch: 0, rules, flush };
             pending.push(Box::pin(async move {
-                match coordinator.inner.replica.keep_hint(keep).await {
+                let replica = &coordinator.inner.replica;
+                let keep = |record, Epoch(epoch)| {
+                    let (place, sealed) = (place.clone(), replica.heard(place.partition));
+                    replica.keep_hint(KeepRequest { place, owner, record, epoch, sealed, rules, flush })
+                };
+                let mut kept = keep(record, epoch).await;
+                if let Err(Fault::TooOld(_)) = kept
+                    && let Some((record, epoch)) = coordinator.read_again(&place, dot).await
+                {
+                    kept = keep(record, epoch).await;
+                }
+                match kept {
                     Ok(flushed) => Event::Kept { from: to, layouts, flushed },
                     Err(fault) => Event::NotKept { from: to, why: no_vote_of_fault(&fault), because_of_layouts: false },
                 }
@@ -588,11 +622,21 @@ impl Task {
         }
         let budget = left(self.deadline, coordinator.inner.env.clock.now()) + LATE_FOR;
         let (version, older) = (self.located.version(), self.located.older());
-        let keep = Ask::Keep(self.located.keep(owner, record, flush));
-        let call = coordinator.inner.peers.call_in(to, keep, version, older, budget);
+        let keep = self.located.keep(owner, record, epoch, coordinator.inner.replica.heard(place.partition), flush);
+        let again = Keep { record: Bytes::new(), ..keep.clone() };
+        let call = coordinator.inner.peers.call_in(to, Ask::Keep(keep), version, older.clone(), budget);
         pending.push(Box::pin(async move {
             let not_kept = |why, because_of_layouts| Event::NotKept { from: to, why, because_of_layouts };
-            match call.await {
+            let mut reply = call.await;
+            for _ in 0..READ_AGAIN {
+                if !is_sealed(&reply) {
+                    break;
+                }
+                let Some((record, Epoch(epoch))) = coordinator.read_again(&place, dot).await else { break };
+                let keep = Keep { record, epoch, ..again.clone() };
+                reply = coordinator.inner.peers.call_in(to, Ask::Keep(keep), version, older.clone(), budget).await;
+            }
+            match reply {
                 Ok(reply) => match reply.tell {
                     Some(Tell::Written(written)) => {
                         Event::Kept { from: to, layouts: written.layouts, flushed: written.flushed }
@@ -693,24 +737,36 @@ impl Task {
         }
     }
 
-    fn send(&self, to: StoreId, record: &Bytes) -> BoxFuture<'static, Event> {
+    fn send(&self, to: StoreId, coordinated: &Coordinated) -> BoxFuture<'static, Event> {
         let inner = &self.coordinator.inner;
         if to == inner.me {
-            return self.accept_here(record);
+            return self.accept_here(coordinated);
         }
         let write = Write {
             target: self.located.target(),
-            record: record.clone(),
-            epoch: 0,
+            record: coordinated.record.clone(),
+            epoch: coordinated.epoch.0,
             flush: self.plan.durable > 1,
             repair: false,
         };
+        let (place, dot) = (self.located.place.clone(), coordinated.dot);
         let budget = left(self.deadline, inner.env.clock.now()) + LATE_FOR;
         let (version, older) = (self.located.version(), self.located.older());
-        let call = inner.peers.call_in(to, Ask::Write(write), version, older, budget);
+        let again = Write { record: Bytes::new(), ..write.clone() };
+        let call = inner.peers.call_in(to, Ask::Write(write), version, older.clone(), budget);
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
-            match call.await {
+            let mut reply = call.await;
+            for _ in 0..READ_AGAIN {
+                if !is_sealed(&reply) {
+                    break;
+                }
+                // A round was sealed there since this was minted: what is held by now goes instead.
+                let Some((record, Epoch(epoch))) = coordinator.read_again(&place, dot).await else { break };
+                let write = Write { record, epoch, ..again.clone() };
+                reply = coordinator.inner.peers.call_in(to, Ask::Write(write), version, older.clone(), budget).await;
+            }
+            match reply {
                 Ok(reply) => match reply.tell {
                     Some(Tell::Written(written)) => {
                         Event::Acked { from: to, layouts: written.layouts, flushed: written.flushed }
@@ -728,26 +784,37 @@ impl Task {
     }
 
     /// Under other layouts than it was minted under, the own copy is asked again like any other.
-    fn accept_here(&self, record: &Bytes) -> BoxFuture<'static, Event> {
-        let merge = MergeRequest {
-            place: self.located.place.clone(),
-            record: record.clone(),
-            rules: self.located.rules,
-            class: self.located.class,
-            flush: self.plan.durable > 1,
-            cause: Cause::Written,
-        };
+    fn accept_here(&self, coordinated: &Coordinated) -> BoxFuture<'static, Event> {
+        let (rules, class, flush) = (self.located.rules, self.located.class, self.plan.durable > 1);
+        let (place, dot, minted) = (self.located.place.clone(), coordinated.dot, coordinated.record.clone());
+        let (cause, epoch) = (Cause::Written, coordinated.epoch);
         let (coordinator, judged) = (self.coordinator.clone(), self.coordinator.judge_own_write(&self.located));
         Box::pin(async move {
             let inner = &coordinator.inner;
             let from = inner.me;
             let Some(layouts) = judged else { return Event::Failed { from, why: NoVote::Refused } };
-            match inner.replica.merge(merge).await {
+            let merge = |record, epoch| {
+                let place = place.clone();
+                inner.replica.merge(MergeRequest { place, record, rules, class, flush, cause, epoch })
+            };
+            let mut merged = merge(minted, epoch).await;
+            if let Err(Fault::TooOld(_)) = merged
+                && let Some((record, epoch)) = coordinator.read_again(&place, dot).await
+            {
+                merged = merge(record, epoch).await;
+            }
+            match merged {
                 Ok(flushed) => Event::Acked { from, layouts, flushed },
                 Err(fault) => Event::Failed { from, why: no_vote_of_fault(&fault) },
             }
         })
     }
+}
+
+/// Whether what was sent is refused because of a round of collection.
+fn is_sealed<E>(reply: &Result<Reply, E>) -> bool {
+    let sealed = |tell: &Tell| matches!(tell, Tell::Refused(refused) if refused.why() == Refusal::Sealed);
+    reply.as_ref().is_ok_and(|reply| reply.tell.as_ref().is_some_and(sealed))
 }
 
 /// When the sibling of a dot expires; none also where it has been superseded since.

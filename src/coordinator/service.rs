@@ -11,9 +11,11 @@ use crate::causality::{
     encode_vector,
 };
 use crate::cluster::Known;
+use crate::collect::Epoch;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ReadOptions, RepairMode};
 use crate::peers::Service;
+use crate::repair::take_step;
 use crate::replica::{Cause, Fault, Inventory, KeepRequest, MergeRequest, Place, name_of};
 use crate::ring::judge::{self, Named, Unfit};
 use crate::ring::{Layout, Mode};
@@ -73,6 +75,14 @@ impl Service for DataService {
                 }
                 Some(Ask::CompareRoots(asked)) => this.serve_compare_roots(&asked).await,
                 Some(Ask::Descend(asked)) => this.serve_descend(&asked).await,
+                Some(Ask::Collect(asked)) => {
+                    // Who is up has been asked what it remembers of this node.
+                    let up = this.inner.peers.up();
+                    match take_step(&this.inner.replica, &known, |store| up.is_up(store), asked).await {
+                        Ok(told) => Reply::new(Tell::Collected(told)),
+                        Err(fault) => refuse(&fault),
+                    }
+                }
                 Some(Ask::HandedRead(read)) => this.serve_handed_read(read, budget).await,
                 Some(Ask::HandedWrite(write)) => this.serve_handed_write(write, budget).await,
                 _ => Reply::refused(Refusal::Unknown, "this node does not know that request"),
@@ -159,6 +169,9 @@ impl Coordinator {
             Ok(found) => found,
             Err(refused) => return turn_away(refused),
         };
+        let partition = found.place.partition;
+        // The one before what it tells of, the other after.
+        let epoch = self.inner.replica.epoch(partition).0;
         let found = if read.to_mend && named.newest < known.newest().version() {
             return self.unfit(known.view().behind());
         } else if read.to_mend {
@@ -181,7 +194,8 @@ impl Coordinator {
             }
             Ok(Some(record)) => (Held::Object, Some(record)),
         };
-        Reply::new(Tell::Copy(Copy { held: held.into(), record, epoch: 0, sealed: 0 }))
+        let sealed = self.inner.replica.sealed(partition).0;
+        Reply::new(Tell::Copy(Copy { held: held.into(), record, epoch, sealed }))
     }
 
     async fn serve_write(&self, known: &Known, named: Named<'_>, write: Write) -> Reply {
@@ -200,6 +214,7 @@ impl Coordinator {
             class: found.class,
             flush: write.flush,
             cause: if write.repair { Cause::Repair } else { Cause::Written },
+            epoch: Epoch(write.epoch),
         };
         let merged = self.inner.replica.merge(request).await;
         let env = &self.inner.env;
@@ -223,8 +238,9 @@ impl Coordinator {
             Ok(layouts) => layouts,
             Err(refusal) => return self.unfit(refusal),
         };
-        let (record, epoch) = (keep.record, keep.epoch);
-        let request = KeepRequest { place: found.place, owner, record, epoch, rules: found.rules, flush: keep.flush };
+        let Keep { record, epoch, sealed, flush, .. } = keep;
+        let (place, rules, sealed) = (found.place, found.rules, Epoch(sealed));
+        let request = KeepRequest { place, owner, record, epoch, sealed, rules, flush };
         match self.inner.replica.keep_hint(request).await {
             Ok(flushed) => Reply::new(Tell::Written(Written { flushed, layouts })),
             Err(fault) => refuse(&fault),
@@ -237,12 +253,12 @@ impl Coordinator {
             Ok(found) => found,
             Err(refused) => return turn_away(refused),
         };
-        let (held, record) = match self.inner.replica.kept(found.place, found.rules).await {
+        let (held, record, epoch) = match self.inner.replica.kept(found.place, found.rules).await {
             Err(fault) => return refuse(&fault),
-            Ok(None) => (Held::Nothing, None),
-            Ok(Some(record)) => (Held::Object, Some(record)),
+            Ok(None) => (Held::Nothing, None, u64::MAX),
+            Ok(Some((record, epoch))) => (Held::Object, Some(record), epoch),
         };
-        Reply::new(Tell::Copy(Copy { held: held.into(), record, epoch: 0, sealed: 0 }))
+        Reply::new(Tell::Copy(Copy { held: held.into(), record, epoch, sealed: 0 }))
     }
 
     /// Lets the votes that are counted here be counted, before a copy that gave one of them is merged anew.
@@ -264,10 +280,16 @@ impl Coordinator {
             Ok(held) => held,
             Err(none) => return malformed(none.to_string()),
         };
-        let page = match self.inner.replica.page(PartitionId(fetch.partition), fetch.after, most, held).await {
+        let (partition, replica) = (PartitionId(fetch.partition), &self.inner.replica);
+        // Before it is read. Of the lesson alone: what is sealed meanwhile refuses what is read under this epoch.
+        let epoch = replica.epoch(partition).0;
+        let lesson =
+            if fetch.after.is_empty() { replica.lesson(partition).map(|lesson| lesson.encode()) } else { None };
+        let page = match replica.page(partition, fetch.after, most, held).await {
             Ok(page) => page,
             Err(fault) => return refuse(&fault),
         };
+        let sealed = replica.sealed(partition).0;
         let target = |stored: &Bytes| {
             name_of(stored).map(|(id, generation)| Target {
                 bucket: id.bucket.as_str().to_owned(),
@@ -282,9 +304,11 @@ impl Coordinator {
         Reply::new(Tell::Page(Page {
             entries: entries.collect(),
             next: page.next,
-            epoch: 0,
+            epoch,
             unreadable: page.unreadable.iter().filter_map(target).collect(),
             acked,
+            sealed,
+            lesson,
         }))
     }
 

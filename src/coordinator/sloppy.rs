@@ -21,6 +21,7 @@ use super::get::{Needs, reply_of_tell};
 use super::handover::elsewhere;
 use super::{Coordinator, Found, Located, WritePlan, Wrote, left};
 use crate::causality::{MergeRules, Object, encode_object};
+use crate::collect::Epoch;
 use crate::kv::{Error, ErrorCode, Outcome, ReadOptions};
 use crate::quorum::{Fallbacks, NoVote, ReplicaReply, Requirement};
 use crate::replica::{Fault, KeepRequest};
@@ -28,14 +29,22 @@ use crate::transport::messages::{Ask, Held, Keep, Read, Tell};
 use crate::types::{Mono, StoreId};
 
 /// What fallbacks said of an object.
-#[derive(Default)]
+#[derive(Clone)]
 pub(super) struct Kept {
     /// Who answered.
     pub(super) answered: Vec<StoreId>,
     /// All that they keep, merged.
     pub(super) object: Option<Arc<Object>>,
-    /// What each keeps.
-    pub(super) each: Vec<(StoreId, ReplicaReply)>,
+    /// What each keeps, and the least epoch under which that was read.
+    pub(super) each: Vec<(StoreId, ReplicaReply, Epoch)>,
+    /// The least epoch under which any of it was read.
+    pub(super) epoch: Epoch,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { answered: Vec::new(), object: None, each: Vec::new(), epoch: Epoch(u64::MAX) }
+    }
 }
 
 impl Located {
@@ -61,9 +70,9 @@ impl Located {
     }
 
     /// The state for a fallback, to be kept for an owner.
-    pub(super) fn keep(&self, owner: StoreId, record: &Bytes, flush: bool) -> Keep {
+    pub(super) fn keep(&self, owner: StoreId, record: Bytes, epoch: Epoch, sealed: Epoch, flush: bool) -> Keep {
         let owner = Bytes::copy_from_slice(owner.as_bytes());
-        Keep { target: self.target(), owner, record: record.clone(), epoch: 0, flush }
+        Keep { target: self.target(), owner, record, epoch: epoch.0, flush, sealed: sealed.0 }
     }
 }
 
@@ -202,7 +211,8 @@ impl Coordinator {
         let asked = fallbacks.iter().map(|store| self.ask_fallback(located, *store, patience));
         let replies = join_all(asked).await;
         let mut kept = Kept::default();
-        for (store, reply) in fallbacks.into_iter().zip(replies) {
+        for (store, (reply, epoch)) in fallbacks.into_iter().zip(replies) {
+            kept.epoch = kept.epoch.min(epoch);
             match &reply {
                 ReplicaReply::NoVote(_) => continue,
                 ReplicaReply::Object(object) | ReplicaReply::Record(object, _) => {
@@ -212,23 +222,30 @@ impl Coordinator {
                 ReplicaReply::Same | ReplicaReply::Nothing => {}
             }
             kept.answered.push(store);
-            kept.each.push((store, reply));
+            kept.each.push((store, reply, epoch));
         }
         kept
     }
 
-    async fn ask_fallback(&self, located: &Located, store: StoreId, patience: Duration) -> ReplicaReply {
+    /// What one keeps, and the least epoch under which that was read.
+    async fn ask_fallback(&self, located: &Located, store: StoreId, patience: Duration) -> (ReplicaReply, Epoch) {
+        let nothing = Epoch(u64::MAX);
         if store == self.inner.me {
             let found = self.inner.replica.kept(located.place.clone(), located.rules).await;
-            return super::get::reply_of_read(found);
+            let epoch = found.as_ref().ok().and_then(|kept| kept.as_ref()).map_or(nothing, |(_, epoch)| Epoch(*epoch));
+            return (super::get::reply_of_read(found.map(|kept| kept.map(|(record, _)| record))), epoch);
         }
         let read = Read { target: located.target(), have: None, to_mend: false };
         match self.inner.peers.call(store, Ask::ReadKept(read), located.version(), patience).await {
             Ok(reply) => match reply.tell {
-                Some(Tell::Copy(copy)) if copy.held() == Held::Same => ReplicaReply::NoVote(NoVote::Failed),
-                tell => reply_of_tell(tell),
+                Some(Tell::Copy(copy)) if copy.held() == Held::Same => (ReplicaReply::NoVote(NoVote::Failed), nothing),
+                Some(Tell::Copy(copy)) => {
+                    let epoch = if copy.held() == Held::Object { Epoch(copy.epoch) } else { nothing };
+                    (reply_of_tell(Some(Tell::Copy(copy))), epoch)
+                }
+                tell => (reply_of_tell(tell), nothing),
             },
-            Err(failed) => ReplicaReply::NoVote(super::no_vote_of(&failed)),
+            Err(failed) => (ReplicaReply::NoVote(super::no_vote_of(&failed)), nothing),
         }
     }
 
@@ -268,9 +285,10 @@ impl Coordinator {
     /// Before a write with an Idempotency-Key is minted in an owner's place: what other fallbacks keep is kept here, too.
     pub(super) async fn catch_up_kept(&self, located: &Located, owner: StoreId, deadline: Mono) {
         let half = left(deadline, self.inner.env.clock.now()) / 2;
-        let Some(object) = self.ask_fallbacks(located, half).await.object else { return };
+        let kept = self.ask_fallbacks(located, half).await;
+        let Some(object) = kept.object else { return };
         // What cannot be kept is not known here: best effort, as it is among owners.
-        let _ = self.keep_here(located, owner, encode_object(&object), false).await;
+        let _ = self.keep_here(located, owner, encode_object(&object), kept.epoch, false).await;
     }
 
     /// Keeps a state for an owner, on this node.
@@ -279,15 +297,33 @@ impl Coordinator {
         located: &Located,
         owner: StoreId,
         record: Bytes,
+        Epoch(epoch): Epoch,
         flush: bool,
     ) -> Result<bool, Fault> {
         let (place, rules) = (located.place.clone(), located.rules);
-        let request = KeepRequest { place, owner, record, epoch: 0, rules, flush };
+        let sealed = self.inner.replica.heard(place.partition);
+        let request = KeepRequest { place, owner, record, epoch, sealed, rules, flush };
         self.inner.replica.keep_hint(request).await
     }
 }
 
 impl Kept {
+    /// Leaves out what was read before owners sealed so much: they hold it, or have seen it deleted; for hints are handed off
+    /// before a seal, and what a directory that went back keeps is no news.
+    pub(super) fn leave_out(&mut self, sealed: Epoch, rules: &MergeRules) {
+        self.each.retain(|(.., read)| *read >= sealed);
+        let left = std::mem::take(&mut self.each);
+        (self.answered, self.object) = (left.iter().map(|(store, ..)| *store).collect(), None);
+        self.epoch = left.iter().map(|(.., read)| *read).min().unwrap_or(Epoch(u64::MAX));
+        for (_, reply, _) in &left {
+            if let ReplicaReply::Object(object) | ReplicaReply::Record(object, _) = reply {
+                // Two values of one dot were counted before.
+                self.add(object, rules);
+            }
+        }
+        self.each = left;
+    }
+
     /// Tells how many dots came with two values.
     fn add(&mut self, object: &Object, rules: &MergeRules) -> u64 {
         match &mut self.object {
@@ -297,5 +333,39 @@ impl Kept {
             }
             Some(known) => Arc::make_mut(known).merge(object, rules).clashes as u64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::causality::{self, Payload, Supersedes, Write};
+    use crate::types::{ActorId, Stamp};
+
+    fn object(actor: u64) -> Object {
+        let payload = Payload { value: Some(Default::default()), ..Payload::default() };
+        let write = Write { payload, supersedes: Supersedes::Tombstones, request: None };
+        causality::write(&Object::new(), write, ActorId(actor), Stamp(10), Stamp(0), &MergeRules::default()).object
+    }
+
+    #[test]
+    fn what_fallbacks_keep_from_before_a_seal_is_left_out_and_their_word_with_it() {
+        let rules = MergeRules::default();
+        let mut kept = Kept::default();
+        for (number, read) in [(1, 4), (2, 6)] {
+            let (store, object) = (StoreId::from_bits(number), object(number as u64));
+            kept.add(&object, &rules);
+            kept.answered.push(store);
+            kept.each.push((store, ReplicaReply::Object(object), Epoch(read)));
+            kept.epoch = kept.epoch.min(Epoch(read));
+        }
+        let nothing = StoreId::from_bits(3);
+        kept.answered.push(nothing);
+        kept.each.push((nothing, ReplicaReply::Nothing, Epoch(u64::MAX)));
+        assert_eq!(kept.object.as_ref().unwrap().siblings().len(), 2);
+        kept.leave_out(Epoch(5), &rules);
+        assert_eq!(kept.answered, [StoreId::from_bits(2), nothing]);
+        assert_eq!((kept.epoch, kept.each.len()), (Epoch(6), 2));
+        assert_eq!(kept.object.as_deref(), Some(&object(2)));
     }
 }

@@ -1,8 +1,8 @@
 //! The admin listener: health, metrics, and documents on how things are.
 //!
 //! Health is open to everybody who reaches the listener, so that orchestrators need no secret; all else asks for the
-//! bearer token where one is set. Layouts, hints, workers and repairs are files of their
-//! own.
+//! bearer token where one is set. Layouts, hints, workers, repairs and tombstones are files
+//! of their own.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use http_body_util::Full;
 use super::owners::json;
 use super::problem::Problem;
 use super::routes::{Answer, Routes};
-use super::{Api, hints, layouts, repairs, workers};
+use super::{Api, hints, layouts, repairs, tombstones, workers};
 use crate::kv::{Error, ErrorCode, Members};
 
 /// A secret that admin requests must carry. Kept as a hash, compared in constant time.
@@ -52,8 +52,7 @@ impl std::fmt::Debug for AdminToken {
 }
 
 /// Paths that are written down and not built yet.
-const NOT_YET: [&str; 6] =
-    ["/admin/tombstones", "/admin/drain", "/admin/snapshots", "/admin/staleness", "/admin/regions", "/admin/faults"];
+const NOT_YET: [&str; 5] = ["/admin/drain", "/admin/snapshots", "/admin/staleness", "/admin/regions", "/admin/faults"];
 
 #[derive(Debug)]
 struct Admin {
@@ -90,6 +89,9 @@ async fn answer(admin: &Admin, request: Request) -> Result<Answer, Problem> {
     }
     if path == repairs::PATH {
         return repairs::answer(api, request).await;
+    }
+    if path == tombstones::PATH {
+        return tombstones::answer(api, &request);
     }
     if let Some(asked) = workers::Asked::at(path) {
         return workers::answer(api, asked, &request);

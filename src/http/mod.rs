@@ -35,6 +35,7 @@ mod problem;
 mod repairs;
 mod routes;
 mod serve;
+mod tombstones;
 mod uri;
 mod workers;
 

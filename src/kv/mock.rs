@@ -14,8 +14,8 @@ use super::layouts::{
 };
 use super::{
     ContextToken, Counted, Error, ErrorCode, FloorToken, HintAdmin, Kv, LayoutAdmin, NodeView, Outcome, OwnerView,
-    Owners, PartitionView, ReadAnswer, ReadOptions, RepairAdmin, RingView, Status, Value, WorkerAdmin, WriteAnswer,
-    WriteOptions, check_ttl, etag_of, open_context, payload_of, request_of, views,
+    Owners, PartitionView, ReadAnswer, ReadOptions, RepairAdmin, RingView, Status, TombstoneAdmin, Value, WorkerAdmin,
+    WriteAnswer, WriteOptions, check_ttl, etag_of, open_context, payload_of, request_of, views,
 };
 use crate::causality::{Dot, MergeRules, NodeClock, Object, Supersedes, TokenKeys, TokenKind, Write, write};
 use crate::env::BoxFuture;
@@ -329,6 +329,8 @@ impl HintAdmin for MockNode {}
 impl WorkerAdmin for MockNode {}
 
 impl RepairAdmin for MockNode {}
+
+impl TombstoneAdmin for MockNode {}
 
 impl NodeView for MockNode {
     fn owners(&self, id: &ObjectId) -> Result<Owners, Error> {

@@ -28,6 +28,7 @@ pub mod plans;
 mod present;
 pub mod progress;
 mod repairs;
+mod tombstones;
 mod view;
 pub mod wire;
 mod workers;
@@ -41,6 +42,7 @@ pub use layouts::LayoutAdmin;
 pub use lifetime::{LONGEST_TTL, Lifetime, LifetimeError};
 pub use present::{check_ttl, etag_of, expired, open_context, payload_of, request_of, views};
 pub use repairs::{REPAIR_ID, RepairAdmin, RepairBegun, RepairRequest, RepairView, unknown_repair};
+pub use tombstones::{HolderUp, TombstoneAdmin, TombstonesView};
 pub use view::{
     Addresses, Attention, ChangeView, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView,
     RingView, Status,

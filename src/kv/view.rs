@@ -4,12 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::layouts::WaitView;
-use super::{BucketAdmin, Error, HintAdmin, HintsLeft, LayoutAdmin, RepairAdmin, WorkerAdmin};
+use super::{BucketAdmin, Error, HintAdmin, HintsLeft, LayoutAdmin, RepairAdmin, TombstoneAdmin, WorkerAdmin};
 use crate::types::ObjectId;
 
 /// A node as seen from an edge. Every call answers at once, from snapshots; what takes time is [`LayoutAdmin`]'s or
 /// [`HintAdmin`]'s.
-pub trait NodeView: LayoutAdmin + HintAdmin + WorkerAdmin + RepairAdmin {
+pub trait NodeView: LayoutAdmin + HintAdmin + WorkerAdmin + RepairAdmin + TombstoneAdmin {
     /// Who owns an object.
     fn owners(&self, id: &ObjectId) -> Result<Owners, Error>;
     /// One screen on how the cluster is, as this node sees it.

@@ -119,6 +119,8 @@ pub struct NodeConfig {
     pub scrub_interval: Duration,
     /// Most bytes a second that are read for that; 0: as many as can be.
     pub scrub_rate: usize,
+    /// How long what is deleted stays before it is removed for good.
+    pub collect_linger: Duration,
     /// Whether nodes that ask to join are taken in, and wiped ones let back in, by themselves. Before it is a member:
     /// whether this node is.
     pub auto_join: bool,
@@ -150,6 +152,7 @@ impl Default for NodeConfig {
             repair_rate: 16 << 20,
             scrub_interval: Duration::from_secs(7 * 24 * 3600),
             scrub_rate: 8 << 20,
+            collect_linger: Duration::from_secs(3600),
             max_hint_bytes: 256 << 20,
             hint_window: Duration::from_secs(3 * 3600),
             hint_rate: 64 << 20,
@@ -206,6 +209,8 @@ const LONGEST_LABEL: usize = 255;
 const DRIFT: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_secs(60);
 const REPAIR: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 const SCRUB: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
+/// How long deletions may be told to stay.
+const LINGER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
 const HINT_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
@@ -314,6 +319,7 @@ impl NodeConfig {
         }
         time("node.repair.interval", self.repair_interval, &REPAIR)?;
         time("node.scrub.interval", self.scrub_interval, &SCRUB)?;
+        time("node.collect.linger", self.collect_linger, &LINGER)?;
         rule(self.max_siblings >= 1, "node.limits.max_siblings", || "is at least 1, got 0".into())?;
         let requests = self.max_operations;
         rule((1..=MOST_OPERATIONS).contains(&requests), "node.limits.requests", || {
@@ -351,7 +357,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 30] = [
+        let broken: [(&str, Breaks); 31] = [
             ("cluster.partitions", |c| c.cluster.partitions = 1000),
             ("cluster.replicas_max", |c| c.cluster.replicas_max = 0),
             ("cluster.n", |c| c.cluster.n = 6),
@@ -371,6 +377,7 @@ mod tests {
             ("node.limits.max_value", |c| c.node.max_value = 0),
             ("node.repair.interval", |c| c.node.repair_interval = Duration::ZERO),
             ("node.scrub.interval", |c| c.node.scrub_interval = Duration::ZERO),
+            ("node.collect.linger", |c| c.node.collect_linger = Duration::ZERO),
             ("node.limits.max_object", |c| c.node.max_object = 10),
             ("node.limits.max_object", |c| c.node.max_object = (16 << 20) + 1),
             ("node.limits.max_siblings", |c| c.node.max_siblings = 0),

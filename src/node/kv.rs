@@ -47,7 +47,8 @@ impl Kv for Node {
 impl Node {
     async fn read(&self, id: &ObjectId, options: &ReadOptions) -> Result<ReadAnswer, Error> {
         let keys = self.serving()?;
-        let Found { object, digest, generation, counted, explain } = self.inner.coordinator.get(id, options).await?;
+        let Found { object, digest, generation, counted, explain, .. } =
+            self.inner.coordinator.get(id, options).await?;
         let now = self.wall();
         let nothing = VersionVector::new();
         let context = object.as_ref().map_or(&nothing, |object| object.context());

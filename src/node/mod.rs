@@ -24,6 +24,7 @@ mod hints;
 mod kv;
 mod layout;
 mod repairs;
+mod tombstones;
 mod view;
 mod workers;
 
@@ -46,7 +47,8 @@ use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::{PeerMood, Peers, Services};
 use crate::repair::{
-    self, AntiEntropy, HintOptions, Hints, Mending, Repaired, Roster, Scope, Scrub, ScrubOptions, Transfers,
+    self, AntiEntropy, HintOptions, Hints, Mending, Reaper, ReaperOptions, Repaired, Roster, Scope, Scrub,
+    ScrubOptions, Transfers,
 };
 use crate::replica::{Bar, Fault, Identity, Replica, ReplicaOptions};
 use crate::ring::founding::{Directory, Terms, seedless};
@@ -124,6 +126,7 @@ struct Workers {
     mending: Arc<Mending>,
     /// None where its report could not be read.
     scrub: Option<Scrub>,
+    reaper: Reaper,
     steward: Steward,
 }
 
@@ -279,8 +282,16 @@ impl Node {
         let (copy, _, keeps) = data();
         repair::start_expiry(env, copy, keeps, roster);
         let (copy, links, keeps) = data();
+        let options = ReaperOptions {
+            linger: config.node.collect_linger,
+            idempotency_window: window,
+            max_clock_drift: config.cluster.max_clock_drift,
+        };
+        let reaper = Reaper::start(env, copy, links, keeps, Arc::clone(metrics), options, roster);
+        let (copy, links, keeps) = data();
         let (interval, rate) = (config.node.repair_interval, config.node.repair_rate as u64);
-        let entropy = AntiEntropy::start(env, copy, links, keeps, Arc::clone(metrics), window, interval, rate, roster);
+        let (counts, finishes) = (Arc::clone(metrics), reaper.clone());
+        let entropy = AntiEntropy::start(env, copy, links, keeps, counts, window, interval, rate, finishes, roster);
         let (copy, links, keeps) = data();
         let options = HintOptions {
             window: config.node.hint_window,
@@ -296,7 +307,7 @@ impl Node {
         let joiners = founding.joiners().clone();
         let steward = Steward::start(env, keeper.clone(), peers.clone(), joiners, config.node.auto_join);
         // Once: a node begins once.
-        let _ = inner.workers.set(Workers { transfers, entropy, hints, mending, scrub, steward });
+        let _ = inner.workers.set(Workers { transfers, entropy, hints, mending, scrub, reaper, steward });
         self.tell_mood();
         inner.keeper.stand(Standing::Serving);
         info!(name = inner.config.node.name, "serving");

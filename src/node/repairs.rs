@@ -61,10 +61,16 @@ impl RepairAdmin for Node {
             );
             return Err(Error::refused(ErrorCode::Paused, detail));
         }
-        let total = workers.entropy.pairs(&scope).ok_or_else(|| {
-            let detail = "layouts change: until that has ended transfers bring what differs, and nothing is compared";
-            Error::refused(ErrorCode::LayoutRefused, detail)
-        })?;
+        let total = match workers.entropy.pairs(&scope) {
+            Some(pairs) => pairs,
+            // A change may wait for just that.
+            None if request.accept_data_loss => 0,
+            None => {
+                let detail =
+                    "layouts change: until that has ended transfers bring what differs, and nothing is compared";
+                return Err(Error::refused(ErrorCode::LayoutRefused, detail));
+            }
+        };
         let Self { inner } = self;
         let operation = Arc::new(Operation {
             id: format!("{REPAIR_ID}{:016x}", inner.env.entropy.u64()),
@@ -127,7 +133,11 @@ impl Node {
             operation.state().given_up = given_up;
         }
         let told = |done: &Repaired| operation.state().done = *done;
-        let (done, why) = workers.entropy.repair_and_tell(&scope, &told).await;
+        let (done, why) = match workers.entropy.pairs(&scope) {
+            // While layouts change nothing is compared.
+            None if give_up.is_some() => (Repaired::default(), None),
+            _ => workers.entropy.repair_and_tell(&scope, &told).await,
+        };
         let mut state = operation.state();
         state.done = done;
         let unfinished = || {
@@ -154,15 +164,17 @@ impl Node {
         let worker = inner.roster.named("mending");
         worker.iter().for_each(Worker::run);
         let until = clock.now() + GIVE_UP_FOR;
-        let left = || inner.replica.health().quarantined().iter().filter(|(at, _)| *at == partition).count();
+        let health = inner.replica.health();
+        let left = || health.quarantined().iter().filter(|(at, _)| *at == partition).count();
+        let unsynced = || !health.is_synced(partition);
         let paused = || worker.as_ref().is_some_and(Worker::is_paused);
-        while left() > 0 && clock.now() < until && !paused() {
+        while (left() > 0 || unsynced()) && clock.now() < until && !paused() {
             clock.sleep(LOOK_EVERY).await;
         }
-        let left = left();
+        let (left, unsynced) = (left(), unsynced());
         drop(accepted);
         let error = || worker.as_ref().and_then(|worker| worker.log().error).filter(|(_, at)| *at >= began);
-        let why = (left > 0).then(|| match paused() {
+        let why = (left > 0 || unsynced).then(|| match paused() {
             true => {
                 let node = &inner.config.node.name;
                 format!(
@@ -174,7 +186,10 @@ impl Node {
                 |(why, _)| format!("{why}; once that is mended: the same again"),
             ),
         });
-        let why = why.map(|why| format!("{left} keys of partition {partition} still cannot be read: {why}"));
+        let why = why.map(|why| match left {
+            0 => format!("partition {partition} is not synced yet: {why}"),
+            left => format!("{left} keys of partition {partition} still cannot be read: {why}"),
+        });
         (mending.given_up.load(Ordering::Relaxed) - before, why)
     }
 

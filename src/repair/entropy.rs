@@ -17,15 +17,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use tokio::sync::Mutex as Turn;
 use tracing::{debug, info, warn};
 
 use super::marks::Marks;
 use super::mend::merge_into;
 use super::rate::Rate;
+use super::reaper::Reaper;
 use super::worker::{Roster, Worker};
 use crate::causality::digest_of_record;
 use crate::cluster::{Known, LayoutKeeper};
+use crate::collect::Epoch;
 use crate::env::Env;
 use crate::merkle::{Difference, Exchange, Read as Surveyed, Root, Roots, RootsReply, Terms, Walk, Width};
 use crate::metrics::Metrics;
@@ -33,6 +36,7 @@ use crate::peers::Peers;
 use crate::replica::{Cause, Fault, Place, Replica, name_of};
 use crate::ring::live::holders;
 use crate::ring::{BucketSettings, Layout};
+use crate::transport::messages::collect::Collect;
 use crate::transport::messages::merkle::{CompareRoots, Descend};
 use crate::transport::messages::{Ask, Held, Read, Target, Tell, Write};
 use crate::types::{Bucket, Mono, PartitionId, StoreId};
@@ -143,6 +147,7 @@ struct Inner {
     interval: Duration,
     rate: Rate,
     worker: Worker,
+    reaper: Reaper,
     /// One round at a time.
     turn: Turn<()>,
     due: Mutex<BTreeMap<StoreId, Due>>,
@@ -182,6 +187,7 @@ impl AntiEntropy {
         window: Duration,
         interval: Duration,
         rate: u64,
+        reaper: Reaper,
         roster: &Roster,
     ) -> Self {
         let about = "Compares what this node holds with the other owners, and makes equal what differs.";
@@ -189,7 +195,8 @@ impl AntiEntropy {
         let rate = Rate::new(env, rate, rate.max(1 << 20));
         let (turn, due, marks) = (Turn::new(()), Mutex::default(), Mutex::default());
         let env = env.clone();
-        let inner = Inner { env, replica, peers, keeper, metrics, window, interval, rate, worker, turn, due, marks };
+        let inner =
+            Inner { env, replica, peers, keeper, metrics, window, interval, rate, worker, reaper, turn, due, marks };
         let this = Self { inner: Arc::new(inner) };
         this.inner.env.tasks.spawn(this.clone().run());
         this
@@ -338,6 +345,12 @@ impl AntiEntropy {
         let _run = self.inner.worker.begin();
         for (classes, partitions) in scope.of(known.newest(), shared(known.newest(), known.me, peer)) {
             let mut unfinished: BTreeSet<PartitionId> = partitions.iter().copied().collect();
+            // Who was away finishes what it had sealed before it is compared: else what the others have dropped differs.
+            for partition in self.inner.replica.unfinished_rounds() {
+                if unfinished.contains(&partition) {
+                    self.inner.reaper.finish(&known, partition).await;
+                }
+            }
             if let Err(why) = self.compare(&known, peer, classes, scope, &mut unfinished, &mut done, told).await {
                 debug!(%peer, why, "a comparison ended early");
                 let why = format!("with {peer}: {why}");
@@ -482,6 +495,8 @@ impl AntiEntropy {
     }
 
     async fn exchange_all(&self, known: &Known, peer: StoreId, found: Vec<Difference>, done: &mut Repaired) {
+        let partitions: BTreeSet<PartitionId> = found.iter().map(|difference| difference.partition).collect();
+        join_all(partitions.into_iter().map(|partition| self.level(known, peer, partition))).await;
         let exchanges = found.into_iter().map(|difference| self.exchange(known, peer, difference));
         let mut running = futures_util::stream::iter(exchanges).buffer_unordered(AT_ONCE);
         while let Some(exchanged) = running.next().await {
@@ -497,6 +512,19 @@ impl AntiEntropy {
                     debug!(%peer, why, "a key that differs could not be made equal yet");
                 }
             }
+        }
+    }
+
+    /// Where two owners differ, one of them may have forgotten what was collected: its directory went back, and it is to start
+    /// its copy over.
+    async fn level(&self, known: &Known, peer: StoreId, partition: PartitionId) {
+        let replica = &self.inner.replica;
+        let asked = Collect::ask(partition.0, replica.sealed(partition));
+        if let Ok(Tell::Collected(told)) = self.ask(known, peer, Ask::Collect(asked)).await
+            && replica.is_behind(partition, Epoch(told.sealed))
+            && let Err(fault) = replica.distrust(partition).await
+        {
+            debug!(%partition, %fault, "the next comparison finds it again");
         }
     }
 
@@ -517,6 +545,8 @@ impl AntiEntropy {
         }
         let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
         let (mut bytes, mut sent, mut refused) = (None, None, None);
+        // Before it is read.
+        let epoch = replica.epoch(place.partition).0;
         // Ours first: where theirs is only older, that is all, and they say so in a few bytes. Where ours is, both travel.
         if difference.exchange != Exchange::Fetch
             && let Some(record) = self.patiently(|| replica.read_to_mend(place.clone())).await?
@@ -527,7 +557,7 @@ impl AntiEntropy {
             // Before the look at the layouts: see `Held`. Not while it waits: no layout is acked meanwhile.
             let _guard = keeper.held().take();
             self.still(known)?;
-            let write = Write { target: target.clone(), record, epoch: 0, flush: false, repair: true };
+            let write = Write { target: target.clone(), record, epoch, flush: false, repair: true };
             // One that cannot write has all the same what is to be read.
             refused = match self.ask(known, peer, Ask::Write(write)).await {
                 Ok(Tell::Written(_)) => None,
@@ -546,15 +576,16 @@ impl AntiEntropy {
                 self.inner.rate.pace(size).await;
                 let _guard = keeper.held().take();
                 self.still(known)?;
-                self.merge(layout, target, record).await?;
+                self.merge(layout, target, record, Epoch(copy.epoch)).await?;
             }
         }
         refused.map_or(Ok(bytes), Err)
     }
 
-    async fn merge(&self, layout: &Layout, target: Target, record: Bytes) -> Result<(), String> {
+    async fn merge(&self, layout: &Layout, target: Target, record: Bytes, epoch: Epoch) -> Result<(), String> {
         let Inner { replica, window, .. } = &*self.inner;
-        self.patiently(|| merge_into(replica, layout, *window, target.clone(), record.clone(), Cause::Repair)).await
+        let state = || (record.clone(), epoch);
+        self.patiently(|| merge_into(replica, layout, *window, target.clone(), state(), Cause::Repair)).await
     }
 
     async fn ask(&self, known: &Known, peer: StoreId, ask: Ask) -> Result<Tell, String> {

@@ -35,6 +35,7 @@ use super::rate::Rate;
 use super::worker::{Roster, Worker};
 use crate::causality::{MergeRules, decode_object, digest_of_record, encode_object};
 use crate::cluster::{Known, LayoutKeeper};
+use crate::collect::Epoch;
 use crate::env::Env;
 use crate::metrics::{Dropped, Metrics};
 use crate::pacing::{AdaptiveWindow, Backoff};
@@ -478,6 +479,10 @@ impl Hints {
         let partition = place.partition;
         // Before its object is in memory, until it has been sent.
         let Ok(_turn) = self.inner.turns.acquire().await else { return Ok(None) };
+        // Before it is read. What is left over from an earlier layout is as new as what it remembers, whatever this node knows.
+        let owns = keeper.known().is_some_and(|known| !owned_by(&known, partition, &id, known.me).is_empty());
+        let whole = owns || env.buggify.breaks("what is left over is sent as what it remembers");
+        let read = if whole { replica.epoch(partition).0 } else { replica.leftover_epoch(partition).0 };
         let own = match &hint {
             Hint { kept: Some(_), refers: false, .. } => None,
             Hint { kept: Some(_), .. } if env.buggify.breaks("what was noted beside what is kept is sent") => None,
@@ -486,6 +491,11 @@ impl Hints {
         let rules = MergeRules {
             last_write_wins: settings.mode == Mode::Lww,
             idempotency_window: self.inner.idempotency_window,
+        };
+        // Of a merge the least.
+        let epoch = match (&hint.kept, &own) {
+            (Some(kept), None) => kept.epoch,
+            (kept, _) => kept.as_ref().map_or(read, |kept| kept.epoch.min(read)),
         };
         let found = match (hint.kept.as_ref().map(|kept| kept.record.clone()), own) {
             (Some(kept), Some(own)) => Some(both(kept, own, &rules)?),
@@ -499,7 +509,6 @@ impl Hints {
         let guard = keeper.held().take();
         let Some(known) = keeper.known() else { return Err(Unsent::Owner("this node is in no cluster".into())) };
         let target_of = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
-        let epoch = hint.kept.as_ref().map_or(0, |kept| kept.epoch);
         let flush = hint.owed && !env.buggify.breaks("what is owed is flushed before it is let go");
         let write = Write { target: target_of, record: record.clone(), epoch, flush, repair: true };
         let sent = env.clock.now();
@@ -544,7 +553,8 @@ impl Hints {
         let (record, flush) = (write.record.clone(), write.flush);
         if !owned_by(known, place.partition, id, known.me).is_empty() {
             let (record, cause) = (record.clone(), Cause::Repair);
-            let merge = MergeRequest { place: place.clone(), record, rules, class, flush, cause };
+            let epoch = Epoch(write.epoch);
+            let merge = MergeRequest { place: place.clone(), record, rules, class, flush, cause, epoch };
             self.patiently(|| replica.merge(merge.clone())).await.map_err(here)?;
         }
         let owns = !owned_by(known, place.partition, id, target).is_empty();
@@ -553,7 +563,8 @@ impl Hints {
         }
         for owner in self.send_to_owners(known, place.partition, id, target, write).await {
             let (place, record, epoch) = (place.clone(), record.clone(), write.epoch);
-            let keep = KeepRequest { place, owner, record, epoch, rules, flush };
+            let sealed = replica.heard(place.partition);
+            let keep = KeepRequest { place, owner, record, epoch, sealed, rules, flush };
             self.patiently(|| replica.keep_hint(keep.clone())).await.map_err(here)?;
         }
         Ok(())
@@ -609,7 +620,10 @@ impl Hints {
             }
             Ok(Some(Tell::Refused(refused))) => match refused.why() {
                 Refusal::Layout | Refusal::NotOwner => refused.detail,
-                Refusal::Syncing | Refusal::Damaged | Refusal::Malformed => return Err(Unsent::Key(refused.detail)),
+                // It has sealed a round meanwhile: read again in the next turn.
+                Refusal::Syncing | Refusal::Damaged | Refusal::Malformed | Refusal::Sealed => {
+                    return Err(Unsent::Key(refused.detail));
+                }
                 _ => return Err(Unsent::Owner(refused.detail)),
             },
             Ok(_) => return Err(Unsent::Key("it answers something else".into())),

@@ -26,7 +26,7 @@ use crate::ring::live::holders;
 use crate::ring::sync::placements;
 use crate::storage::Keyspace;
 use crate::transport::messages::layouts::ListDigests;
-use crate::transport::messages::{Ask, Target, Tell, Write};
+use crate::transport::messages::{Ask, Refusal, Target, Tell, Write};
 use crate::types::{Bucket, Digest, PartitionId, StoreId};
 
 const CALL_FOR: Duration = Duration::from_secs(5);
@@ -173,6 +173,8 @@ impl Leftovers {
                 continue;
             }
             let place = Place::of(known.newest().grid(), &id, generation);
+            // Before it is read.
+            let epoch = self.replica.leftover_epoch(partition).0;
             let record = self.replica.storage().get(Keyspace::Objects, &place.stored);
             let record = match record {
                 Ok(Some(record)) => record,
@@ -183,14 +185,18 @@ impl Leftovers {
                 }
             };
             let target = Target { bucket: id.bucket.as_str().to_owned(), generation, key: id.key.as_bytes().clone() };
-            let write = Write { target, record, epoch: 0, flush: true, repair: true };
+            let write = Write { target, record, epoch, flush: true, repair: true };
             let version = known.newest().version();
             let sent = owners.iter().map(|owner| self.peers.call(*owner, Ask::Write(write.clone()), version, CALL_FOR));
-            let merged = join_all(sent).await.into_iter().filter(|reply| {
-                let told = reply.as_ref().ok().and_then(|reply| reply.tell.as_ref());
-                matches!(told, Some(Tell::Written(written)) if written.layouts.contains(&version))
-            });
-            let merged = merged.count();
+            let told: Vec<Tell> = join_all(sent).await.into_iter().filter_map(|reply| reply.ok()?.tell).collect();
+            // A round of collection waits until nobody has anything left over: what is there all the same came back with an
+            // old directory, and was covered before.
+            if told.iter().any(|told| matches!(told, Tell::Refused(refused) if refused.why() == Refusal::Sealed)) {
+                covered.push((stored, digest));
+                continue;
+            }
+            let took = |told: &&Tell| matches!(told, Tell::Written(written) if written.layouts.contains(&version));
+            let merged = told.iter().filter(took).count();
             if merged < owners.len() / 2 + 1 {
                 return Err(format!("{merged} of {} owners took in what they lacked", owners.len()));
             }

@@ -24,18 +24,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::worker::{Roster, Worker};
 use crate::causality::{MergeRules, Object, decode_object, encode_object};
 use crate::cluster::LayoutKeeper;
+use crate::collect::{Epoch, Lesson};
 use crate::env::Env;
 use crate::peers::Peers;
 use crate::replica::{Cause, Fault, MergeRequest, Place, Replica, name_of};
 use crate::ring::live::holders;
 use crate::ring::sync::placements;
 use crate::ring::{Layout, Mode};
-use crate::transport::messages::{Ask, Fetch, Held, Read, Refusal, Settle, Target, Tell};
+use crate::transport::messages::collect::Collect;
+use crate::transport::messages::{Ask, Fetch, Held, Page, Read, Refusal, Settle, Target, Tell};
 use crate::types::{Bucket, Incarnation, Key, ObjectId, PartitionId, StoreId};
 
 const CALL_FOR: Duration = Duration::from_secs(5);
@@ -117,8 +119,9 @@ struct Copied {
 
 /// What one other owner says of a key.
 enum Theirs {
-    Object(Object),
-    Nothing,
+    /// ... with the epoch under which it was read, and what is sealed there.
+    Object(Object, [Epoch; 2]),
+    Nothing([Epoch; 2]),
     /// It cannot read its own copy.
     Damaged,
     /// It could not be asked.
@@ -296,6 +299,7 @@ impl Mender {
         };
         if !missing.is_empty() {
             self.settle(partition).await.into_values().collect::<Result<(), _>>()?;
+            self.refuse_what_is_sealed(partition, &others).await?;
         }
         let results = join_all(missing.iter().map(|store| self.copy(partition, *store))).await;
         let mut failed = None;
@@ -311,6 +315,10 @@ impl Mender {
         if self.live() != live {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
+        let promises = !self.env.buggify.breaks("who forgot its promises stands in for nobody");
+        if promises && self.replica.health().is_forgetful(partition) {
+            self.hear(partition).await?;
+        }
         if !self.replica.mark_synced(partition, doubt).await.map_err(|fault| fault.to_string())? {
             return Err("it was marked as unsynced once more meanwhile".into());
         }
@@ -322,8 +330,66 @@ impl Mender {
         Ok(())
     }
 
+    /// Asks the owners of a partition that this node does not own how far they are, before it stands in for one of them again:
+    /// its directory went back, and what it said to a driver of rounds is forgotten. Whatever it said it had drained most of
+    /// them had marked before, and each of those knows it.
+    async fn hear(&self, partition: PartitionId) -> Result<(), String> {
+        let Some(known) = self.keeper.known() else { return Err("this node is in no cluster".into()) };
+        let mut groups: Vec<Vec<StoreId>> = Vec::new();
+        for bucket in placements(known.chain.live()) {
+            let lists = known.chain.live().iter().map(|layout| holders(layout, partition, bucket.as_ref()));
+            groups.extend(lists.map(|list| list.stores().collect()));
+        }
+        if groups.iter().any(|owners| owners.contains(&known.me)) {
+            // It owns it: it was merged, and an owner's word on rounds is its book.
+            return Ok(());
+        }
+        let up = self.peers.up();
+        let all: BTreeSet<StoreId> = groups.iter().flatten().copied().filter(|store| up.is_up(*store)).collect();
+        let (ask, version) = (Collect::ask(partition.0, Epoch::FIRST), known.newest().version());
+        let told = all.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
+        // What it drained all had marked: so much as who has marked least.
+        let (mut answered, mut sealed, mut epoch) = (BTreeSet::new(), Epoch::FIRST, Epoch(u64::MAX));
+        for (store, told) in all.iter().zip(join_all(told).await) {
+            if let Ok(Some(Tell::Collected(told))) = told.map(|reply| reply.tell) {
+                sealed = sealed.max(Epoch(told.sealed));
+                if !told.syncing && !told.behind {
+                    epoch = epoch.min(Epoch(told.epoch));
+                    answered.insert(*store);
+                }
+            }
+        }
+        let most =
+            |owners: &Vec<StoreId>| owners.iter().filter(|store| answered.contains(store)).count() > owners.len() / 2;
+        if !groups.iter().all(most) {
+            return Err(
+                "this directory went back, and most owners have not said yet what they have collected: until then \
+                        this node stands in for none of them"
+                    .into(),
+            );
+        }
+        self.replica.hear(partition, sealed, epoch).await.map_err(|fault| fault.to_string())
+    }
+
     fn copied(&self) -> MutexGuard<'_, Copied> {
         self.copied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before anything is merged: what any other owner has sealed is refused here as well from now on, whoever sends it. All of
+    /// them know the newest layout once they have answered, and seal nothing new that is older.
+    async fn refuse_what_is_sealed(&self, partition: PartitionId, others: &[StoreId]) -> Result<(), String> {
+        let (ask, version) = (Collect::ask(partition.0, self.replica.sealed(partition)), self.newest()?.version());
+        let told = others.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
+        let mut sealed = Epoch::FIRST;
+        for (store, told) in others.iter().zip(join_all(told).await) {
+            match told.map(|reply| reply.tell) {
+                Ok(Some(Tell::Collected(told))) => sealed = sealed.max(Epoch(told.sealed)),
+                Ok(Some(Tell::Refused(refused))) => return Err(format!("{store} refuses: {}", refused.detail)),
+                Ok(_) => return Err(format!("{store} answers something else")),
+                Err(failed) => return Err(format!("{store}: {failed}")),
+            }
+        }
+        self.replica.refuse_before(partition, sealed).await.map_err(|fault| fault.to_string())
     }
 
     /// Merges everything that one other owner holds of a partition, whatever its own state.
@@ -345,7 +411,17 @@ impl Mender {
                 // What it cannot read it may have acknowledged: it has to be mended first.
                 return Err(format!("{from} cannot read {} keys of it", page.unreadable.len()));
             }
-            let merges = page.entries.into_iter().map(|entry| self.merge_patiently(entry.target, entry.record));
+            if self.replica.is_behind(partition, Epoch(page.sealed)) {
+                self.start_over(partition, page).await?;
+                return Err(
+                    "this directory is older than what was collected since: the partition is copied anew".into()
+                );
+            }
+            if page.epoch < self.replica.sealed(partition).0 {
+                return Err(format!("{from} has not marked yet what another owner has sealed"));
+            }
+            let epoch = self.replica.vouched(Epoch(page.epoch));
+            let merges = page.entries.into_iter().map(|entry| self.merge_patiently(entry.target, entry.record, epoch));
             let mut merging = futures_util::stream::iter(merges).buffer_unordered(MERGES);
             while let Some(merged) = merging.next().await {
                 // A key that is quarantined here is mended by itself.
@@ -363,19 +439,75 @@ impl Mender {
         }
     }
 
+    /// This node has forgotten what it marked: what it holds may have been collected since, so it goes, like a disk that was
+    /// lost; but not where a quorum of the owners is in doubt like that, or without a vote: what was acknowledged may lie
+    /// with them alone, and that takes an operator. What nobody else owns stays.
+    async fn start_over(&self, partition: PartitionId, page: Page) -> Result<(), String> {
+        let lesson = page
+            .lesson
+            .ok_or("a round of collection is to be finished there first, or its directory went back as well")?;
+        let lesson = Lesson::decode(lesson).map_err(|bad| bad.to_string())?;
+        let (known, others) = (self.keeper.known(), self.others(partition));
+        let Some(known) = known else { return Err("this node is in no cluster".into()) };
+        let mut doubted = BTreeSet::from([known.me]);
+        let ask = Collect::ask(partition.0, Epoch(page.sealed));
+        let version = known.newest().version();
+        let told = others.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
+        for (store, told) in others.iter().zip(join_all(told).await) {
+            match told.map(|reply| reply.tell) {
+                Ok(Some(Tell::Collected(told))) if told.syncing || told.behind => drop(doubted.insert(*store)),
+                Ok(Some(Tell::Collected(_))) => {}
+                _ => return Err(format!("{store} cannot be asked whether it is behind a collection as well")),
+            }
+        }
+        let most = placements(known.chain.live()).into_iter().any(|bucket| {
+            known.chain.live().iter().any(|layout| {
+                let list = holders(layout, partition, bucket.as_ref());
+                // A region by itself as well: its own quorum may be all that acknowledged a write.
+                let regions = list.regions.iter().map(|region| region.owners.clone());
+                let mut groups: Vec<Vec<StoreId>> = regions.chain([list.stores().collect()]).collect();
+                groups.retain(|owners| owners.contains(&known.me) && list.stores().count() > 1);
+                let in_doubt = |owners: &Vec<StoreId>| owners.iter().filter(|owner| doubted.contains(owner)).count();
+                groups.iter().any(|owners| in_doubt(owners) > owners.len() / 2)
+            })
+        });
+        if most && !self.done.accepts_loss(partition) {
+            let names: Vec<String> = doubted.iter().map(StoreId::to_string).collect();
+            return Err(format!(
+                "its directory went back behind a collection, and most owners are in doubt ({}): what only they hold \
+                 would be lost; `quorate repair --partition {partition} --accept-data-loss` copies it anew all the same",
+                names.join(", ")
+            ));
+        }
+        let (keeper, me) = (self.keeper.clone(), known.me);
+        let shared = move |bucket: &Bucket| {
+            keeper.known().is_some_and(|known| {
+                let ended = known.chain.ended();
+                let other = |store: &StoreId| *store != me && !ended.contains(store);
+                holders(&known.chain.live()[0], partition, Some(bucket)).stores().any(|store| other(&store))
+            })
+        };
+        let deleted = self.replica.start_over(partition, lesson, Arc::new(shared)).await;
+        let deleted = deleted.map_err(|fault| fault.to_string())?;
+        // Whatever was copied before went as well.
+        self.copied().whole.remove(&partition);
+        error!(%partition, deleted, "this directory went back behind a collection: the partition is copied anew from its other owners");
+        Ok(())
+    }
+
     /// Gives way to clients where the storage threads have enough to do.
-    async fn merge_patiently(&self, target: Target, record: Bytes) -> Result<(), Fault> {
+    async fn merge_patiently(&self, target: Target, record: Bytes, epoch: Epoch) -> Result<(), Fault> {
         loop {
-            match self.merge(target.clone(), record.clone(), Cause::Repair).await {
+            match self.merge(target.clone(), record.clone(), epoch, Cause::Repair).await {
                 Err(Fault::Overloaded) => self.env.clock.sleep(GIVE_WAY).await,
                 merged => return merged,
             }
         }
     }
 
-    async fn merge(&self, target: Target, record: Bytes, cause: Cause) -> Result<(), Fault> {
+    async fn merge(&self, target: Target, record: Bytes, epoch: Epoch, cause: Cause) -> Result<(), Fault> {
         let layout = self.newest().map_err(Fault::Malformed)?;
-        merge_into(&self.replica, &layout, self.window, target, record, cause).await
+        merge_into(&self.replica, &layout, self.window, target, (record, epoch), cause).await
     }
 
     async fn mend(
@@ -399,6 +531,8 @@ impl Mender {
         let rules = MergeRules { last_write_wins, idempotency_window: self.window };
         let mut merged = Object::new();
         let (mut found, mut damaged) = (false, false);
+        // Of a merge the least.
+        let (mut least, mut sealed) = (self.replica.epoch(partition), self.replica.sealed(partition));
         for (theirs, from) in said.into_iter().zip(&others) {
             // Who coordinates this bucket's writes may be counting. Whoever is given up with what it holds is not waited for.
             match settled.get(from) {
@@ -408,11 +542,11 @@ impl Mender {
                 None => return Err(format!("{from} has come to own it meanwhile, and may be counting votes")),
             }
             match theirs {
-                Theirs::Object(object) => {
+                Theirs::Object(object, [epoch, seal]) => {
                     merged.merge(&object, &rules);
-                    found = true;
+                    (found, least, sealed) = (true, least.min(epoch), sealed.max(seal));
                 }
-                Theirs::Nothing => {}
+                Theirs::Nothing([epoch, seal]) => (least, sealed) = (least.min(epoch), sealed.max(seal)),
                 Theirs::Damaged => damaged = true,
                 Theirs::Unknown if !complete.contains(from) => {}
                 Theirs::Unknown => return Err(format!("{from} cannot be asked")),
@@ -421,11 +555,18 @@ impl Mender {
         if self.live() != live {
             return Err("the layouts have moved on meanwhile: others may have to be asked".into());
         }
+        if least < sealed && !self.env.buggify.breaks("a merge across a seal is begun again") {
+            if self.replica.is_behind(partition, sealed) {
+                self.replica.distrust(partition).await.map_err(|fault| fault.to_string())?;
+            }
+            // One had not sealed yet what another has collected: what it sent may be that.
+            return Err("a round of collection was sealed while they were asked: they are asked again".into());
+        }
         if damaged && !found && !accepts {
             return Err(format!("another owner's copy is damaged as well, and nobody holds one; {given_up}"));
         }
         let lost = (damaged || complete.is_empty()) && !found;
-        self.merge(target, encode_object(&merged), Cause::Mend).await.map_err(|fault| fault.to_string())?;
+        self.merge(target, encode_object(&merged), least, Cause::Mend).await.map_err(|fault| fault.to_string())?;
         self.done.keys.fetch_add(1, Ordering::Relaxed);
         if lost {
             self.done.given_up.fetch_add(1, Ordering::Relaxed);
@@ -440,24 +581,27 @@ impl Mender {
         let read = Read { target, have: None, to_mend: true };
         let version = self.newest().map_or(0, |layout| layout.version());
         match self.peers.call(store, Ask::Read(read), version, CALL_FOR).await.map(|reply| reply.tell) {
-            Ok(Some(Tell::Copy(copy))) => match (copy.held(), copy.record.map(decode_object)) {
-                (Held::Object, Some(Ok(object))) => Theirs::Object(object),
-                (Held::Nothing, _) => Theirs::Nothing,
-                _ => Theirs::Unknown,
-            },
+            Ok(Some(Tell::Copy(copy))) => {
+                let epoch = [Epoch(copy.epoch), Epoch(copy.sealed)];
+                match (copy.held(), copy.record.map(decode_object)) {
+                    (Held::Object, Some(Ok(object))) => Theirs::Object(object, epoch),
+                    (Held::Nothing, _) => Theirs::Nothing(epoch),
+                    _ => Theirs::Unknown,
+                }
+            }
             Ok(Some(Tell::Refused(refused))) if refused.why() == Refusal::Damaged => Theirs::Damaged,
             _ => Theirs::Unknown,
         }
     }
 }
 
-/// Merges a state that another owner sent into the copy here.
+/// Merges a state that another owner sent, read under an epoch, into the copy here.
 pub(super) async fn merge_into(
     replica: &Replica,
     layout: &Layout,
     window: Duration,
     target: Target,
-    record: Bytes,
+    (record, epoch): (Bytes, Epoch),
     cause: Cause,
 ) -> Result<(), Fault> {
     let bad = |what: String| Fault::Malformed(what);
@@ -472,7 +616,7 @@ pub(super) async fn merge_into(
         return Ok(());
     }
     let class = layout.class_of(settings);
-    replica.merge(MergeRequest { place, record, rules, class, flush: false, cause }).await.map(|_| ())
+    replica.merge(MergeRequest { place, record, rules, class, flush: false, cause, epoch }).await.map(|_| ())
 }
 
 #[cfg(test)]

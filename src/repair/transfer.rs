@@ -5,6 +5,9 @@
 //! read once it has acked the layout: its first page says so itself. What it takes in from then on comes here by the
 //! write path. When nothing is missing the layout keeper claims the layout ([`View::may_claim`](crate::ring::View)).
 //!
+//! An owner whose directory went back behind a collection copies nothing and learns nothing before it has given up what it
+//! holds: each page tells what its source has sealed, and a lesson would hide that this node has forgotten its mark.
+//!
 //! Every page travels in a frame with a checksum, and each record is decoded and merged like any other state.
 //!
 //! A flush of the disk is the dear part where partitions are small: so there is one for each page that another one
@@ -28,6 +31,7 @@ use super::mend::merge_into;
 use super::rate::Rate;
 use super::worker::{Roster, Worker};
 use crate::cluster::{LayoutKeeper, resume_key};
+use crate::collect::{Epoch, Lesson};
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -302,16 +306,31 @@ impl Transfers {
                 Ok(_) => return Err(failed("it answers something else".into())),
                 Err(why) => return Err(failed(why.to_string())),
             };
-            let Page { entries, next, unreadable, acked, .. } = page;
+            let Page { entries, next, unreadable, acked, epoch, sealed, lesson } = page;
             if !self.may_be_read(acked, layout) {
                 return Err(Stopped::NotYet);
+            }
+            // Before it learns: from then on it seems to remember. What it holds goes first (`mend`).
+            if replica.is_behind(partition, Epoch(sealed)) && !env.buggify.breaks("who is behind does not learn") {
+                replica.distrust(partition).await.map_err(|fault| failed(fault.to_string()))?;
+                return Err(failed("this directory went back behind a collection: its copy starts over first".into()));
             }
             if !unreadable.is_empty() {
                 // What it cannot read it may have acknowledged: it has to be mended first.
                 return Err(failed(format!("it cannot read {} of its keys", unreadable.len())));
             }
+            if after.is_empty() {
+                let Some(lesson) = lesson else {
+                    let why = "a round of collection is to be finished there first, or the partition synced";
+                    return Err(failed(why.into()));
+                };
+                let lesson = Lesson::decode(lesson).map_err(|bad| failed(bad.to_string()))?;
+                if !env.buggify.breaks("a store that gains a partition learns its epoch") {
+                    replica.learn(partition, lesson).await.map_err(|fault| failed(fault.to_string()))?;
+                }
+            }
             let (objects, bytes) = (entries.len() as u64, entries.iter().map(|entry| entry.record.len() as u64).sum());
-            self.merge_all(entries).await.map_err(failed)?;
+            self.merge_all(entries, Epoch(epoch)).await.map_err(failed)?;
             metrics.layout.transferred_objects.inc_by(objects);
             metrics.layout.transferred_bytes.inc_by(bytes);
             {
@@ -336,7 +355,7 @@ impl Transfers {
         }
     }
 
-    async fn merge_all(&self, entries: Vec<PageEntry>) -> Result<(), String> {
+    async fn merge_all(&self, entries: Vec<PageEntry>, epoch: Epoch) -> Result<(), String> {
         let Inner { replica, keeper, window, env, .. } = &*self.inner;
         let Some(layout) = keeper.newest() else { return Err("this node is in no cluster".into()) };
         let merges = entries.into_iter().map(|PageEntry { target, record }| {
@@ -344,7 +363,7 @@ impl Transfers {
             async move {
                 loop {
                     let (target, record) = (target.clone(), record.clone());
-                    match merge_into(replica, &layout, *window, target, record, Cause::Repair).await {
+                    match merge_into(replica, &layout, *window, target, (record, epoch), Cause::Repair).await {
                         // Clients first.
                         Err(Fault::Overloaded) => env.clock.sleep(GIVE_WAY).await,
                         merged => return merged,

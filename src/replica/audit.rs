@@ -7,7 +7,7 @@ use std::ops::Bound::Unbounded;
 use bytes::Bytes;
 
 use super::class::{front_of, recorded};
-use super::index::index_digest;
+use super::index::{index_digest, index_entry};
 use super::place::{Place, leaf_key, name_of};
 use crate::causality::{decode_object, digest_of_record};
 use crate::merkle::{hour_of, leaf_element};
@@ -38,7 +38,9 @@ pub fn audit(storage: &dyn Storage, grid: Grid) -> Result<Audit, StorageError> {
         match (decode_object(record.clone()), name_of(&stored)) {
             (Ok(object), Some((id, generation))) => {
                 let hour = hour_of(object.horizon());
-                if entry.as_deref().and_then(index_digest) != Some((digest, hour)) {
+                let says = entry.as_deref().and_then(index_digest);
+                let whole = entry.as_ref().is_none_or(|entry| entry[0] < 2 || *entry == index_entry(&digest, &object));
+                if says != Some((digest, hour)) || !whole {
                     audit.wrong.push(format!("{key}: the index entry is not the record's"));
                 }
                 let place = Place::of(grid, &id, generation);

@@ -47,9 +47,12 @@ impl Shard {
         let from = if after.is_empty() { Included(&first[..]) } else { Excluded(&after[..]) };
         let end = end.as_ref().map_or(std::ops::Bound::Unbounded, |end| Excluded(&end[..]));
         let (mut keys, mut floor, mut scanned) = (Vec::new(), Stamp::default(), Scanned::default());
+        // What a round lists is the round's, until it has dropped it.
+        let book = self.books.of(partition);
         for entry in self.storage.scan(Keyspace::Index, from, end).take(CHUNK) {
             let (stored, entry) = entry.map_err(Fault::from)?;
             if index_digest(&entry).is_some_and(|(_, hour)| (1..kept).contains(&hour))
+                && !book.as_ref().is_some_and(|book| book.lists(&stored))
                 && let Some(greatest) = self.greatest_stamp(&stored)
             {
                 floor = floor.max(greatest);

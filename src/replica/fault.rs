@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::Bar;
+use crate::collect::TooOld;
 use crate::storage::StorageError;
 use crate::transport::messages::Refusal;
 
@@ -42,6 +43,9 @@ pub enum Fault {
     /// No dot may be minted here now, and why. Nothing was done.
     #[error("this node coordinates no writes: {0}")]
     Barred(Bar),
+    /// What was sent was read before something was collected here. Nothing was done: read again, and send that.
+    #[error(transparent)]
+    TooOld(#[from] TooOld),
     /// The deadline was over before anything was minted. Nothing was done.
     #[error("the deadline passed before the write was begun")]
     TooLate,
@@ -84,6 +88,7 @@ impl Fault {
             Self::Stopping => Refusal::Stopping,
             Self::Barred(_) => Refusal::ClockDrift,
             Self::TooLate => Refusal::TooLate,
+            Self::TooOld(_) => Refusal::Sealed,
             Self::Malformed(_)
             | Self::EndOfTime
             | Self::IdempotencyReused

@@ -8,7 +8,7 @@
 //! Quarantined is what cannot be read, or does not decode. A record that decodes stays a vote, whatever its index entry says
 //! (`replica::scrub`); and mending merges on top of whatever decodes here, and never drops it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +21,10 @@ use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
 use crate::types::PartitionId;
 
 const UNSYNCED: &[u8] = b"unsynced/";
+/// The value of such a mark.
+const DOUBTFUL: u8 = 1;
+/// ... where the directory went back: what was promised for others is forgotten as well.
+const FORGETFUL: u8 = 2;
 
 /// Partitions and keys that must not be voted on.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub struct Health {
 struct Ill {
     /// With the number of the mark that made it so.
     unsynced: BTreeMap<PartitionId, u64>,
+    /// Those of them in which the directory went back.
+    forgetful: BTreeSet<PartitionId>,
     marks: u64,
     quarantined: BTreeMap<Bytes, PartitionId>,
 }
@@ -47,15 +53,19 @@ impl Health {
     /// Reads which partitions are unsynced, measures the room.
     pub(super) fn open(storage: &dyn Storage, reserve: Reserve) -> Result<Self, StorageError> {
         use std::ops::Bound::{Excluded, Included};
-        let mut unsynced = BTreeMap::new();
+        let (mut unsynced, mut forgetful) = (BTreeMap::new(), BTreeSet::new());
         for entry in storage.scan(Keyspace::Meta, Included(UNSYNCED), Excluded(b"unsynced0")) {
-            let (key, _) = entry?;
+            let (key, value) = entry?;
             if let Ok(partition) = key[UNSYNCED.len()..].try_into() {
-                unsynced.insert(PartitionId(u32::from_be_bytes(partition)), 0);
+                let partition = PartitionId(u32::from_be_bytes(partition));
+                unsynced.insert(partition, 0);
+                if value.first() == Some(&FORGETFUL) {
+                    forgetful.insert(partition);
+                }
             }
         }
         let count = AtomicUsize::new(unsynced.len());
-        let ill = Mutex::new(Ill { unsynced, ..Ill::default() });
+        let ill = Mutex::new(Ill { unsynced, forgetful, ..Ill::default() });
         let (marking, read_only, changes) = (Mutex::new(()), AtomicBool::new(false), watch::channel(0).0);
         let room = Room::new(reserve);
         room.measured(storage.space());
@@ -104,6 +114,13 @@ impl Health {
         self.ill().unsynced.get(&partition).copied()
     }
 
+    /// Whether the directory went back, and it was not found out since what the partition's owners were promised here: not to
+    /// keep what was read before a round of collection.
+    #[must_use]
+    pub fn is_forgetful(&self, partition: PartitionId) -> bool {
+        !self.is_well() && self.ill().forgetful.contains(&partition)
+    }
+
     /// The quarantined keys.
     #[must_use]
     pub fn quarantined(&self) -> Vec<(PartitionId, Bytes)> {
@@ -125,17 +142,41 @@ impl Health {
         &self,
         storage: &dyn Storage,
         partitions: &[PartitionId],
+        beside: Batch,
+    ) -> Result<(), StorageError> {
+        self.mark(storage, partitions, beside, false)
+    }
+
+    /// The same of partitions in which the directory went back.
+    pub(super) fn mark_forgetful(
+        &self,
+        storage: &dyn Storage,
+        partitions: &[PartitionId],
+        beside: Batch,
+    ) -> Result<(), StorageError> {
+        self.mark(storage, partitions, beside, true)
+    }
+
+    fn mark(
+        &self,
+        storage: &dyn Storage,
+        partitions: &[PartitionId],
         mut beside: Batch,
+        went_back: bool,
     ) -> Result<(), StorageError> {
         let _marking = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
-        for partition in partitions {
-            beside.put(Keyspace::Meta, partition_key(UNSYNCED, *partition), vec![1]);
-        }
         // In memory first: whatever the disk does, there must be no vote from here on.
         self.change(|ill| {
             ill.marks += 1;
             ill.unsynced.extend(partitions.iter().map(|partition| (*partition, ill.marks)));
+            if went_back {
+                ill.forgetful.extend(partitions);
+            }
         });
+        for partition in partitions {
+            let mark = if self.is_forgetful(*partition) { FORGETFUL } else { DOUBTFUL };
+            beside.put(Keyspace::Meta, partition_key(UNSYNCED, *partition), vec![mark]);
+        }
         storage.commit(beside, Durability::Flush).map(|_| ())
     }
 
@@ -155,7 +196,10 @@ impl Health {
         batch.delete(Keyspace::Meta, partition_key(UNSYNCED, partition));
         storage.flush()?;
         storage.commit(batch, Durability::Flush)?;
-        self.change(|ill| ill.unsynced.remove(&partition));
+        self.change(|ill| {
+            ill.unsynced.remove(&partition);
+            ill.forgetful.remove(&partition);
+        });
         Ok(true)
     }
 

@@ -9,6 +9,7 @@
 
 mod audit;
 mod class;
+mod collect;
 mod compare;
 mod expiry;
 mod fault;
@@ -35,6 +36,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 pub use audit::{Audit, audit};
+pub use collect::Deletions;
 pub use fault::Fault;
 pub use forget::{DigestPage, OfBucket};
 pub use health::Health;
@@ -92,6 +94,7 @@ struct Inner {
     identity: Arc<Identity>,
     health: Arc<Health>,
     hints: Arc<HintBook>,
+    books: Arc<collect::Books>,
     metrics: Arc<Metrics>,
     queues: Vec<mpsc::Sender<Op>>,
     buggify: Buggify,
@@ -139,6 +142,7 @@ impl Replica {
         after_a_power_cut(&*storage, &health, &identity, options)?;
         let recorded = class::recorded(&*storage)?;
         let hints = Arc::new(hints::open(&*storage, options)?);
+        let books = Arc::new(collect::Books::open(&*storage, options.partitions)?);
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for index in 0..options.threads.max(1) {
@@ -153,6 +157,7 @@ impl Replica {
                 options,
             );
             shard.classes = class::Classes::new(recorded.clone());
+            shard.books = Arc::clone(&books);
             match env.blocking {
                 Blocking::Inline => env.tasks.spawn(run_inline(shard, ops)),
                 Blocking::Threads => {
@@ -172,6 +177,7 @@ impl Replica {
                 identity,
                 health,
                 hints,
+                books,
                 metrics: Arc::clone(metrics),
                 queues,
                 buggify: env.buggify.clone(),
@@ -236,7 +242,11 @@ impl Replica {
 
     /// A node that does not know yet whether its directory went back has no more to say than an unsynced partition.
     fn votes_on(&self, place: &Place) -> bool {
-        self.inner.identity.may_vote() && self.inner.health.is_synced(place.partition)
+        self.votes(place.partition)
+    }
+
+    fn votes(&self, partition: PartitionId) -> bool {
+        self.inner.identity.may_vote() && self.inner.health.is_synced(partition)
     }
 
     /// What [`Replica::read`] would say, where that takes neither the disk nor a storage thread.
@@ -252,7 +262,8 @@ impl Replica {
         if self.inner.health.is_quarantined(&place.stored) || self.inner.buggify.at("a record is not in memory") {
             return None;
         }
-        self.inner.storage.get_cached(Keyspace::Objects, &place.stored)?.ok()
+        let found = self.inner.storage.get_cached(Keyspace::Objects, &place.stored)?.ok()?;
+        Some(found.and_then(|record| self.inner.books.send(place.partition, &place.stored, record)))
     }
 
     /// The record under a key, whether or not the partition is synced: for an owner that mends its own copy. No vote.

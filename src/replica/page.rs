@@ -145,7 +145,7 @@ impl Shard {
         for entry in self.storage.scan(Keyspace::Index, from, to) {
             let (stored, _) = entry.map_err(Fault::from)?;
             let place = Place { partition, leaf: 0, stored: stored.clone() };
-            let record = match self.read(&place) {
+            let record = match self.read_to_send(&place) {
                 Ok(None) => continue,
                 read => read.ok(),
             };

@@ -277,8 +277,7 @@ impl Shard {
         if entry == Entry::Says(digest, hour) {
             return Ok((digest, hour, None));
         }
-        let siblings = u32::try_from(object.siblings().len()).unwrap_or(u32::MAX);
-        Ok((digest, hour, Some(index_entry(&digest, siblings, object.horizon()))))
+        Ok((digest, hour, Some(index_entry(&digest, &object))))
     }
 
     /// A stretch of a partition's index, from the first stored key after `after` on.

@@ -20,10 +20,11 @@ use tokio::sync::oneshot;
 use tracing::error;
 
 use super::class::{Classes, front_of};
+use super::collect::Books;
 use super::health::Health;
 use super::hints::{HintBook, HintOp, HintWork};
 use super::identity::{Bar, Identity, Renewal};
-use super::index::{index_digest, index_entry};
+use super::index::{ends_as_deletion, index_digest, index_entry};
 use super::place::{self, Place};
 use super::recent::Recent;
 use super::{Fault, ReplicaOptions};
@@ -31,6 +32,7 @@ use crate::causality::{
     self, Fingerprint, MergeRules, NodeClock, Object, RequestId, decode_object, digest_of_record, encode_object,
     rollback_proof,
 };
+use crate::collect::Epoch;
 use crate::env::Env;
 use crate::merkle::{hour_of, leaf_element};
 use crate::metrics::Metrics;
@@ -78,6 +80,8 @@ pub struct Coordinated {
     pub dot: causality::Dot,
     /// Nothing was minted: the request had been done before.
     pub replayed: bool,
+    /// The partition's epoch then.
+    pub epoch: Epoch,
 }
 
 /// Why a state is merged here.
@@ -106,6 +110,8 @@ pub struct MergeRequest {
     pub flush: bool,
     /// Why.
     pub cause: Cause,
+    /// The partition's epoch under which it was read, before it was: the least, of a merge.
+    pub epoch: Epoch,
 }
 
 /// The answer to a merge: whether it was flushed.
@@ -132,8 +138,8 @@ pub(super) enum Op {
 }
 
 /// What a batch found and did to one key.
-struct Loaded {
-    object: Object,
+pub(super) struct Loaded {
+    pub(super) object: Object,
     /// The digest of what storage holds; none if it holds nothing.
     stored: Option<(Digest, u32)>,
     /// What storage is to hold, where that is something else.
@@ -171,8 +177,9 @@ pub(super) struct Shard {
     /// All partitions of the grid: what becomes unsynced on proof of a rollback.
     pub(super) partitions: u32,
     pub(super) classes: Classes,
+    pub(super) books: Arc<Books>,
     /// How far apart clocks may be.
-    drift: Duration,
+    pub(super) drift: Duration,
     recent: Mutex<Recent>,
     clock: NodeClock,
     era: u64,
@@ -202,6 +209,7 @@ impl Shard {
             durability,
             partitions,
             classes,
+            books: Arc::default(),
             drift,
             recent,
             clock,
@@ -222,7 +230,7 @@ impl Shard {
             match op {
                 Op::Read { place, answer } => {
                     // An unanswered reader has gone away; nothing is owed to it.
-                    let _ = answer.send(self.read(&place));
+                    let _ = answer.send(self.read_to_send(&place));
                 }
                 Op::Run(job) => job(self),
                 Op::Stop => {}
@@ -325,6 +333,12 @@ impl Shard {
         self.storage.get(Keyspace::Objects, &place.stored).map_err(|failed| self.quarantine(place, &failed.to_string()))
     }
 
+    /// The same as it is sent: without what is being collected.
+    pub(super) fn read_to_send(&self, place: &Place) -> Result<Option<Bytes>, Fault> {
+        let found = self.read(place)?;
+        Ok(found.and_then(|record| self.books.send(place.partition, &place.stored, record)))
+    }
+
     /// Takes a key out of service: a new tenure of its partition before the next mint, for dots that only this copy
     /// held are forgotten (I-MINT).
     pub(super) fn quarantine(&self, place: &Place, why: &str) -> Fault {
@@ -353,7 +367,11 @@ impl Shard {
         }
     }
 
-    fn load<'a>(&self, loaded: &'a mut BTreeMap<Bytes, Loaded>, place: &Place) -> Result<&'a mut Loaded, Fault> {
+    pub(super) fn load<'a>(
+        &self,
+        loaded: &'a mut BTreeMap<Bytes, Loaded>,
+        place: &Place,
+    ) -> Result<&'a mut Loaded, Fault> {
         use std::collections::btree_map::Entry;
         match loaded.entry(place.stored.clone()) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
@@ -435,7 +453,7 @@ impl Shard {
         let all: Vec<PartitionId> = (0..self.partitions).map(PartitionId).collect();
         let mut beside = Batch::new();
         super::forget::note_going_back(&mut beside);
-        self.health.mark_unsynced(&*self.storage, &all, beside)?;
+        self.health.mark_forgetful(&*self.storage, &all, beside)?;
         self.identity.renew(Renewal::RolledBack)
     }
 
@@ -443,6 +461,8 @@ impl Shard {
         self.check_writable()?;
         let place = &request.place;
         let incoming = decode_object(request.record.clone()).map_err(|bad| Fault::Malformed(bad.to_string()))?;
+        let (sent, incoming) = (incoming.siblings().len(), self.take_in(place, request.epoch, incoming)?);
+        let whole = sent == incoming.siblings().len();
         let mends = request.cause == Cause::Mend;
         let first = mends && !loaded.contains_key(&place.stored);
         if first {
@@ -464,7 +484,8 @@ impl Shard {
             let (partition, class, leaf) = (place.partition, request.class, place.leaf);
             entry.dirty = Some(Dirty { record: None, partition, class, leaf });
         } else if merged.changed || (mends && entry.dirty.is_none()) {
-            let record = if entry.object == incoming { request.record.clone() } else { encode_object(&entry.object) };
+            let record =
+                if whole && entry.object == incoming { request.record.clone() } else { encode_object(&entry.object) };
             self.health.room().took(record.len());
             entry.set_dirty(record, place, request.class);
         }
@@ -526,8 +547,9 @@ impl Shard {
         on_hint: Option<u64>,
     ) -> Result<Coordinated, Fault> {
         let MintRequest { place, write, rules, max_siblings, max_object, .. } = request;
+        let epoch = self.epoch(place.partition);
         if let Some((id, fingerprint)) = write.request
-            && let Some(replay) = replay(local, id, fingerprint)?
+            && let Some(replay) = replay(local, id, fingerprint, epoch)?
         {
             return Ok(replay);
         }
@@ -570,7 +592,7 @@ impl Shard {
         }
         let digest = digest_of_record(&record);
         self.metrics.replica.minted.inc();
-        Ok(Coordinated { object: minted.object, record, digest, dot: minted.dot, replayed: false })
+        Ok(Coordinated { object: minted.object, record, digest, dot: minted.dot, replayed: false, epoch })
     }
 
     /// Where a write comes with another class than its bucket's objects here hang under, they are all hung anew. False:
@@ -589,7 +611,7 @@ impl Shard {
     }
 
     /// Object, key index and Merkle delta of every key that changed.
-    fn batch_of(&self, loaded: BTreeMap<Bytes, Loaded>) -> Batch {
+    pub(super) fn batch_of(&self, loaded: BTreeMap<Bytes, Loaded>) -> Batch {
         let mut batch = Batch::new();
         let hung = self.hang(&loaded, &mut batch);
         let mut unknown: BTreeMap<PartitionId, BTreeSet<Bytes>> = BTreeMap::new();
@@ -625,8 +647,10 @@ impl Shard {
             }
             match record {
                 Some((record, digest)) => {
-                    let siblings = u32::try_from(entry.object.siblings().len()).unwrap_or(u32::MAX);
-                    batch.put(Keyspace::Index, stored.clone(), index_entry(&digest, siblings, horizon));
+                    if ends_as_deletion(&entry.object) {
+                        self.books.may_hold_deletions(partition);
+                    }
+                    batch.put(Keyspace::Index, stored.clone(), index_entry(&digest, &entry.object));
                     self.metrics.replica.bytes_written.inc_by(record.len() as u64);
                     batch.put(Keyspace::Objects, stored, record);
                 }
@@ -641,19 +665,40 @@ impl Shard {
 }
 
 /// What a request did that this object remembers.
-fn replay(object: &Object, id: RequestId, fingerprint: Fingerprint) -> Result<Option<Coordinated>, Fault> {
+fn replay(
+    object: &Object,
+    id: RequestId,
+    fingerprint: Fingerprint,
+    epoch: Epoch,
+) -> Result<Option<Coordinated>, Fault> {
     match object.recent().find(id) {
         None => Ok(None),
         Some(recent) if recent.fingerprint != fingerprint => Err(Fault::IdempotencyReused),
         Some(recent) => {
             let record = encode_object(object);
             let digest = digest_of_record(&record);
-            Ok(Some(Coordinated { object: object.clone(), record, digest, dot: recent.dot, replayed: true }))
+            Ok(Some(Coordinated { object: object.clone(), record, digest, dot: recent.dot, replayed: true, epoch }))
         }
     }
 }
 
 impl Loaded {
+    /// What storage is to hold instead.
+    pub(super) fn put(&mut self, object: Object, place: &Place, class: u16) {
+        self.object = object;
+        if self.object.is_empty() {
+            let (partition, leaf) = (place.partition, place.leaf);
+            self.dirty = Some(Dirty { record: None, partition, class, leaf });
+        } else {
+            self.set_dirty(encode_object(&self.object), place, class);
+        }
+    }
+
+    /// Whether storage is to hold something else.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty.is_some()
+    }
+
     fn set_dirty(&mut self, record: Bytes, place: &Place, class: u16) -> Digest {
         let digest = digest_of_record(&record);
         self.dirty =

@@ -9,7 +9,8 @@ use crate::causality::{
     Fingerprint, LastLife, Memory, MergeRules, Object, Payload, RequestId, Start, Supersedes, Write, decode_object,
     encode_object, on_start,
 };
-use crate::env::Entropy;
+use crate::collect::Epoch;
+use crate::env::{Buggify, Entropy};
 use crate::storage::memory::{Faults, MemoryDisk};
 use crate::types::{Bucket, Key, ObjectId, Wall};
 
@@ -29,7 +30,23 @@ fn live_on(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machin
 
 /// The same, with room for so many bytes of hints.
 fn live_with(disk: &MemoryDisk, durability: Durability, answers: &[Memory], machine_boot: &str, hints: u64) -> Life {
-    let env = Env::real();
+    live_in(Env::real(), disk, durability, answers, machine_boot, hints)
+}
+
+/// One that keeps all rules but this one.
+pub(super) fn live_but(disk: &MemoryDisk, broken: &'static str) -> Life {
+    let env = Env { buggify: Buggify::default().breaking(Some(broken)), ..Env::real() };
+    live_in(env, disk, Durability::Flush, &[], "boot", 1 << 20)
+}
+
+fn live_in(
+    env: Env,
+    disk: &MemoryDisk,
+    durability: Durability,
+    answers: &[Memory],
+    machine_boot: &str,
+    hints: u64,
+) -> Life {
     let storage: Arc<dyn Storage> = Arc::new(disk.open().unwrap());
     let identity = Arc::new(Identity::open(Arc::clone(&storage), &env).unwrap());
     let options = ReplicaOptions {
@@ -98,7 +115,8 @@ impl Life {
     async fn merge(&self, key: &str, object: &Object, cause: Cause) -> Result<bool, Fault> {
         let rules = MergeRules::default();
         let record = encode_object(object);
-        self.replica.merge(MergeRequest { place: place(key), record, rules, class: 3, flush: false, cause }).await
+        let (place, epoch) = (place(key), Epoch::FIRST);
+        self.replica.merge(MergeRequest { place, record, rules, class: 3, flush: false, cause, epoch }).await
     }
 }
 
@@ -557,7 +575,7 @@ async fn a_page_leaves_out_what_the_other_side_holds_and_nothing_else() {
             let place = Place::of(grid, &id, generation);
             let rules = MergeRules { last_write_wins: false, idempotency_window: Duration::from_secs(60) };
             let (record, cause) = (record.clone(), Cause::Repair);
-            let request = MergeRequest { place, record, rules, class: 3, flush: false, cause };
+            let request = MergeRequest { place, record, rules, class: 3, flush: false, cause, epoch: Epoch::FIRST };
             taker.replica.merge(request).await.unwrap();
             held.insert(stored.clone());
             if n % 4 == 0 {

@@ -43,6 +43,9 @@ const RECORD_CACHE: usize = 32 << 10;
 /// Often enough to meet everything else that goes on in a run.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(15);
 
+/// Longer than any run.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Puts something between a node and its storage.
 pub type WrapStorage = Arc<dyn Fn(Arc<dyn Storage>) -> Arc<dyn Storage> + Send + Sync>;
 /// Puts something between a node and its transport.
@@ -89,6 +92,8 @@ pub struct Setup {
     pub expect: Option<usize>,
     /// Whether nodes leave each other hints of what they missed; without, what is to heal otherwise has time to show.
     pub hints: bool,
+    /// How long what is deleted stays, and requests may be repeated; none: longer than any run.
+    pub linger: Option<Duration>,
     /// Chance that a commit lags behind its mint.
     pub lag: f64,
     /// The other rare paths that are forced.
@@ -103,7 +108,8 @@ impl Setup {
     pub fn new(seed: u64, nodes: usize) -> Self {
         let (rare, wraps) = (rare::Chances::new(), Wraps::default());
         let (partitions, durability, auto_join, expect) = (16, Durability::Flush, true, None);
-        Self { seed, nodes, n: 3, partitions, durability, auto_join, expect, hints: true, lag: 0.05, rare, wraps }
+        let (linger, hints, lag) = (None, true, 0.05);
+        Self { seed, nodes, n: 3, partitions, durability, auto_join, expect, hints, linger, lag, rare, wraps }
     }
 }
 
@@ -363,14 +369,16 @@ impl Cluster {
     }
 
     fn config(&self, machine: usize, it: &Machine) -> Config {
-        let Setup { n, partitions, durability, auto_join, expect, hints, .. } = &self.inner.setup;
+        let Setup { n, partitions, durability, auto_join, expect, hints, linger, .. } = &self.inner.setup;
+        let defaults = ClusterConfig::default();
         let cluster = ClusterConfig {
             name: "simulated".to_owned(),
             partitions: *partitions,
             replicas_max: 5,
             n: *n,
             secrets: vec![SECRET.to_vec()],
-            ..ClusterConfig::default()
+            idempotency_window: linger.unwrap_or(defaults.idempotency_window),
+            ..defaults
         };
         let node = NodeConfig {
             name: format!("n{machine}"),
@@ -384,6 +392,7 @@ impl Cluster {
             machine_boot: it.disk.machine_boot(),
             record_cache: RECORD_CACHE,
             repair_interval: REPAIR_INTERVAL,
+            collect_linger: linger.unwrap_or(NEVER),
             ..NodeConfig::default()
         };
         let mut config = Config { cluster, node };

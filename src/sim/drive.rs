@@ -13,14 +13,14 @@
 //! old, or where nobody is there who saw more, there is no proof. Nothing is lost by it; which reads it may spoil, and
 //! which not, [`excuse`] says.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::backs::Backs;
-use super::check::excuse;
-use super::check::{Violation, lost, mono, overlap, session};
+use super::check::{Violation, collected, excuse, lost, mono, overlap, session};
 use super::cluster::{Cluster, Keys, Setup, Wraps};
 use super::faults::{self, Fault, Kind, Profile, Schedule};
 use super::finish::{finish_settled, finish_without};
@@ -41,6 +41,9 @@ use crate::types::{Bucket, Digest};
 const CLIENTS: u32 = 8;
 /// Each operation's deadline.
 const DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long what is deleted stays in runs that collect: longer than a request is repeated.
+const LINGER: Duration = Duration::from_secs(3);
 
 /// What befalls directories in a run that has an end of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +75,8 @@ pub struct Options {
     pub durability: Durability,
     /// The faults there may be.
     pub profile: Profile,
+    /// How long what is deleted stays; none: longer than the run lasts.
+    pub linger: Option<Duration>,
     /// Mean time between two steps of a client.
     pub think: Duration,
     /// Chance that a commit lags behind its mint.
@@ -96,7 +101,10 @@ impl Options {
         let think = Duration::from_millis(100 + entropy.below(500));
         let lag = if entropy.chance(0.3) { 0.5 } else { 0.05 };
         let (rare, wraps, variety) = (rare::choose(&entropy), Wraps::default(), Variety::Members);
-        Self { seed, variety, nodes, length, durability, profile, think, lag, rare, wraps }
+        // By itself, so that nothing else of the run depends on it.
+        let collects = Entropy::seeded(seed ^ 0x0063_6f6c_6c65_6374).chance(0.5);
+        let linger = collects.then_some(LINGER);
+        Self { seed, variety, nodes, length, durability, profile, linger, think, lag, rare, wraps }
     }
 
     /// What a seed chooses for a run of this variety.
@@ -149,9 +157,13 @@ impl Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, variety, nodes, length, durability, think, lag, rare, .. } = self;
+        let Self { seed, variety, nodes, length, durability, linger, think, lag, rare, .. } = self;
         write!(f, "seed {seed} ({variety:?}): {nodes} nodes, {length:?}, durability {durability:?}, ")?;
-        write!(f, "a step every {think:?}, {lag} of the commits lag, forced: {:?}", rare.keys())
+        write!(
+            f,
+            "a step every {think:?}, deletions stay for {linger:?}, {lag} of the commits lag, forced: {:?}",
+            rare.keys()
+        )
     }
 }
 
@@ -262,6 +274,7 @@ async fn drive(time: SimTime, options: Options) -> Report {
     }
     let setup = Setup {
         durability: options.durability,
+        linger: options.linger,
         lag: options.lag,
         rare: options.rare.clone(),
         wraps: options.wraps.clone(),
@@ -303,15 +316,23 @@ async fn drive(time: SimTime, options: Options) -> Report {
         finish_without(&cluster, &runner, &entropy, &out(&cluster)).await
     };
     let history = runner.recorder.lines();
+    let mut judged = Cow::Borrowed(&history);
+    if let Some(linger) = options.linger {
+        // What a sloppy read shows is promised to nobody.
+        if !runner.sloppy {
+            violations.extend(collected::check(&history, n));
+        }
+        judged = Cow::Owned(collected::covered(&history, linger));
+    }
     if runner.sloppy {
-        violations.extend(lost::check(&of_bucket(&history, &runner.bucket)));
+        violations.extend(lost::check(&of_bucket(&judged, &runner.bucket)));
     } else {
-        violations.extend(judge(&of_bucket(&history, &runner.bucket), n, false));
+        violations.extend(judge(&of_bucket(&judged, &runner.bucket), n, false));
     }
     if let Some(latest) = &runner.latest {
-        violations.extend(judge(&of_bucket(&history, latest), n, true));
+        violations.extend(judge(&of_bucket(&judged, latest), n, true));
     }
-    let violations = excuse::unexplained(&history, n, violations, &backs.account(&runner));
+    let violations = excuse::unexplained(&judged, n, violations, &backs.account(&runner));
     let Churned { layouts, replicas, damaged, unflushed, rolled_back } = churned;
     let tally = Tally { layouts, replicas, damaged, unflushed, rolled_back, ..count(cluster.tally(), &history) };
     let trace = cluster.net().trace();

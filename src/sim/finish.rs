@@ -16,12 +16,13 @@ use super::cluster::Cluster;
 use super::layouts::settled;
 use super::net::Death;
 use super::workload::Runner;
+use crate::causality::decode_head;
 use crate::cluster::{Heard, Standing};
-use crate::env::Entropy;
-use crate::kv::{NodeView as _, ReadOptions, WriteOptions};
+use crate::env::{Clock, Entropy};
+use crate::kv::{NodeView as _, ReadOptions, TombstoneAdmin as _, WriteOptions};
 use crate::quorum::Level;
 use crate::replica::name_of;
-use crate::types::ObjectId;
+use crate::types::{ObjectId, Stamp, Wall};
 
 /// How long the healed cluster may take until nobody is without a vote.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -75,6 +76,7 @@ async fn finish_healed(cluster: &Cluster, runner: &Runner, out: &BTreeSet<usize>
             break;
         }
     }
+    violations.extend(end.collected().await);
     let nodes: Vec<u32> = end.members().filter_map(|machine| u32::try_from(machine).ok()).collect();
     runner.last_reads(u32::MAX, &nodes, |key| end.left_of(&runner.id(key))).await;
     // Answers do not wait for the slowest owner.
@@ -139,6 +141,33 @@ impl End<'_> {
             }
         }
         waits
+    }
+
+    /// Where deletions are collected, all are gone once nothing is in the way; but those that a clock dated to the future.
+    async fn collected(&self) -> Option<Violation> {
+        let linger = self.cluster.setup().linger?;
+        let left = |machine: usize| {
+            let records = self.cluster.audit(machine).records;
+            let deleted = |record: &Bytes| {
+                let head = decode_head(record);
+                head.is_ok_and(|head| {
+                    let written = head.context.greatest_stamp().map_or(Wall(0), Stamp::wall);
+                    let ripe = written + 2 * linger <= Clock::wall(&*self.cluster.clock(machine));
+                    ripe && head.siblings.iter().all(|sibling| sibling.is_tombstone)
+                })
+            };
+            let unfinished = self.cluster.node(machine).map_or(0, |node| node.replica().unfinished_rounds().len());
+            records.values().filter(|record| deleted(record)).count() + unfinished
+        };
+        if self.cluster.until(3 * PATIENCE, || self.members().all(|machine| left(machine) == 0)).await {
+            return None;
+        }
+        let say = |machine| {
+            let view = self.cluster.node(machine).map(|node| node.tombstones_view());
+            format!("n{machine} holds {}: {view:?}", left(machine))
+        };
+        let detail: Vec<String> = self.members().map(say).collect();
+        Some(ill("uncollected", "cluster", format!("{:?} after all was well: {detail:?}", 3 * PATIENCE)))
     }
 
     /// How many owners of an object are not out.

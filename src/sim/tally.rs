@@ -80,6 +80,10 @@ pub struct Tally {
     pub sloppy_reads: u64,
     /// Objects deleted where they are not owned any more, or not yet.
     pub forgotten: u64,
+    /// Deleted objects that rounds of collection removed for good.
+    pub collected: u64,
+    /// Object states refused because they were read before such a round. Rare: none in dozens of seeds is no surprise.
+    pub too_old: u64,
     /// Rare paths forced, by name.
     pub forced: BTreeMap<&'static str, u64>,
 }
@@ -87,7 +91,7 @@ pub struct Tally {
 impl Tally {
     /// Adds what one process counted.
     pub fn add_life(&mut self, metrics: &Metrics) {
-        let Metrics { quorum, replica, gossip, layout, hints, .. } = metrics;
+        let Metrics { quorum, replica, gossip, layout, hints, collect, .. } = metrics;
         self.add(&Self {
             lives: 1,
             siblings: quorum.sibling_writes.get(),
@@ -106,6 +110,8 @@ impl Tally {
             refused: layout.refused.get(),
             transfers: layout.transfers.get(),
             forgotten: replica.forgotten.get(),
+            collected: collect.dropped.get(),
+            too_old: collect.refused.get(),
             hints: hints.left.get(),
             hints_replayed: hints.replayed.get(),
             hints_dropped: hints.all_dropped(),
@@ -147,6 +153,8 @@ impl Tally {
         self.refused += other.refused;
         self.transfers += other.transfers;
         self.forgotten += other.forgotten;
+        self.collected += other.collected;
+        self.too_old += other.too_old;
         self.hints += other.hints;
         self.hints_replayed += other.hints_replayed;
         self.hints_dropped += other.hints_dropped;
@@ -213,6 +221,7 @@ impl Tally {
             ("news by gossip", self.changes),
             ("hints", self.hints),
             ("replayed hints", self.hints_replayed),
+            ("collected tombstones", self.collected),
         ];
         let forced = rare::PATHS.iter().map(|(name, _)| *name).chain([rare::LAG]);
         let forced = forced.map(|name| (name, self.forced.get(name).copied().unwrap_or(0)));
@@ -229,8 +238,8 @@ impl fmt::Display for Tally {
              dot clashes, {} wipes, {} copies, {} clean stops, {} gossip exchanges ({} between equals, {} news), {} \
              layouts asked for ({} of them for another n), {} records damaged, {} power cuts and {} directories gone \
              back meanwhile, {} retries under others, {} requests refused for them, {} transfers, {} objects forgotten, \
-             {} hints ({} replayed, {} dropped), {} stand-ins ({} of them for writes of their own), {} sloppy reads; \
-             forced: {:?}",
+             {} collected, {} states too old for that, {} hints ({} replayed, {} dropped), {} stand-ins ({} of them for \
+             writes of their own), {} sloppy reads; forced: {:?}",
             self.operations,
             self.answered,
             self.unknown,
@@ -260,6 +269,8 @@ impl fmt::Display for Tally {
             self.refused,
             self.transfers,
             self.forgotten,
+            self.collected,
+            self.too_old,
             self.hints,
             self.hints_replayed,
             self.hints_dropped,
@@ -279,7 +290,7 @@ mod tests {
     fn what_never_happened_is_named() {
         let mut all = Tally { siblings: 1, read_repairs: 1, hedges: 1, handovers: 1, ..Tally::default() };
         all.add(&Tally { quarantines: 1, incarnations: 1, rollbacks: 1, unknown: 2, ..Tally::default() });
-        all.add(&Tally { hints: 2, hints_replayed: 1, ..Tally::default() });
+        all.add(&Tally { hints: 2, hints_replayed: 1, collected: 1, ..Tally::default() });
         all.add(&Tally { exchanges: 2, equals: 1, changes: 1, ..Tally::default() });
         all.add(&Tally { stops: 1, forced: rare::PATHS.map(|(name, _)| (name, 1)).into(), ..Tally::default() });
         all.add(&Tally { stand_ins: 1, sloppy_reads: 2, ..Tally::default() });

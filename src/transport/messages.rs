@@ -6,6 +6,7 @@
 //! carries the partition epoch under which it was read.
 
 pub mod buckets;
+pub mod collect;
 pub mod gossip;
 pub mod layouts;
 pub mod merkle;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use prost::{Message, Oneof};
 
 use buckets::BucketTable;
+use collect::{Collect, Collected};
 use gossip::{Gossip, Gossiped};
 use layouts::{Decide, Decided, Digests, Layouts, LayoutsTold, ListDigests, Renounce};
 use merkle::{CompareRoots, Descend, Descended, RootsCompared};
@@ -31,7 +33,7 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 29, 30, 31, 40, 41")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 29, 30, 31, 40, 41")]
     pub ask: Option<Ask>,
     /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
     /// under way.
@@ -84,6 +86,9 @@ pub enum Ask {
     /// Which of these nodes' children, or keys, are not yours?
     #[prost(message, tag = "23")]
     Descend(Descend),
+    /// Take this step of a round of collection, flushed before you answer.
+    #[prost(message, tag = "24")]
+    Collect(Collect),
     /// I have forgotten what I promised in the decision on the next layout: give up what you propose there.
     #[prost(message, tag = "29")]
     Renounce(Renounce),
@@ -108,7 +113,7 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub head: u64,
     /// What is answered.
-    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 30, 31")]
+    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31")]
     pub tell: Option<Tell>,
 }
 
@@ -163,6 +168,9 @@ pub enum Tell {
     /// To [`Ask::Descend`].
     #[prost(message, tag = "25")]
     Descended(Descended),
+    /// To [`Ask::Collect`].
+    #[prost(message, tag = "26")]
+    Collected(Collected),
     /// To [`Ask::Buckets`].
     #[prost(message, tag = "30")]
     Buckets(BucketTable),
@@ -351,6 +359,9 @@ pub struct Keep {
     /// Flush before answering, whatever the node's `durability`.
     #[prost(bool, tag = "5")]
     pub flush: bool,
+    /// The greatest epoch of the partition that an owner has sealed, as far as the sender knows.
+    #[prost(uint64, tag = "6")]
+    pub sealed: u64,
 }
 
 /// See [`Ask::HandedRead`].
@@ -572,6 +583,13 @@ pub struct Page {
     /// The newest layout that the source had acked before it read this.
     #[prost(uint64, tag = "5")]
     pub acked: u64,
+    /// The first epoch whose states the source takes.
+    #[prost(uint64, tag = "6")]
+    pub sealed: u64,
+    /// With the first page of a partition: what is to be learnt before any of it is taken (`collect`'s encoding). None
+    /// while a round of collection waits to be finished there.
+    #[prost(bytes = "bytes", optional, tag = "7")]
+    pub lesson: Option<Bytes>,
 }
 
 /// One object of a page.
@@ -629,6 +647,8 @@ pub enum Refusal {
     NoRoom = 11,
     /// The sender's store was removed from the cluster, for good.
     Ended = 12,
+    /// What was sent was read under an epoch that is sealed here: read again, and send that.
+    Sealed = 13,
     /// As many hints wait as may, and this one would be owed.
     HintsFull = 20,
 }

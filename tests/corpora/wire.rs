@@ -111,7 +111,17 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("gossiped-delta", Reply::new(Tell::Gossiped(delta))),
         ("copy", Reply::new(Tell::Copy(Copy { held: Held::Object.into(), record: Some(record), epoch: 1, sealed: 2 }))),
         ("written", Reply::new(Tell::Written(Written { flushed: true, layouts: vec![2] }))),
-        ("page", Reply::new(Tell::Page(Page { entries, next: None, epoch: 1, unreadable: vec![target()], acked: 2 }))),
+        (
+            "page",
+            Reply::new(Tell::Page(Page {
+                entries,
+                next: None,
+                epoch: 1,
+                unreadable: vec![target()],
+                acked: 2,
+                ..Page::default()
+            })),
+        ),
         ("refused", Reply::refused(Refusal::Layout, "another layout")),
         ("buckets-told", Reply::new(Tell::Buckets(buckets()))),
         ("settled", Reply::new(Tell::Settled(Settled { counting: true, until: 300 }))),

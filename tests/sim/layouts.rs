@@ -439,7 +439,7 @@ fn one_source() -> Wraps {
         if let Some(Tell::Page(page)) = &mut reply.tell
             && !address.starts_with("n0:")
         {
-            *page = Page { acked: page.acked, ..Page::default() };
+            *page = Page { acked: page.acked, lesson: page.lesson.take(), ..Page::default() };
         }
     })
 }

@@ -6,6 +6,8 @@
 
 mod answers;
 mod buckets;
+mod collect;
+mod collect_faults;
 mod detector;
 mod expiry;
 mod forced;

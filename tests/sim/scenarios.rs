@@ -389,7 +389,8 @@ fn two_writers_with_one_context_leave_two_siblings_and_one_write_settles_them() 
     sim(3, |time| async move {
         let cluster = three(time, 3).await;
         let first = put(&cluster, 0, "k", "base", 2).await.unwrap().context.unwrap();
-        replace(&cluster, 1, "k", "left", 2, first.clone()).await;
+        // By all three: who has not heard of it yet mints beside nothing.
+        replace(&cluster, 1, "k", "left", 3, first.clone()).await;
         let second = replace(&cluster, 2, "k", "right", 2, first).await;
         assert_eq!((second.sibling_count, second.context), (2, None));
         let both = get(&cluster, 0, "k", 2).await.unwrap();

@@ -186,6 +186,7 @@ pub(super) const KEYS: &[(&str, Setter)] = &[
     ("node.repair.rate", |s, v| set(&mut s.config.node.repair_rate, v.size())),
     ("node.scrub.interval", |s, v| set(&mut s.config.node.scrub_interval, v.duration())),
     ("node.scrub.rate", |s, v| set(&mut s.config.node.scrub_rate, v.size())),
+    ("node.collect.linger", |s, v| set(&mut s.config.node.collect_linger, v.duration())),
     ("node.membership.auto_join", |s, v| set(&mut s.config.node.auto_join, v.switch())),
     ("node.log.filter", |s, v| set(&mut s.log.filter, v.text())),
     ("node.log.format", |s, v| {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::causality::{self, MergeRules, Object, Payload, Supersedes, decode_object, encode_object};
+use crate::collect::Epoch;
 use crate::env::Entropy;
 use crate::replica::tests::{Life, disk, live, place, roomy};
 use crate::replica::{Coordinated, MintRequest};
@@ -169,7 +170,8 @@ async fn no_flush_is_forced_and_a_hint_is_never_there_before_its_object() {
 impl Life {
     fn keep(&self, key: &str, owner: StoreId, record: &Bytes) -> KeepRequest {
         let rules = MergeRules::default();
-        KeepRequest { place: place(key), owner, record: record.clone(), epoch: 4, rules, flush: false }
+        let sealed = Epoch::FIRST;
+        KeepRequest { place: place(key), owner, record: record.clone(), epoch: 4, sealed, rules, flush: false }
     }
 
     /// Mints in the place of `A`.
@@ -182,7 +184,7 @@ impl Life {
 
     async fn kept(&self, key: &str) -> Option<Object> {
         let record = self.replica.kept(place(key), MergeRules::default()).await.unwrap();
-        record.map(|record| decode_object(record).unwrap())
+        record.map(|(record, _)| decode_object(record).unwrap())
     }
 }
 
@@ -367,4 +369,82 @@ async fn one_dot_with_two_values_is_counted_wherever_it_is_kept() {
     assert_eq!(clashes(), 1);
     assert!(life.kept("k").await.is_some());
     assert_eq!(clashes(), 2, "between two");
+}
+
+/// A round waits for what is kept from before it, and from when it was asked on nothing older is kept: what an owner would
+/// refuse is not acknowledged by who stands in for it.
+#[tokio::test]
+async fn what_is_kept_from_before_a_round_is_in_its_way_and_nothing_older_is_kept_after_it() {
+    let disk = disk();
+    let life = roomy(&disk);
+    let partition = place("k").partition;
+    life.replica.keep_hint(life.keep("k", A, &record(1, 3))).await.unwrap();
+    assert_eq!(life.replica.drain(partition, Epoch(4)).await, Ok(true), "read under its epoch");
+    assert_eq!(life.replica.drain(partition, Epoch(5)).await, Ok(false));
+    let older = life.replica.keep_hint(life.keep("k", B, &record(2, 3))).await;
+    assert!(matches!(older, Err(Fault::TooOld(_))), "{older:?}");
+    let onto = life.replica.keep_hint(life.keep("k", A, &record(2, 3))).await;
+    assert!(matches!(onto, Err(Fault::TooOld(_))), "{onto:?}");
+    let minted = life.put_for("k", "w").await;
+    assert_eq!(minted.epoch, Epoch(4), "as old as what it is on");
+    assert_eq!(life.kept("k").await.unwrap().siblings().len(), 2, "nothing is lost by being asked");
+    disk.crash(&Entropy::seeded(5));
+    let life = roomy(&disk);
+    assert_eq!(life.replica.drain(partition, Epoch(5)).await, Ok(false));
+    let [(_, hint)] = &life.all(A).await[..] else { panic!("one hint") };
+    life.end("k", hint.revision, HintEnd::Replayed).await;
+    assert_eq!(life.replica.drain(partition, Epoch(5)).await, Ok(true), "it was handed off");
+    assert_eq!(life.put_for("k", "x").await.epoch, Epoch(5), "on nothing that is older");
+    assert_eq!(life.replica.drain(partition, Epoch(5)).await, Ok(true));
+    let older = life.replica.keep_hint(life.keep("k", A, &record(2, 3))).await;
+    assert!(matches!(older, Err(Fault::TooOld(_))), "after a crash too: {older:?}");
+}
+
+/// A directory that went back has forgotten what it drained. Until it has heard of the owners it keeps nothing for them; from
+/// then on nothing is merged with what they refuse.
+#[tokio::test]
+async fn who_forgot_what_it_drained_stands_in_for_nobody_until_it_has_heard() {
+    let disk = disk();
+    let life = roomy(&disk);
+    let partition = place("k").partition;
+    life.replica.keep_hint(life.keep("k", A, &record(1, 3))).await.unwrap();
+    life.replica.roll_back().await.unwrap();
+    let mint = async |life: &Life| {
+        let request = MintRequest { stands_for: Some(A), ..life.request("l", "v") };
+        life.mint(request).await.map(|(coordinated, _)| coordinated)
+    };
+    assert_eq!(life.replica.keep_hint(life.keep("l", A, &record(1, 3))).await, Err(Fault::Syncing));
+    disk.crash(&Entropy::seeded(5));
+    let life = roomy(&disk);
+    assert_eq!(life.replica.keep_hint(life.keep("l", A, &record(1, 3))).await, Err(Fault::Syncing), "it is remembered");
+    assert!(mint(&life).await.is_err());
+    life.replica.hear(partition, Epoch(5), Epoch(6)).await.unwrap();
+    let doubt = life.replica.health().doubt(partition).unwrap();
+    assert!(life.replica.mark_synced(partition, doubt).await.unwrap());
+    let onto = KeepRequest { epoch: 7, ..life.keep("k", A, &record(2, 3)) };
+    let onto = life.replica.keep_hint(onto).await;
+    assert!(matches!(onto, Err(Fault::TooOld(_))), "no owner takes what is kept there: {onto:?}");
+    let request = MintRequest { stands_for: Some(A), ..life.request("k", "w") };
+    assert!(life.mint(request).await.is_err());
+    let older = KeepRequest { epoch: 5, ..life.keep("k", B, &record(2, 3)) };
+    assert!(matches!(life.replica.keep_hint(older).await, Err(Fault::TooOld(_))), "it may have been drained");
+    let newer = KeepRequest { epoch: 6, ..life.keep("k", B, &record(2, 3)) };
+    assert!(life.replica.keep_hint(newer).await.is_ok());
+    assert_eq!(life.replica.drain(partition, Epoch(6)).await, Ok(false), "and it is in the way of the next round");
+}
+
+/// What the sender of a state knows to be sealed is known from then on.
+#[tokio::test]
+async fn who_stands_in_for_owners_hears_what_they_have_sealed() {
+    let disk = disk();
+    let life = roomy(&disk);
+    let partition = place("k").partition;
+    let told = KeepRequest { epoch: 9, sealed: Epoch(8), ..life.keep("k", A, &record(1, 3)) };
+    life.replica.keep_hint(told).await.unwrap();
+    disk.crash(&Entropy::seeded(5));
+    let life = roomy(&disk);
+    assert_eq!(life.replica.heard(partition), Epoch(8));
+    let older = life.replica.keep_hint(life.keep("k", B, &record(2, 3))).await;
+    assert!(matches!(older, Err(Fault::TooOld(_))), "{older:?}");
+    assert_eq!(life.replica.sealed(partition), Epoch::FIRST, "it has sealed nothing itself");
 }

@@ -27,7 +27,7 @@ pub struct WentBack {
 }
 
 /// The rules about what a read has to cover.
-const ABOUT_READS: [&str; 4] = ["stale", "went-back", "own-write-missed", "session-went-back"];
+const ABOUT_READS: [&str; 5] = ["stale", "went-back", "own-write-missed", "session-went-back", "returned"];
 
 /// What is left of `violations` of a history with `n` replicas once what these explain is taken away.
 #[must_use]

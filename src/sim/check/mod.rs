@@ -9,6 +9,8 @@
 //! [`excuse`] takes away what a directory that went back unnoticed explains: the one thing a run may suffer that the
 //! promises about reads do not survive.
 //!
+//! [`collected`] gives the contexts of reads back what was collected, and sees that nothing deleted returns.
+//!
 //! A judge that never condemned is worth nothing: each rule has hand-made bad histories beside the good ones.
 
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use super::history::{Answered, Event, Invoke, Line, Shown, Verb};
 use crate::causality::{Dot, VersionVector};
 use crate::types::Stamp;
 
+pub mod collected;
 pub mod excuse;
 pub mod lost;
 pub mod mono;

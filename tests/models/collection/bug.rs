@@ -39,8 +39,10 @@ pub(super) enum Bug {
     NoStrip,
     /// ... from the next seal on, of whatever round.
     StripUntilAnySeal,
-    /// After a seal the tombstones of the round go on being sent.
-    SendsSealed,
+    /// After a seal the tombstones of the round are sent no more.
+    HidesSealed,
+    /// An owner whose copy is damaged seals.
+    SealsDamaged,
     /// A store that replaces another begins with no epoch.
     NoEpochLearnt,
     /// ... with the epoch, and does not know what is sealed.
@@ -55,4 +57,12 @@ pub(super) enum Bug {
     KeepsAbandoned,
     /// The owners are replaced while a round is sealed by some.
     ReplacedWhileSealed,
+    /// An owner whose directory went back goes on with what lies there.
+    GoesOnBehind,
+    /// ... learns what is sealed, and keeps what lies there.
+    LearnsBehind,
+    /// An owner marks rounds before it knows whether its directory went back.
+    MarksUnheard,
+    /// Who holds hints goes on where its directory went back: it takes what it promised to refuse.
+    HolderGoesOn,
 }

@@ -1,6 +1,7 @@
 //! Collection of tombstones (semantics section 5, I-DELETE, I-ACK): rounds of mark, drain, seal and drop, by two drivers,
 //! over two owners, while a client puts, deletes and reads, states arrive as late as they like or from a hint, an owner
-//! crashes, or loses its disk and is replaced, or rounds are abandoned because owners are about to change.
+//! crashes, loses its disk and is replaced, cannot read its copy any more, or finds an old copy of its directory in its
+//! place (or who holds the hint does), or rounds are abandoned because owners are about to change.
 //!
 //! Judged in every state: nothing that an acknowledged write superseded is held again, or read again; nothing that was
 //! acknowledged is gone. And no state wedges: from each, once faults end, a driver that knows nothing but what the owners
@@ -11,9 +12,10 @@
 //! step of it at each owner is one of its own, and a driver may be as slow as it likes. Not here: retirement of ended
 //! actors, horizons (`expiry`), owners that are not replaced one for one, a third owner, a fallback that coordinates.
 //!
-//! Two rules of the text are not missed in these bounds when they are taken out, and stay because they cost nothing: that
-//! a sealed owner does not *send* what it is about to drop (whoever has sealed does not take it), and that drops wait for
-//! all seals (here an owner that has marked covers all that old states can bring).
+//! One rule of the text is not missed in these bounds when it is taken out, and stays because it costs nothing: that drops
+//! wait for all seals (here an owner that has marked covers all that old states can bring). Another one does harm: an owner
+//! that has sealed goes on *sending* what it is about to drop, for whoever mends a damaged copy has it from there alone, and
+//! whoever has sealed does not take it.
 //!
 //! What it found: the epoch that a lost owner had raised is known to nobody, and is given out again; a hint that was read
 //! there passes the next round's drain (`Bug::EpochReused`; decision 0021).
@@ -28,7 +30,7 @@ use quorate::types::{ActorId, Stamp, Wall};
 
 use super::explore::{Model, clean, finds};
 use bug::Bug;
-use state::{Action, Obj, Owner, Round, State, WRITES, Written, those};
+use state::{Action, Frame, Obj, Owner, Round, State, WRITES, Written, those};
 
 /// What may happen in a run, and which rules are taken out.
 #[derive(Clone, Copy)]
@@ -48,6 +50,10 @@ struct Collection {
     reads: bool,
     crashes: bool,
     wipes: bool,
+    damages: bool,
+    /// Whether owner 1's directory, or that of who holds hints, is put back from an old copy.
+    backs: bool,
+    holder_backs: bool,
     /// Whether rounds are abandoned, for owners are about to change.
     abandons: bool,
     /// What a read returns is not judged, only what is stored.
@@ -68,6 +74,9 @@ const SMALL: Collection = Collection {
     reads: false,
     crashes: false,
     wipes: false,
+    damages: false,
+    backs: false,
+    holder_backs: false,
     abandons: false,
     stores_alone: false,
 };
@@ -78,6 +87,9 @@ const HINTS: Collection = Collection { hints: true, ..SMALL };
 const CRASH: Collection = Collection { crashes: true, ..SMALL };
 const WIPE: Collection = Collection { wipes: true, ..SMALL };
 const ABANDONS: Collection = Collection { abandons: true, ..SMALL };
+const DAMAGE: Collection = Collection { damages: true, ..SMALL };
+const BACK: Collection = Collection { backs: true, ..SMALL };
+const HOLDER_BACK: Collection = Collection { hints: true, holder_backs: true, ..SMALL };
 /// Both owners have a value when a disk is lost.
 const REPLACED: Collection =
     Collection { hints: true, wipes: true, before: &[Action::Put(0), Action::Push(0)], ..ROUNDS };
@@ -85,8 +97,14 @@ const REPLACED: Collection =
 impl Collection {
     /// What the stores of a state show that they must not.
     fn stored_wrong(&self, state: &State) -> Option<String> {
-        let [a, b] = state.owners.map(|owner| owner.now.object);
-        let hint = state.hint.map_or(Obj::default(), |hint| hint.object);
+        let [a, mut b] = state.owners.map(|owner| owner.now.object);
+        if self.backs && Self::has_forgotten(state) {
+            // Nobody takes it, or counts it.
+            b = Obj::default();
+        }
+        let sealed = state.owners.map(|owner| owner.now.sealed).into_iter().max().unwrap_or_default();
+        let taken = |hint: &Frame| !self.holder_backs || hint.epoch >= sealed;
+        let hint = state.hint.filter(taken).map_or(Obj::default(), |hint| hint.object);
         let all = state.merge(state.merge(a, b), hint);
         let (taken, values) = (state.strictly | state.sloppily, !state.tombstones(state.all()));
         if all.held & values & state.past_of(taken) != 0 {
@@ -107,6 +125,9 @@ impl Model for Collection {
             frames: [None; 2],
             hint: None,
             holder: 0,
+            forgetful: false,
+            stale: false,
+            backup: None,
             read: None,
             written: [Written::default(); WRITES],
             writes: 0,
@@ -169,10 +190,35 @@ fn a_crash_forgets_nothing_that_was_answered() {
 }
 
 #[test]
+fn a_damaged_copy_is_mended_from_whoever_has_sealed() {
+    assert!(clean("collection, a damaged copy", &Collection { rounds: 2, ..DAMAGE }) > 500_000);
+    let planted = |name: &str, bugs, run: Collection| finds(name, &Collection { bugs, ..run });
+    planted("what is sealed is sent no more", &[Bug::HidesSealed], DAMAGE);
+    planted("a damaged copy is sealed", &[Bug::SealsDamaged], DAMAGE);
+}
+
+#[test]
 fn an_owner_is_replaced_between_rounds() {
     assert!(clean("collection, a lost disk", &Collection { rounds: 2, ..WIPE }) > 500_000);
     assert!(clean("collection, rounds abandoned", &Collection { rounds: 2, ..ABANDONS }) > 300_000);
     assert!(clean("collection, a lost disk and a hint", &REPLACED) > 100_000);
+}
+
+#[test]
+fn a_directory_that_went_back_brings_nothing_back() {
+    assert!(clean("collection, an owner goes back", &Collection { frames: 1, ..BACK }) > 100_000);
+    assert!(clean("collection, an owner goes back, two rounds", &Collection { rounds: 2, frames: 0, ..BACK }) > 50_000);
+    assert!(clean("collection, an owner goes back, reads", &Collection { reads: true, frames: 0, ..BACK }) > 10_000);
+    assert!(clean("collection, who holds hints goes back", &HOLDER_BACK) > 100_000);
+}
+
+#[test]
+fn every_rule_of_a_directory_that_went_back_is_needed() {
+    let planted = |name: &str, bugs, run: Collection| finds(name, &Collection { bugs, ..run });
+    planted("an owner that went back goes on", &[Bug::GoesOnBehind], BACK);
+    planted("an owner that went back learns", &[Bug::LearnsBehind], BACK);
+    planted("an owner that went back marks", &[Bug::MarksUnheard], Collection { rounds: 2, frames: 0, ..BACK });
+    planted("who holds hints went back, and goes on", &[Bug::HolderGoesOn], HOLDER_BACK);
 }
 
 #[test]

@@ -2,14 +2,14 @@
 
 use super::Collection;
 use super::bug::Bug;
-use super::state::{Action, BOTH, Frame, Obj, ROUNDS, Read, Round, State, WRITES, Written, those};
+use super::state::{Action, BOTH, Backup, Frame, Obj, ROUNDS, Read, Round, State, WRITES, Written, those};
 
 impl Collection {
     pub(super) fn breaks(&self, bug: Bug) -> bool {
         self.bugs.contains(&bug)
     }
 
-    /// Tombstones that this owner neither sends nor merges: of rounds it has sealed, until it may forget them.
+    /// Tombstones that this owner does not merge: of rounds it has sealed, until it may forget them.
     fn gone(&self, state: &State, at: usize) -> u8 {
         let copy = state.owners[at].now;
         those(copy.seals & !copy.forgotten).fold(0, |gone, round| gone | state.rounds[round].lists.held)
@@ -18,7 +18,9 @@ impl Collection {
     /// What this owner sends, and answers.
     pub(super) fn sends(&self, state: &State, at: usize) -> Frame {
         let copy = state.owners[at].now;
-        let gone = if self.breaks(Bug::SendsSealed) { 0 } else { self.gone(state, at) };
+        let dropped = |round: &usize| copy.dropped & 1 << round != 0 || self.breaks(Bug::HidesSealed);
+        let gone = those(copy.seals & !copy.forgotten).filter(dropped);
+        let gone = gone.fold(0, |gone, round| gone | state.rounds[round].lists.held);
         Frame { object: copy.object.without(gone), epoch: copy.epoch, from: at as u8 }
     }
 
@@ -36,7 +38,9 @@ impl Collection {
 
     /// A state reaches who holds hints for owner 1.
     fn holder_takes(&self, state: &mut State, frame: Frame) {
-        if frame.object.held == 0 || (frame.epoch < state.holder && !self.breaks(Bug::TakesAfterDrain)) {
+        let forgetful = state.forgetful && !self.breaks(Bug::HolderGoesOn);
+        let old = frame.epoch < state.holder && !self.breaks(Bug::TakesAfterDrain);
+        if frame.object.held == 0 || forgetful || old {
             return;
         }
         let older = state.hint.unwrap_or(Frame { object: Obj::default(), ..frame });
@@ -121,6 +125,11 @@ impl Collection {
             state.rounds[round].marked |= 1 << at;
             return;
         }
+        let unheard = owner.unheard && !self.breaks(Bug::MarksUnheard);
+        if at == 1 && (unheard || self.is_behind(state)) {
+            return;
+        }
+        let owner = &mut state.owners[at];
         let holds = lists.held == 0 || owner.now.object == lists || self.breaks(Bug::Unchecked);
         if owner.syncing || owner.now.epoch >= epoch || !holds {
             return;
@@ -175,6 +184,9 @@ impl Collection {
     pub(super) fn seal(&self, state: &mut State, round: usize, at: usize) {
         let Round { epoch, after, .. } = state.rounds[round];
         let hearsay = self.breaks(Bug::Gossip);
+        if state.owners[at].syncing && self.damages && !self.breaks(Bug::SealsDamaged) {
+            return;
+        }
         let copy = &mut state.owners[at].now;
         if copy.marked & 1 << round == 0 {
             if !hearsay {
@@ -292,6 +304,67 @@ impl Collection {
         (state.owners[1].now, state.owners[1].disk) = (new, new);
     }
 
+    /// Whether owner 1 has forgotten that it marked what owner 0 has sealed.
+    pub(super) fn has_forgotten(state: &State) -> bool {
+        let [a, b] = state.owners.map(|owner| owner.now);
+        a.sealed > b.epoch
+    }
+
+    /// ... and knows it: it was told what is sealed.
+    pub(super) fn is_behind(&self, state: &State) -> bool {
+        Self::has_forgotten(state) && !self.breaks(Bug::GoesOnBehind)
+    }
+
+    /// What owner 0 knows of what is collected, and nothing else.
+    fn lesson(state: &State) -> Copy {
+        let Copy { epoch, sealed, dropped, forgotten, .. } = state.owners[0].now;
+        Copy { epoch, sealed, marked: dropped, seals: dropped, dropped, forgotten, ..Copy::default() }
+    }
+
+    /// An owner's directory is put back from an old copy.
+    fn go_back(state: &mut State) {
+        let Some(Backup { copy, .. }) = state.backup.take() else { return };
+        let owner = &mut state.owners[1];
+        (owner.now, owner.disk, owner.actor, owner.unheard) = (copy, copy, 2, true);
+        state.failed = true;
+        if matches!(state.read, Some(read) if read.first.from == 1) {
+            state.read = None;
+        }
+    }
+
+    /// What it says does not count before it has merged what the other one holds.
+    pub(super) fn notice(state: &mut State) {
+        (state.owners[1].unheard, state.owners[1].syncing) = (false, true);
+    }
+
+    /// Who is behind gives up what it holds, and learns, once those that are left have finished what they sealed.
+    pub(super) fn start_over(&self, state: &mut State) {
+        for round in 0..state.begun as usize {
+            let Copy { seals, dropped, .. } = state.owners[0].now;
+            if seals & !dropped & 1 << round != 0 {
+                state.rounds[round].sealed |= 0b10;
+                self.drop_round(state, round, 0);
+            }
+        }
+        let lesson = Self::lesson(state);
+        let owner = &mut state.owners[1];
+        (owner.now, owner.disk, owner.actor, owner.syncing, owner.unheard) =
+            (lesson, lesson, (owner.actor + 1).max(3), true, false);
+    }
+
+    /// All that owner 0 holds is merged by owner 1, or the other way round: that is a vote, if it has none.
+    pub(super) fn push(&self, state: &mut State, from: usize) -> bool {
+        let behind = from == 0 && self.is_behind(state);
+        let taken = self.takes(state, 1 - from, self.sends(state, from));
+        if behind && self.breaks(Bug::LearnsBehind) {
+            let object = state.owners[1].now.object;
+            state.owners[1].now = Copy { object, ..Self::lesson(state) };
+        }
+        let votes = taken && (!behind || self.breaks(Bug::LearnsBehind));
+        state.owners[1 - from].syncing &= !votes;
+        taken
+    }
+
     pub(super) fn do_one(&self, state: &mut State, action: &Action) {
         match *action {
             Action::Put(at) => {
@@ -300,12 +373,7 @@ impl Collection {
             }
             Action::PutBeside(at) => self.mint(state, at, false, 0),
             Action::Delete(at) => self.mint(state, at, true, state.owners[at].now.object.held),
-            Action::Push(from) => {
-                let frame = self.sends(state, from);
-                if self.takes(state, 1 - from, frame) {
-                    state.owners[1 - from].syncing = false;
-                }
-            }
+            Action::Push(from) => drop(self.push(state, from)),
             Action::Send(from) => self.put_frame(state, self.sends(state, from)),
             Action::Deliver { frame, to } => {
                 let Some(mut frame) = state.frames[frame] else { return };
@@ -339,6 +407,27 @@ impl Collection {
             Action::Answer => self.answer(state),
             Action::Crash => self.crash(state),
             Action::Wipe => self.wipe(state),
+            Action::Damage => {
+                let owner = &mut state.owners[1];
+                (owner.now.object, owner.actor, owner.syncing) = (Obj::default(), 2, true);
+                state.failed = true;
+            }
+            Action::Backup => {
+                let State { hint, holder, .. } = *state;
+                state.backup = Some(Backup { copy: state.owners[1].now, hint, holder });
+            }
+            Action::GoBack => Self::go_back(state),
+            Action::Notice => Self::notice(state),
+            Action::StartOver => self.start_over(state),
+            Action::HolderGoesBack => {
+                let Some(Backup { hint, holder, .. }) = state.backup.take() else { return };
+                (state.hint, state.holder, state.failed) = (hint, holder, true);
+                (state.forgetful, state.stale) = (true, hint.is_some());
+            }
+            Action::HolderHears => {
+                let [a, b] = state.owners.map(|owner| owner.now.epoch);
+                (state.holder, state.forgetful) = (state.holder.max(a).max(b), false);
+            }
             Action::Begin { lists, late } => self.begin(state, lists, late),
             Action::Mark { round, at } => self.mark(state, round, at),
             Action::Drain(round) => Self::drain(state, round),
@@ -358,7 +447,7 @@ impl Collection {
         };
         let [a, b] = state.owners.map(|owner| covers(owner.now.object));
         // Where nothing is lost W = 1 will do, with R = 2.
-        state.strictly |= if self.crashes || self.wipes { a & b } else { a | b };
+        state.strictly |= if self.crashes || self.wipes || self.backs || self.damages { a & b } else { a | b };
         state.sloppily |= state.hint.map_or(0, |hint| covers(hint.object) & a);
         if !self.crashes || state.failed {
             // What is flushed makes no difference any more.
@@ -408,6 +497,25 @@ impl Collection {
         }
         if !state.failed && self.wipes {
             actions.push(Action::Wipe);
+        }
+        if !state.failed && self.damages {
+            actions.push(Action::Damage);
+        }
+        if !state.failed && (self.backs || self.holder_backs) {
+            match state.backup {
+                None => actions.push(Action::Backup),
+                Some(_) if self.holder_backs => actions.push(Action::HolderGoesBack),
+                Some(_) => actions.push(Action::GoBack),
+            }
+        }
+        if state.owners[1].unheard {
+            actions.push(Action::Notice);
+        }
+        if self.backs && state.failed && self.is_behind(state) {
+            actions.push(Action::StartOver);
+        }
+        if state.forgetful {
+            actions.push(Action::HolderHears);
         }
         if (state.begun as usize) < self.rounds && (Self::waits(state).is_none() || self.breaks(Bug::LeavesForeign)) {
             let known = state.owners.iter().any(|owner| owner.now.epoch > 0);

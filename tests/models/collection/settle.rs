@@ -10,17 +10,20 @@ impl Collection {
     pub(super) fn wedged(&self, state: &State) -> Option<String> {
         let mut state = *state;
         (state.frames, state.read) = Default::default();
-        let pushes = |state: &mut State, from: usize| {
-            let frame = self.sends(state, from);
-            let taken = self.takes(state, 1 - from, frame);
-            state.owners[1 - from].syncing &= !taken;
-            taken
-        };
+        let pushes = |state: &mut State, from: usize| self.push(state, from);
+        if state.owners[1].unheard {
+            Self::notice(&mut state);
+        }
+        if state.failed && self.is_behind(&state) && !self.breaks(Bug::LearnsBehind) {
+            self.start_over(&mut state);
+        }
         if state.owners[1].syncing && !pushes(&mut state, 0) {
             return Some("what the other owner holds is refused by one that syncs".into());
         }
+        state.forgetful = false;
         if let Some(hint) = state.hint.take()
             && !self.takes(&mut state, 1, hint)
+            && !state.stale
         {
             return Some("a hint is refused for ever".into());
         }
@@ -48,7 +51,7 @@ impl Collection {
         let finished = those(a.dropped | b.dropped).fold(0, |gone, round| gone | state.rounds[round].lists.held);
         if a.object != b.object {
             Some(format!("the owners never agree: {:?} {:?}", a.object, b.object))
-        } else if held & finished != 0 {
+        } else if held & finished != 0 && !(self.backs && self.rounds > 1 && state.failed) {
             Some("a tombstone that was collected stays beside a value for ever".into())
         } else if held != 0 && state.tombstones(held) == held {
             Some("a deletion is never collected".into())

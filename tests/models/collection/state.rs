@@ -9,8 +9,9 @@ use std::hash::{Hash, Hasher};
 pub(super) const WRITES: usize = 3;
 /// Most rounds, with those by which everything is collected in the end.
 pub(super) const ROUNDS: usize = 4;
-/// Two owners; the third actor is who comes after a crash, or after a disk was lost.
-pub(super) const ACTORS: usize = 3;
+/// Two owners; the third actor is who comes after a crash, after a disk was lost, or after a directory went back, the others
+/// who starts over.
+pub(super) const ACTORS: usize = 5;
 /// Both owners.
 pub(super) const BOTH: u8 = 0b11;
 
@@ -92,6 +93,8 @@ pub(super) struct Owner {
     pub(super) ticks: u8,
     /// Whether it has not yet merged what the other holds.
     pub(super) syncing: bool,
+    /// Whether its directory went back, and it has heard nobody since who would know.
+    pub(super) unheard: bool,
 }
 
 /// A state on its way, or a hint: with the epoch under which it was read.
@@ -101,6 +104,14 @@ pub(super) struct Frame {
     pub(super) epoch: u8,
     /// Who read or merged it.
     pub(super) from: u8,
+}
+
+/// A copy of owner 1's directory, and of that of who holds hints.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Backup {
+    pub(super) copy: Copy,
+    pub(super) hint: Option<Frame>,
+    pub(super) holder: u8,
 }
 
 /// A quorum read that has one answer.
@@ -138,6 +149,10 @@ pub(super) struct State {
     pub(super) hint: Option<Frame>,
     /// The epoch of who holds hints: under earlier ones it takes none.
     pub(super) holder: u8,
+    /// Whether who holds hints has forgotten what it refuses; whether it keeps something from before.
+    pub(super) forgetful: bool,
+    pub(super) stale: bool,
+    pub(super) backup: Option<Backup>,
     pub(super) read: Option<Read>,
     pub(super) written: [Written; WRITES],
     pub(super) writes: u8,
@@ -146,7 +161,7 @@ pub(super) struct State {
     /// Writes that both owners took; that an owner and the hint did.
     pub(super) strictly: u8,
     pub(super) sloppily: u8,
-    /// A crash, or a lost disk, has been.
+    /// A crash, or a lost disk, or an old copy of one, has been.
     pub(super) failed: bool,
     /// What a read returned that it must not; what it missed.
     pub(super) misread: u8,
@@ -154,7 +169,7 @@ pub(super) struct State {
 }
 
 /// Gathers what is hashed, so that it is hashed in one piece: a state is named twenty times as often as it is visited.
-struct Gathered([u8; 512], usize);
+struct Gathered([u8; 768], usize);
 
 impl Hasher for Gathered {
     fn write(&mut self, bytes: &[u8]) {
@@ -169,11 +184,12 @@ impl Hasher for Gathered {
 
 impl Hash for State {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let mut all = Gathered([0; 512], 0);
+        let mut all = Gathered([0; 768], 0);
         let Self { owners, frames, hint, holder, read, written, writes, .. } = self;
         (owners, frames, hint, holder, read, written, writes).hash(&mut all);
         let Self { rounds, begun, strictly, sloppily, failed, misread, missed, .. } = self;
-        (rounds, begun, strictly, sloppily, failed, misread, missed).hash(&mut all);
+        let Self { forgetful, stale, backup, .. } = self;
+        (rounds, begun, strictly, sloppily, failed, misread, missed, forgetful, stale, backup).hash(&mut all);
         hasher.write(&all.0[..all.1]);
     }
 }
@@ -227,6 +243,20 @@ pub(super) enum Action {
     Crash,
     /// Owner 1 loses its disk, and is replaced by a change of layouts.
     Wipe,
+    /// What owner 1 holds cannot be read any more.
+    Damage,
+    /// A copy of the directories is made.
+    Backup,
+    /// Owner 1's directory is put back, and nobody is there to tell it so.
+    GoBack,
+    /// Somebody is.
+    Notice,
+    /// It meets a seal that it has forgotten to have marked.
+    StartOver,
+    /// The directory of who holds hints is put back.
+    HolderGoesBack,
+    /// ... and owners tell it how far they are.
+    HolderHears,
     /// A driver begins a round, that lists this key or does not; it asked for the epochs just now, or before the last
     /// mark.
     Begin {
