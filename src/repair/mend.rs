@@ -299,7 +299,11 @@ impl Mender {
         };
         if !missing.is_empty() {
             self.settle(partition).await.into_values().collect::<Result<(), _>>()?;
-            self.refuse_what_is_sealed(partition, &others).await?;
+            if let Some(from) = self.refuse_what_is_sealed(partition, &others).await? {
+                // It starts over: from who has sealed what is forgotten here.
+                self.copy(partition, from).await?;
+                return Err("this directory is older than what was collected since".into());
+            }
         }
         let results = join_all(missing.iter().map(|store| self.copy(partition, *store))).await;
         let mut failed = None;
@@ -346,16 +350,21 @@ impl Mender {
         }
         let up = self.peers.up();
         let all: BTreeSet<StoreId> = groups.iter().flatten().copied().filter(|store| up.is_up(*store)).collect();
-        let (ask, version) = (Collect::ask(partition.0, Epoch::FIRST), known.newest().version());
-        let told = all.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
-        // What it drained all had marked: so much as who has marked least.
+        let version = known.newest().version();
         let (mut answered, mut sealed, mut epoch) = (BTreeSet::new(), Epoch::FIRST, Epoch(u64::MAX));
-        for (store, told) in all.iter().zip(join_all(told).await) {
-            if let Ok(Some(Tell::Collected(told))) = told.map(|reply| reply.tell) {
-                sealed = sealed.max(Epoch(told.sealed));
-                if !told.syncing && !told.behind {
-                    epoch = epoch.min(Epoch(told.epoch));
-                    answered.insert(*store);
+        // Once more with what the first one found: whoever has forgotten it says so.
+        for _ in 0..2 {
+            // What it drained all had marked: so much as who has marked least.
+            (answered, epoch) = (BTreeSet::new(), Epoch(u64::MAX));
+            let ask = Ask::Collect(Collect::ask(partition.0, sealed));
+            let told = all.iter().map(|store| self.peers.call(*store, ask.clone(), version, CALL_FOR));
+            for (store, told) in all.iter().zip(join_all(told).await) {
+                if let Ok(Some(Tell::Collected(told))) = told.map(|reply| reply.tell) {
+                    sealed = sealed.max(Epoch(told.sealed));
+                    if !told.syncing && !told.behind {
+                        epoch = epoch.min(Epoch(told.epoch));
+                        answered.insert(*store);
+                    }
                 }
             }
         }
@@ -375,21 +384,43 @@ impl Mender {
         self.copied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before anything is merged: what any other owner has sealed is refused here as well from now on, whoever sends it. All of
-    /// them know the newest layout once they have answered, and seal nothing new that is older.
-    async fn refuse_what_is_sealed(&self, partition: PartitionId, others: &[StoreId]) -> Result<(), String> {
-        let (ask, version) = (Collect::ask(partition.0, self.replica.sealed(partition)), self.newest()?.version());
-        let told = others.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
-        let mut sealed = Epoch::FIRST;
-        for (store, told) in others.iter().zip(join_all(told).await) {
-            match told.map(|reply| reply.tell) {
-                Ok(Some(Tell::Collected(told))) => sealed = sealed.max(Epoch(told.sealed)),
-                Ok(Some(Tell::Refused(refused))) => return Err(format!("{store} refuses: {}", refused.detail)),
-                Ok(_) => return Err(format!("{store} answers something else")),
-                Err(failed) => return Err(format!("{store}: {failed}")),
+    /// Before anything is merged: what any other owner has sealed is refused here as well from now on, whoever sends it. Each of
+    /// them knows the newest layout as it answers, and seals nothing new that is older. Where this node has forgotten that it
+    /// marked it: who has sealed most.
+    async fn refuse_what_is_sealed(
+        &self,
+        partition: PartitionId,
+        others: &[StoreId],
+    ) -> Result<Option<StoreId>, String> {
+        let version = self.newest()?.version();
+        let (mut sealed, mut who) = (self.replica.sealed(partition), None);
+        // Once more with what the first one found: whoever else has forgotten it learns of it.
+        for _ in 0..2 {
+            let ask = Ask::Collect(Collect::ask(partition.0, sealed));
+            let told = others.iter().map(|store| self.peers.call(*store, ask.clone(), version, CALL_FOR));
+            for (store, told) in others.iter().zip(join_all(told).await) {
+                match told.map(|reply| (reply.head, reply.tell)) {
+                    Ok((head, Some(Tell::Collected(_)))) if head < version => {
+                        return Err(format!("{store} does not know layout {version} yet"));
+                    }
+                    Ok((_, Some(Tell::Collected(told)))) => {
+                        if Epoch(told.sealed) > sealed || who.is_none() {
+                            (sealed, who) = (sealed.max(Epoch(told.sealed)), Some(*store));
+                        }
+                    }
+                    Ok((_, Some(Tell::Refused(refused)))) => {
+                        return Err(format!("{store} refuses: {}", refused.detail));
+                    }
+                    Ok(_) => return Err(format!("{store} answers something else")),
+                    Err(failed) => return Err(format!("{store}: {failed}")),
+                }
             }
         }
-        self.replica.refuse_before(partition, sealed).await.map_err(|fault| fault.to_string())
+        if self.replica.is_behind(partition, sealed) {
+            return Ok(who);
+        }
+        self.replica.refuse_before(partition, sealed).await.map_err(|fault| fault.to_string())?;
+        Ok(None)
     }
 
     /// Merges everything that one other owner holds of a partition, whatever its own state.
@@ -420,7 +451,7 @@ impl Mender {
             if page.epoch < self.replica.sealed(partition).0 {
                 return Err(format!("{from} has not marked yet what another owner has sealed"));
             }
-            let epoch = self.replica.vouched(Epoch(page.epoch));
+            let epoch = Epoch(page.epoch);
             let merges = page.entries.into_iter().map(|entry| self.merge_patiently(entry.target, entry.record, epoch));
             let mut merging = futures_util::stream::iter(merges).buffer_unordered(MERGES);
             while let Some(merged) = merging.next().await {
@@ -449,22 +480,26 @@ impl Mender {
         let lesson = Lesson::decode(lesson).map_err(|bad| bad.to_string())?;
         let (known, others) = (self.keeper.known(), self.others(partition));
         let Some(known) = known else { return Err("this node is in no cluster".into()) };
-        let mut doubted = BTreeSet::from([known.me]);
+        let (mut doubted, mut sealed) = (BTreeSet::from([known.me]), Epoch(page.sealed));
         let ask = Collect::ask(partition.0, Epoch(page.sealed));
         let version = known.newest().version();
         let told = others.iter().map(|store| self.peers.call(*store, Ask::Collect(ask.clone()), version, CALL_FOR));
         for (store, told) in others.iter().zip(join_all(told).await) {
             match told.map(|reply| reply.tell) {
-                Ok(Some(Tell::Collected(told))) if told.syncing || told.behind => drop(doubted.insert(*store)),
-                Ok(Some(Tell::Collected(_))) => {}
+                Ok(Some(Tell::Collected(told))) => {
+                    sealed = sealed.max(Epoch(told.sealed));
+                    if told.syncing || told.behind {
+                        doubted.insert(*store);
+                    }
+                }
                 _ => return Err(format!("{store} cannot be asked whether it is behind a collection as well")),
             }
         }
         let most = placements(known.chain.live()).into_iter().any(|bucket| {
             known.chain.live().iter().any(|layout| {
                 let list = holders(layout, partition, bucket.as_ref());
-                // A region by itself as well: its own quorum may be all that acknowledged a write.
-                let regions = list.regions.iter().map(|region| region.owners.clone());
+                // A region by itself as well: its own quorum may be all that acknowledged a write. (One owner is none.)
+                let regions = list.regions.iter().map(|region| region.owners.clone()).filter(|owners| owners.len() > 1);
                 let mut groups: Vec<Vec<StoreId>> = regions.chain([list.stores().collect()]).collect();
                 groups.retain(|owners| owners.contains(&known.me) && list.stores().count() > 1);
                 let in_doubt = |owners: &Vec<StoreId>| owners.iter().filter(|owner| doubted.contains(owner)).count();
@@ -487,7 +522,7 @@ impl Mender {
                 holders(&known.chain.live()[0], partition, Some(bucket)).stores().any(|store| other(&store))
             })
         };
-        let deleted = self.replica.start_over(partition, lesson, Arc::new(shared)).await;
+        let deleted = self.replica.start_over(partition, lesson, sealed, Arc::new(shared)).await;
         let deleted = deleted.map_err(|fault| fault.to_string())?;
         // Whatever was copied before went as well.
         self.copied().whole.remove(&partition);
@@ -498,7 +533,7 @@ impl Mender {
     /// Gives way to clients where the storage threads have enough to do.
     async fn merge_patiently(&self, target: Target, record: Bytes, epoch: Epoch) -> Result<(), Fault> {
         loop {
-            match self.merge(target.clone(), record.clone(), epoch, Cause::Repair).await {
+            match self.merge(target.clone(), record.clone(), epoch, Cause::Anew).await {
                 Err(Fault::Overloaded) => self.env.clock.sleep(GIVE_WAY).await,
                 merged => return merged,
             }
@@ -562,6 +597,7 @@ impl Mender {
             // One had not sealed yet what another has collected: what it sent may be that.
             return Err("a round of collection was sealed while they were asked: they are asked again".into());
         }
+        self.replica.refuse_before(partition, sealed).await.map_err(|fault| fault.to_string())?;
         if damaged && !found && !accepts {
             return Err(format!("another owner's copy is damaged as well, and nobody holds one; {given_up}"));
         }

@@ -35,7 +35,7 @@ use super::identity::partition_key;
 use super::index::may_be_deletion;
 use super::place::{Place, name_of, range_of};
 use super::shard::{Loaded, Shard};
-use super::{Fault, Replica};
+use super::{Cause, Fault, Replica};
 use crate::causality::{Head, Horizon, Object, decode_head, decode_object, digest_of_record, encode_object};
 use crate::collect::{Book, Epoch, Lesson, Listed, NoSuchRound, NotMarked, Round, RoundId, Stage, Status, TooOld};
 use crate::storage::{Batch, Durability, Keyspace, Storage, StorageError};
@@ -174,10 +174,13 @@ impl Books {
     }
 
     /// Judges a state that arrives.
-    fn judge(&self, partition: PartitionId, read: Epoch) -> Result<(), TooOld> {
+    fn judge(&self, partition: PartitionId, read: Epoch, cause: Cause) -> Result<(), TooOld> {
         let sealed = self.sealed(partition);
         if read < sealed {
             return Err(TooOld { read, sealed });
+        }
+        if matches!(cause, Cause::Anew | Cause::Mend) {
+            return Ok(());
         }
         let sealed = self.first();
         let gained = || self.gained.read().unwrap_or_else(PoisonError::into_inner).contains(&partition);
@@ -412,13 +415,6 @@ impl Replica {
         self.collect(partition, move |_, book| book.refuse_before(sealed)).await
     }
 
-    /// What was read under this epoch, where everything is known and refused that any owner has sealed: it is as good as what
-    /// is read under the newest layout.
-    #[must_use]
-    pub fn vouched(&self, read: Epoch) -> Epoch {
-        read.max(self.inner.books.first())
-    }
-
     /// ... whether or not it has a vote: nothing that was merged before this counts as merged.
     async fn doubt_anew(&self, partition: PartitionId) -> Result<(), Fault> {
         if self.inner.buggify.breaks("who starts over is marked once more") {
@@ -428,18 +424,19 @@ impl Replica {
     }
 
     /// Gives up what is held of a partition whose owner has forgotten what it marked, of buckets that others own as well,
-    /// under a new tenure, and learns. A crash in between leaves it as much behind as it was. It is marked as unsynced once
+    /// under a new tenure, and learns. `sealed` is the greatest that any owner is known to have sealed. A crash in between leaves it as much behind as it was. It is marked as unsynced once
     /// more in any case: what was merged until here goes as well, whoever it came from.
     pub async fn start_over(
         &self,
         partition: PartitionId,
         lesson: Lesson,
+        sealed: Epoch,
         shared: OfBucket<bool>,
     ) -> Result<u64, Fault> {
         self.doubt_anew(partition).await?;
         // What arrives from here on stays. It still remembers no mark: a crash leaves it as much behind.
         if !self.inner.buggify.breaks("who starts over refuses first what was collected") {
-            let sealed = lesson.sealed();
+            let sealed = sealed.max(lesson.sealed());
             self.collect(partition, move |_, book| book.refuse_before(sealed)).await?;
         }
         self.new_tenures(vec![partition]).await?;
@@ -691,9 +688,9 @@ impl Shard {
     }
 
     /// Judges a state that arrives; gives it as it is taken in.
-    pub(super) fn take_in(&self, place: &Place, read: Epoch, incoming: Object) -> Result<Object, Fault> {
+    pub(super) fn take_in(&self, place: &Place, read: Epoch, cause: Cause, incoming: Object) -> Result<Object, Fault> {
         if !self.env.buggify.breaks("what was read under a sealed epoch is refused") {
-            self.books.judge(place.partition, read).map_err(|old| {
+            self.books.judge(place.partition, read, cause).map_err(|old| {
                 self.metrics.collect.refused.inc();
                 Fault::TooOld(old)
             })?;

@@ -132,7 +132,7 @@ impl Room {
     pub(super) fn admits(&self, here: &Object, incoming: &Object, cause: Cause) -> bool {
         let free = match cause {
             Cause::Written => !self.is_short(),
-            Cause::Repair => !self.scarce.load(Ordering::Acquire),
+            Cause::Repair | Cause::Anew => !self.scarce.load(Ordering::Acquire),
             Cause::Mend => true,
         };
         free || incoming.siblings().iter().all(|sibling| sibling.is_tombstone() || here.context().covers(sibling.dot))

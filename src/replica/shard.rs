@@ -91,6 +91,8 @@ pub enum Cause {
     Written,
     /// It was written before, and this copy lacks it: read repair, a partition that is synced.
     Repair,
+    /// It is part of all that another owner holds, and this copy's store has asked every owner what they have sealed.
+    Anew,
     /// It replaces what cannot be read here, and ends the quarantine: the merged state of every other owner.
     Mend,
 }
@@ -461,7 +463,8 @@ impl Shard {
         self.check_writable()?;
         let place = &request.place;
         let incoming = decode_object(request.record.clone()).map_err(|bad| Fault::Malformed(bad.to_string()))?;
-        let (sent, incoming) = (incoming.siblings().len(), self.take_in(place, request.epoch, incoming)?);
+        let (sent, incoming) =
+            (incoming.siblings().len(), self.take_in(place, request.epoch, request.cause, incoming)?);
         let whole = sent == incoming.siblings().len();
         let mends = request.cause == Cause::Mend;
         let first = mends && !loaded.contains_key(&place.stored);

@@ -29,7 +29,8 @@ pub async fn take_step(
     let owned = placements(live)
         .iter()
         .any(|bucket| live.iter().any(|layout| holders(layout, partition, bucket.as_ref()).contains(known.me)));
-    let behind = owned && replica.is_behind(partition, Epoch(asked.sealed));
+    // Also of what it has been told before: it may have been stopped as it was starting over.
+    let behind = owned && replica.is_behind(partition, Epoch(asked.sealed).max(replica.sealed(partition)));
     if behind {
         // It has forgotten a mark: it says so, and takes no part until it has what the others hold.
         replica.distrust(partition).await?;

@@ -22,8 +22,11 @@ impl Life {
     }
 
     async fn arrives(&self, key: &str, object: &Object, epoch: Epoch) -> Result<bool, Fault> {
+        self.arrives_as(Cause::Repair, key, object, epoch).await
+    }
+
+    async fn arrives_as(&self, cause: Cause, key: &str, object: &Object, epoch: Epoch) -> Result<bool, Fault> {
         let (place, record, rules) = (place(key), encode_object(object), MergeRules::default());
-        let cause = Cause::Repair;
         self.replica.merge(MergeRequest { place, record, rules, class: 3, flush: false, cause, epoch }).await
     }
 
@@ -221,7 +224,10 @@ async fn an_owner_that_forgot_its_mark_starts_over() {
     assert!(behind.replica.is_behind(partition, sealed));
     let before = behind.replica.health().doubt(partition).expect("it has no vote any more");
     assert_eq!(
-        behind.replica.start_over(partition, whole.replica.lesson(partition).unwrap(), Arc::new(|_| true)).await,
+        behind
+            .replica
+            .start_over(partition, whole.replica.lesson(partition).unwrap(), sealed, Arc::new(|_| true))
+            .await,
         Ok(1)
     );
     assert!(!behind.replica.health().is_synced(partition) && !behind.replica.is_behind(partition, sealed));
@@ -259,7 +265,7 @@ async fn who_starts_over_refuses_what_was_collected_before_it_gives_anything_up(
             seen.store(replica.sealed(partition) == sealed, Ordering::Release);
             true
         });
-        assert_eq!(life.replica.start_over(partition, lesson, shared).await, Ok(1));
+        assert_eq!(life.replica.start_over(partition, lesson, sealed, shared).await, Ok(1));
         assert_eq!(refused.load(Ordering::Acquire), broken == "nothing");
         assert_eq!(life.replica.sealed(partition), sealed);
     }
@@ -278,7 +284,7 @@ async fn rules_of_who_is_behind_and_what_they_are_for() {
     let (lesson, _) = behind(&life).await;
     life.replica.distrust(partition).await.unwrap();
     let doubt = life.replica.health().doubt(partition).unwrap();
-    life.replica.start_over(partition, lesson, Arc::new(|_| true)).await.unwrap();
+    life.replica.start_over(partition, lesson, Epoch::FIRST, Arc::new(|_| true)).await.unwrap();
     assert!(life.replica.mark_synced(partition, doubt).await.unwrap(), "what was merged before counts, and is gone");
 
     let life = live_but(&disk(), "what is sealed is held");
@@ -303,17 +309,16 @@ async fn who_is_unsynced_without_having_gone_back_goes_on_teaching() {
     life.replica.distrust(partition).await.unwrap();
     assert_eq!(life.replica.epoch(partition), Epoch::FIRST, "it went back after all");
     assert_eq!(life.replica.lesson(partition), None);
-    // Of another one that went back as well: it is taken once nobody is known to have sealed anything later.
+    // Of another one that went back as well: whoever has asked all what they have sealed takes it.
     let older = Epoch(3 << 32);
     assert!(matches!(life.arrives("k", &object, older).await, Err(Fault::TooOld(_))));
-    assert_eq!(life.arrives("k", &object, life.replica.vouched(older)).await, Ok(true));
+    assert_eq!(life.arrives_as(Cause::Anew, "k", &object, older).await, Ok(true));
     life.replica.begin_anew(partition, 4).await.unwrap();
     life.replica.refuse_before(partition, Epoch(3 << 32 | 7)).await.unwrap();
-    life.replica.follow_layout(4, BTreeSet::new());
-    assert!(
-        matches!(life.arrives("k", &object, older).await, Err(Fault::TooOld(_))),
-        "what an owner has sealed is refused"
-    );
+    for cause in [Cause::Repair, Cause::Anew, Cause::Mend] {
+        let refused = life.arrives_as(cause, "k", &object, older).await;
+        assert!(matches!(refused, Err(Fault::TooOld(_))), "what an owner has sealed is refused");
+    }
 }
 
 #[tokio::test]

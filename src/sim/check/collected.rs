@@ -1,7 +1,7 @@
 //! Histories of clusters that collect tombstones: once every owner has confirmed a delete, nothing is left of it, its context
 //! included. Whoever reads then covers less than was acknowledged, and rightly so.
 //!
-//! [`covered`] gives each read's context back what may have been collected by then: of every delete (and every write that
+//! [`covered`] gives each answer's context back what may have been collected by then: of every delete (and every write that
 //! expires) that was begun a `linger` before, itself and what it superseded, unless that covers a value that nobody has
 //! superseded. What the other judges say of such a history they say of what is left of it; what they cannot see any more is
 //! the rule here:
@@ -35,6 +35,43 @@ impl Object {
         let minted = |dot: &Dot| known.is_some_and(|known| known.contains_key(dot));
         self.unknown.extend(of.flat_map(VersionVector::iter).filter(|dot| !minted(dot)));
     }
+
+    /// Adds to what was answered at `at` what may have been collected by then; `before` are the writes begun by then.
+    fn give_back(
+        &self,
+        context: &mut VersionVector,
+        at: u64,
+        linger: u64,
+        (digested, name): (&Digested<'_>, Name<'_>),
+        before: &BTreeSet<u64>,
+    ) {
+        let dots = digested.dots.get(&name);
+        let values = || dots.into_iter().flatten().filter(|(_, op)| digested.ops[op].invoke.verb == Verb::Put);
+        let lingered = |begun: &u64| begun.saturating_add(linger) <= at;
+        for (_, gone) in self.deletes.iter().filter(|(begun, _)| lingered(begun)) {
+            match gone {
+                Some(gone) => {
+                    let kept = |dot: &Dot| gone.covers(*dot) && !context.covers(*dot) && !self.excused.covers(*dot);
+                    if !values().any(|(dot, _)| kept(dot)) {
+                        context.join(gone);
+                    }
+                }
+                None => {
+                    let all = dots.into_iter().flatten().filter(|(_, id)| before.contains(id));
+                    all.for_each(|(dot, _)| context.add(*dot));
+                }
+            }
+        }
+        if self.open.iter().any(lingered) {
+            for unknown in &self.unknown {
+                let below = |dot: &Dot| dot.actor == unknown.actor && dot.stamp <= unknown.stamp;
+                let kept = |dot: &Dot| below(dot) && !context.covers(*dot) && !self.excused.covers(*dot);
+                if !values().any(|(dot, _)| kept(dot)) {
+                    context.add(*unknown);
+                }
+            }
+        }
+    }
 }
 
 /// The same history, with what may have been collected by then in the contexts of reads.
@@ -43,14 +80,14 @@ pub fn covered(lines: &[Line], linger: Duration) -> Vec<Line> {
     let digested = Digested::new(lines);
     let linger = u64::try_from(linger.as_micros()).unwrap_or(u64::MAX);
     let mut objects: BTreeMap<Name<'_>, Object> = BTreeMap::new();
-    let mut begun: BTreeMap<Name<'_>, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut begun: BTreeMap<Name<'_>, Vec<u64>> = BTreeMap::new();
     let mut lines = lines.to_vec();
     for line in &mut lines {
         let Some(op) = digested.ops.get(&line.op) else { continue };
         let object = objects.entry(name(op.invoke)).or_default();
         match &mut line.event {
             Event::Invoke(_) if op.is_write() && op.attempted() => {
-                begun.entry(name(op.invoke)).or_default().push((line.at, op.id));
+                begun.entry(name(op.invoke)).or_default().push(op.id);
                 let superseded = op.superseded();
                 object.excused.join(superseded.as_ref().unwrap_or(&VersionVector::new()));
                 if op.invoke.verb == Verb::Delete || op.invoke.expires {
@@ -62,39 +99,15 @@ pub fn covered(lines: &[Line], linger: Duration) -> Vec<Line> {
                     object.open.extend(op.dot.is_none().then_some(line.at));
                 }
             }
-            Event::Ok(answered) if !op.is_write() => {
-                let Some(context) = &mut answered.context else { continue };
-                let (told, dots) = (context.clone(), digested.dots.get(&name(op.invoke)));
-                let values = || dots.into_iter().flatten().filter(|(_, op)| digested.ops[op].invoke.verb == Verb::Put);
-                for (_, gone) in object.deletes.iter().filter(|(at, _)| at.saturating_add(linger) <= line.at) {
-                    match gone {
-                        Some(gone) => {
-                            let kept =
-                                |dot: &Dot| gone.covers(*dot) && !context.covers(*dot) && !object.excused.covers(*dot);
-                            if !values().any(|(dot, _)| kept(dot)) {
-                                context.join(gone);
-                            }
-                        }
-                        None => {
-                            let before: BTreeSet<u64> = begun[&name(op.invoke)].iter().map(|(_, id)| *id).collect();
-                            let all = dots.into_iter().flatten().filter(|(_, id)| before.contains(id));
-                            all.for_each(|(dot, _)| context.add(*dot));
-                        }
-                    }
-                }
-                if object.open.iter().any(|at| at.saturating_add(linger) <= line.at) {
-                    for unknown in &object.unknown {
-                        let below = |dot: &Dot| dot.actor == unknown.actor && dot.stamp <= unknown.stamp;
-                        let kept = |dot: &Dot| below(dot) && !context.covers(*dot) && !object.excused.covers(*dot);
-                        if !values().any(|(dot, _)| kept(dot)) {
-                            context.add(*unknown);
-                        }
-                    }
-                }
-                object.told(std::iter::once(&told), dots);
-            }
             Event::Ok(answered) => {
-                object.told(answered.context.iter().chain(&answered.seen), digested.dots.get(&name(op.invoke)));
+                let told: Vec<VersionVector> = answered.context.iter().cloned().collect();
+                // What a write was made on may have been collected as well.
+                if let Some(context) = &mut answered.context {
+                    let before: BTreeSet<u64> = begun.get(&name(op.invoke)).into_iter().flatten().copied().collect();
+                    object.give_back(context, line.at, linger, (&digested, name(op.invoke)), &before);
+                }
+                let seen = answered.seen.iter().filter(|_| op.is_write());
+                object.told(told.iter().chain(seen), digested.dots.get(&name(op.invoke)));
             }
             _ => {}
         }
@@ -174,6 +187,22 @@ mod tests {
         h.wrote(again, "b3", Some("b3"), "b3");
         h.get(1, "b3", "b3=y");
         assert_eq!(broken(&h, Duration::ZERO), [""; 0]);
+    }
+
+    #[test]
+    fn good_a_write_on_what_was_collected_covers_what_that_had_superseded() {
+        let h = Hand::default();
+        let x = h.put(1, "x", None);
+        h.wrote(x, "a1", Some("a1"), "a1");
+        h.get(2, "a1", "a1=x");
+        let gone = h.delete(2, Some("a1"));
+        h.wrote(gone, "b2", Some("a1 b2"), "a1 b2");
+        let again = h.put(3, "y", None);
+        h.wrote(again, "a3", Some("a3"), "a3");
+        let more = h.put(3, "z", Some("a3"));
+        h.wrote(more, "a4", Some("a4"), "a4");
+        assert_eq!(broken(&h, Duration::ZERO), [""; 0]);
+        assert_eq!(broken(&h, Duration::from_secs(3600)), ["not-shown"]);
     }
 
     #[test]
