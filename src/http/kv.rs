@@ -49,9 +49,6 @@ async fn object(api: &Api, request: Request<Incoming>, started: Mono) -> Result<
     };
     let query = Query::parse(parts.uri.query())?;
     let id = object_id(parts.uri.path(), PATH, &query)?;
-    if parts.headers.contains_key(wire::FLOOR) {
-        return Err(Problem::not_yet("a request's Quorate-Floor"));
-    }
     if writes {
         refuse_preconditions(&parts.headers)?;
         let limits = api.limits_of(&id.bucket);
@@ -60,7 +57,7 @@ async fn object(api: &Api, request: Request<Incoming>, started: Mono) -> Result<
         // Boxed: what a write keeps would make the future of every read that much larger, and futures are moved.
         return Box::pin(write(api, id, parts.method, parts.headers, options, (body, most), started)).await;
     }
-    let (options, latest) = (query.read_options(&api.limits_of(&id.bucket))?, query.resolve_latest()?);
+    let (options, latest) = (query.read_options(&parts.headers, &api.limits_of(&id.bucket))?, query.resolve_latest()?);
     drop(query);
     let show = Show { head: parts.method == Method::HEAD, latest, envelope: accepts_envelope(&parts.headers) };
     let headers = parts.headers;

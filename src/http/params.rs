@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, header};
 use super::RequestLimits;
 use super::problem::Problem;
 use super::uri::percent_decode;
-use crate::kv::{ContextToken, LifetimeError, ReadOptions, RepairMode, Value, WriteOptions, wire};
+use crate::kv::{ContextToken, FloorToken, LifetimeError, ReadOptions, RepairMode, Value, WriteOptions, wire};
 use crate::quorum::{Level, LevelError};
 use crate::types::nearest;
 
@@ -156,7 +156,7 @@ impl<'a> Query<'a> {
     }
 
     /// How to read.
-    pub(super) fn read_options(&self, unsaid: &RequestLimits) -> Result<ReadOptions, Problem> {
+    pub(super) fn read_options(&self, headers: &HeaderMap, unsaid: &RequestLimits) -> Result<ReadOptions, Problem> {
         self.only(Use::Read)?;
         let modes = [("sync", RepairMode::Sync), ("async", RepairMode::Async), ("off", RepairMode::Off)];
         Ok(ReadOptions {
@@ -166,6 +166,7 @@ impl<'a> Query<'a> {
             hedge: self.word("hedge", &[("on", true), ("off", false)])?.unwrap_or(true),
             explain: self.explain()?,
             sloppy: self.sloppy()?.unwrap_or(unsaid.sloppy),
+            floor: floor(headers)?,
         })
     }
 
@@ -206,6 +207,7 @@ impl<'a> Query<'a> {
             ttl: ttl.unwrap_or_default(),
             return_body: self.word("return", &[("body", true)])?.unwrap_or(false),
             explain: self.explain()?,
+            floor: floor(headers)?,
         })
     }
 }
@@ -241,6 +243,10 @@ pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a 
 
 fn context(headers: &HeaderMap) -> Result<Option<ContextToken>, Problem> {
     Ok(text(headers, wire::CONTEXT)?.map(|token| ContextToken(token.to_owned())))
+}
+
+fn floor(headers: &HeaderMap) -> Result<Option<FloorToken>, Problem> {
+    Ok(text(headers, wire::FLOOR)?.map(|token| FloorToken(token.to_owned())))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<Bytes>, Problem> {
@@ -291,7 +297,7 @@ mod tests {
 
     fn read(query: &str) -> Result<ReadOptions, String> {
         Query::parse(Some(query))
-            .and_then(|query| query.read_options(&RequestLimits::default()))
+            .and_then(|query| query.read_options(&HeaderMap::new(), &RequestLimits::default()))
             .map_err(|problem| problem.detail().to_owned())
     }
 

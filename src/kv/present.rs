@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{ContextToken, ETag, Error, ErrorCode, LONGEST_TTL, Lifetime, LifetimeError, SiblingView, Value};
+use super::{
+    ContextToken, ETag, Error, ErrorCode, FloorToken, LONGEST_TTL, Lifetime, LifetimeError, SiblingView, Value,
+};
 use crate::causality::{
     ContextError, Fingerprint, MAX_CONTEXT_LEN, Object, Payload, RequestId, TokenKeys, TokenKind, VersionVector,
     encode_vector,
@@ -78,6 +80,18 @@ pub fn open_context(keys: &TokenKeys, id: &ObjectId, token: &ContextToken) -> Re
             _ => ErrorCode::BadContext,
         };
         Error::refused(code, wrong.to_string())
+    })
+}
+
+/// What a client's floor names, if it is one of this cluster's and of this object, and the generation of the bucket under
+/// which it was given out.
+pub fn open_floor(keys: &TokenKeys, id: &ObjectId, token: &FloorToken) -> Result<(u64, VersionVector), Error> {
+    keys.open(TokenKind::Floor, id, &token.0, MAX_CONTEXT_LEN).map_err(|wrong| {
+        let right = match wrong {
+            ContextError::ContextAsFloor => "",
+            _ => ": send the Quorate-Floor of an earlier answer about this very object, or none",
+        };
+        Error::refused(ErrorCode::BadFloor, format!("the floor: {wrong}{right}"))
     })
 }
 
