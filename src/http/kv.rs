@@ -122,7 +122,7 @@ fn refuse_encodings(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-fn accepts_envelope(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_envelope(headers: &HeaderMap) -> bool {
     headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
         value.split(',').any(|item| {
             item.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wire::ENVELOPE_TYPE))
@@ -185,12 +185,7 @@ fn read_response(
         [only] => Some(only),
         [latest, ..] if show.latest => Some(latest),
         all => {
-            let detail = format!(
-                "{id} has {} siblings: write with this context to settle them, or read with ?resolve=latest to take the \
-                 latest value",
-                all.len()
-            );
-            let problem = Problem::new(StatusCode::CONFLICT, "siblings", "The object has siblings", detail);
+            let problem = siblings_stand(id, all.len());
             return Err(problem.headers(headers.finish()).envelope(envelope(explain)));
         }
     };
@@ -207,7 +202,15 @@ fn read_response(
     }
 }
 
-fn not_found(detail: String) -> Problem {
+pub(super) fn siblings_stand(id: &ObjectId, count: usize) -> Problem {
+    let detail = format!(
+        "{id} has {count} siblings: write with this context to settle them, or read with ?resolve=latest to take the \
+         latest value"
+    );
+    Problem::new(StatusCode::CONFLICT, "siblings", "The object has siblings", detail)
+}
+
+pub(super) fn not_found(detail: String) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "No such object", detail)
 }
 

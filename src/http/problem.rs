@@ -101,6 +101,11 @@ impl Problem {
         self
     }
 
+    /// What it says, for a place in another document.
+    pub(super) fn document(self) -> ProblemDocument {
+        self.0.document
+    }
+
     #[cfg(test)]
     pub(super) fn detail(&self) -> &str {
         &self.0.document.detail

@@ -443,7 +443,7 @@ mod tests {
             code(kv.keys.sign(TokenKind::Context, &id("other"), kv.object(&id("k")).context())),
             ErrorCode::BadContext
         );
-        assert_eq!(code("a".repeat(crate::causality::MAX_CONTEXT_LEN + 1)), ErrorCode::ContextTooLarge);
+        assert_eq!(code("a".repeat(crate::causality::MAX_BATCH_CONTEXT_LEN + 1)), ErrorCode::ContextTooLarge);
         assert_eq!(kv.object(&id("k")).siblings().len(), 1);
     }
 

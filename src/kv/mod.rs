@@ -16,6 +16,7 @@ use crate::env::BoxFuture;
 use crate::quorum::{Explain, Level};
 use crate::types::{Digest, ObjectId, Wall};
 
+pub mod batch;
 mod bucket;
 mod bucket_settings;
 pub mod date;
