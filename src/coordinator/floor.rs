@@ -95,10 +95,11 @@ impl Coordinator {
             return Ok(found);
         }
         let located = self.locate(&id)?;
-        let kept = self.ask_fallbacks(&located, left(deadline, self.inner.env.clock.now()) / 2).await;
-        if kept.object.is_none() {
-            return self.unless_kept(&located, &floor.seen, found, &kept.answered);
+        if located.fallbacks().stores().next().is_none() {
+            return Ok(found);
         }
+        let kept = self.ask_fallbacks(&located, left(deadline, self.inner.env.clock.now()) / 2).await;
+        // Owners once more, after them: what one of them kept until a moment ago has reached its owner by now.
         let again = self.needs(&located, options, Some(&Floor { generation, seen: floor.seen.clone() }))?;
         let answered = kept.answered.clone();
         let found = Box::pin(self.read_for(located, again, kept, options, began, deadline)).await?;
@@ -123,7 +124,8 @@ impl Coordinator {
             .filter(|store| !answered.contains(store))
             .map(|store| located.name(store))
             .collect();
-        // What was ever dropped here was dropped in proof that nobody keeps it, or past its time.
+        // As old as what this partition has dropped: a round of collection drains hints first, and what has expired is
+        // dropped long after its time. A hint that old, whose node was away all the while, is missed.
         let dropped = self.inner.replica.identity().collected(located.place.partition);
         let missing = |dot| !found.object.as_ref().is_some_and(|object| object.context().covers(dot));
         if silent.is_empty() || seen.iter().all(|dot| !missing(dot) || dot.stamp <= dropped) {
@@ -167,11 +169,12 @@ impl Coordinator {
         let now = self.inner.env.clock.now();
         let timeout = left(deadline, now) / 2;
         let (r, repair) = (Level::One, Some(RepairMode::Off));
-        let options = ReadOptions { r, timeout, repair, sloppy: stands_for.is_some(), ..ReadOptions::default() };
+        let sloppy = plan.sloppy || stands_for.is_some();
+        let options = ReadOptions { r, timeout, repair, sloppy, ..ReadOptions::default() };
         let again = self.locate(&located.id)?;
-        let read = match stands_for {
-            None => self.read_here(again, &options, Some(floor), now, now + timeout).await,
-            Some(_) => {
+        let read = match sloppy {
+            false => self.read_here(again, &options, Some(floor), now, now + timeout).await,
+            true => {
                 let needs = self.needs(&again, &options, Some(floor))?;
                 self.read_sloppy(again, needs, &options, now, now + timeout).await
             }
