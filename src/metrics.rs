@@ -87,6 +87,8 @@ pub struct Metrics {
     pub writes: OperationMetrics,
     /// What quorums met with.
     pub quorum: QuorumMetrics,
+    /// What became of session floors.
+    pub sessions: SessionMetrics,
     /// This node's own data.
     pub replica: ReplicaMetrics,
     /// Connections to peers.
@@ -115,6 +117,11 @@ struct BuildLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct OperationLabels {
     level: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct FloorLabels {
     outcome: &'static str,
 }
 
@@ -154,6 +161,7 @@ impl Metrics {
         registry.register("build", "The version that runs", build);
         let at = &mut registry;
         let (http, quorum) = (HttpMetrics::new(at), QuorumMetrics::new(at));
+        let sessions = SessionMetrics::new(at);
         let reads = OperationMetrics::new(at, "read", "reads");
         let writes = OperationMetrics::new(at, "write", "writes and deletes");
         let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
@@ -166,6 +174,7 @@ impl Metrics {
             reads,
             writes,
             quorum,
+            sessions,
             replica,
             transport,
             peers,
@@ -275,6 +284,30 @@ impl OperationMetrics {
     #[must_use]
     pub fn count(&self, level: Level, ended: Ended) -> u64 {
         self.total[level_index(level)][ended as usize].get()
+    }
+}
+
+/// What became of session floors, each time that owners were asked, or this node's own copy was looked at.
+#[derive(Debug)]
+pub struct SessionMetrics {
+    /// Met by what was asked for anyway.
+    pub at_once: Counter,
+    /// Met once every owner was asked.
+    pub widened: Counter,
+    /// No owner has it any more: collected, expired, or lost to all.
+    pub gone: Counter,
+    /// Not met: who may have it gave no answer.
+    pub unmet: Counter,
+}
+
+impl SessionMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let outcomes = Family::<FloorLabels, Counter>::default();
+        let help = "Session floors looked for, by outcome: at_once, widened (every owner was asked), gone (no owner has \
+                    it any more), unmet";
+        registry.register("session_floors", help, outcomes.clone());
+        let of = |outcome| outcomes.get_or_create_owned(&FloorLabels { outcome });
+        Self { at_once: of("at_once"), widened: of("widened"), gone: of("gone"), unmet: of("unmet") }
     }
 }
 
@@ -663,6 +696,7 @@ mod tests {
         metrics.http.record("PATCH", 404, Duration::ZERO);
         set_counter(&metrics.transport.bytes_sent, 7);
         metrics.hints.dropped(Dropped::TooOld).inc();
+        metrics.sessions.unmet.inc();
         let text = metrics.text();
         for line in [
             "quorate_build_info{version=",
@@ -674,6 +708,7 @@ mod tests {
             "quorate_quarantined_keys 0",
             "quorate_hints_dropped_total{reason=\"too_old\"} 1",
             "quorate_hints_waiting_keys 0",
+            "quorate_session_floors_total{outcome=\"unmet\"} 1",
         ] {
             assert!(text.lines().any(|found| found.starts_with(line)), "{line} is not in\n{text}");
         }

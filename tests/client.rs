@@ -11,7 +11,7 @@ use quorate::env::{Env, Tasks};
 use quorate::http::{Api, RequestLimits, ServeLimits, TcpSocket, admin_router, client_router, serve};
 use quorate::kv::mock::{MockKv, MockNode, write_timeout};
 use quorate::kv::{
-    ContextToken, Error, ErrorCode, Kv, Outcome, ReadOptions, ReplicaReport, Status, Value, WriteOptions,
+    ContextToken, Error, ErrorCode, Kv, Outcome, ReadOptions, ReplicaReport, Session, Status, Value, WriteOptions,
 };
 use quorate::metrics::Metrics;
 use quorate::quorum::Level;
@@ -103,6 +103,24 @@ async fn answers_are_those_of_the_store_itself() {
         assert!(client.get(id(key), ReadOptions::default()).await.unwrap().siblings.is_empty());
     }
     assert_eq!(client.owners(&id(b"..")).await.unwrap().token, id(b"..").token().to_string());
+    tasks.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_session_over_a_client_reads_its_own_writes() {
+    let tasks = Tasks::default();
+    let node = node(&tasks).await;
+    node.kv.lag(&id(b"k"));
+    let plain = client(vec![node.url], |_| {});
+    let session = Session::new(plain.clone());
+    let one = || ReadOptions { r: Level::One, ..ReadOptions::default() };
+    session.put(id(b"k"), "mine".into(), WriteOptions::default()).await.unwrap();
+    assert_eq!(plain.get(id(b"k"), one()).await.unwrap().siblings.len(), 0, "one replica lags");
+    let read = session.get(id(b"k"), one()).await.unwrap();
+    assert_eq!(read.siblings.len(), 1);
+    assert_eq!(session.floor(&id(b"k")).await, Some(read.floor));
+    let wrong = ReadOptions { floor: session.floor(&id(b"k")).await, ..one() };
+    assert_eq!(plain.get(id(b"other"), wrong).await.unwrap_err().code, ErrorCode::BadFloor);
     tasks.shutdown().await;
 }
 

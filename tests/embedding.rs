@@ -6,7 +6,7 @@ mod embedded;
 
 use embedded::{cluster, stop};
 use quorate::causality::TokenKind;
-use quorate::kv::{ErrorCode, Kv, Outcome, ReadOptions, WriteOptions};
+use quorate::kv::{ErrorCode, Kv, Outcome, ReadOptions, Session, WriteOptions};
 use quorate::quorum::Level;
 use quorate::types::{Bucket, Key, ObjectId};
 
@@ -43,6 +43,27 @@ async fn three_nodes_answer_each_other() {
                 assert_eq!(found.explain.unwrap().replicas.len(), 3);
             }
         }
+    }
+    stop(nodes).await;
+}
+
+/// Each session writes at one node and reads at another, one replica at a time, as fast as it can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_reads_its_own_writes_through_whatever_node() {
+    let nodes = cluster(3).await;
+    let mut floor = None;
+    for round in 0..60 {
+        let (written, read) = (&nodes[round % 3], &nodes[(round + 1 + round / 3 % 2) % 3]);
+        let options = WriteOptions { w: Level::One, floor, ..WriteOptions::default() };
+        let context = written.get(id("k"), ReadOptions { floor: options.floor.clone(), ..ReadOptions::default() });
+        let options = WriteOptions { context: Some(context.await.unwrap().context), ..options };
+        let session = Session::new(written.clone());
+        let wrote = session.put(id("k"), format!("v{round}").into(), options).await.unwrap();
+        assert_eq!(session.floor(&id("k")).await, Some(wrote.floor.clone()));
+        let options = ReadOptions { r: Level::One, floor: Some(wrote.floor), ..ReadOptions::default() };
+        let found = read.get(id("k"), options).await.unwrap();
+        assert_eq!(values(&found), [format!("v{round}")]);
+        floor = Some(found.floor);
     }
     stop(nodes).await;
 }

@@ -14,6 +14,7 @@ use quorate::kv::{Kv, ReadOptions};
 use quorate::node::Node;
 use quorate::quorum::Level;
 use quorate::types::ObjectId;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -91,5 +92,30 @@ async fn contexts_are_checked_by_any_node() {
     let stored = async |id: &ObjectId| cluster.siblings(id).await;
     spelling::contexts_are_checked(&cluster.listeners, stored).await;
     assert_eq!(cluster.objects(), [1; 3]);
+    cluster.end().await;
+}
+
+/// Written through one node, one replica each, and read through the next one at once, one replica each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_batch_wrote_at_one_node_the_next_reads_by_its_floors() {
+    let cluster = three().await;
+    for round in 0..12 {
+        let results = async |turn: usize, ops: Vec<Value>| {
+            let body = json!({ "ops": ops }).to_string();
+            let answer = edge::send(cluster.listeners.of_turn(turn), "POST", "/v1/batch", &[], body.as_bytes()).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            answer.json()["results"].as_array().unwrap().clone()
+        };
+        let put = |at| json!({"op": "put", "bucket": "b", "key": format!("{round}/{at}"), "value": "v", "w": "one"});
+        let wrote = results(round, (0..20).map(put).collect()).await;
+        assert!(wrote.iter().all(|result| result["status"] == 204 && result["outcome"] == "applied"), "{wrote:?}");
+        let get = |(at, result): (usize, &Value)| {
+            let key = format!("{round}/{at}");
+            json!({"op": "get", "bucket": "b", "key": key, "r": "one", "floor": result["floor"]})
+        };
+        let read = results(round + 1, wrote.iter().enumerate().map(get).collect()).await;
+        let missed = read.iter().filter(|result| result["value_b64"] != "dg").count();
+        assert_eq!(missed, 0, "{read:?}");
+    }
     cluster.end().await;
 }

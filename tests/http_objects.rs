@@ -108,6 +108,28 @@ async fn contexts_are_checked() {
 }
 
 #[tokio::test]
+async fn a_floor_is_sent_back_and_nothing_older_is_shown() {
+    let server = server().await;
+    server.put("/v1/kv/b/k", "old").await;
+    server.kv.lag(&spelling::id(b"k"));
+    let context = server.get("/v1/kv/b/k").await.header("quorate-context").unwrap().to_owned();
+    let wrote = server.send("PUT", "/v1/kv/b/k?w=1", &[("Quorate-Context", &context)], b"new").await;
+    let floor = wrote.header("quorate-floor").unwrap();
+    assert_eq!(server.get("/v1/kv/b/k?r=1").await.body, b"old", "one replica lags");
+    let read = server.send("GET", "/v1/kv/b/k?r=1", &[("Quorate-Floor", floor)], b"").await;
+    assert_eq!((read.status, &read.body[..]), (200, &b"new"[..]));
+    // What was not there has a floor as well, and so has what is gone.
+    let nothing = server.get("/v1/kv/b/nothing").await;
+    let floor = nothing.header("quorate-floor").unwrap();
+    assert_eq!(server.send("GET", "/v1/kv/b/nothing", &[("Quorate-Floor", floor)], b"").await.status, 404);
+    assert_eq!(server.send("DELETE", "/v1/kv/b/nothing", &[("Quorate-Floor", floor)], b"").await.status, 204);
+    server.kv.fail_next(Error::refused(ErrorCode::SessionUnmet, "scripted"));
+    let unmet = server.send("GET", "/v1/kv/b/nothing", &[("Quorate-Floor", floor)], b"").await;
+    assert_eq!((unmet.status, unmet.problem().as_str()), (504, "session_unmet"));
+    assert_eq!(unmet.json()["retry"], "later");
+}
+
+#[tokio::test]
 async fn siblings_are_shown_and_settled() {
     let server = server().await;
     let first = server.put("/v1/kv/b/k", "1").await;
@@ -300,7 +322,7 @@ async fn conditional_writes_are_refused_rather_than_faked() {
 async fn every_error_is_a_problem_with_its_outcome() {
     let server = server().await;
     let expected = |code: ErrorCode| match code {
-        ErrorCode::BadParameter | ErrorCode::BadContext => 400,
+        ErrorCode::BadParameter | ErrorCode::BadContext | ErrorCode::BadFloor => 400,
         ErrorCode::ContextTooLarge | ErrorCode::TooManySiblings | ErrorCode::IdempotencyInFlight => 409,
         ErrorCode::ContextRequired | ErrorCode::PreconditionRequired => 428,
         ErrorCode::PreconditionFailed => 412,
@@ -309,7 +331,7 @@ async fn every_error_is_a_problem_with_its_outcome() {
         ErrorCode::ValueTooLarge | ErrorCode::ObjectTooLarge => 413,
         ErrorCode::IdempotencyReused => 422,
         ErrorCode::NotYet => 501,
-        ErrorCode::WriteTimeout | ErrorCode::ReadTimeout | ErrorCode::Undecided => 504,
+        ErrorCode::WriteTimeout | ErrorCode::ReadTimeout | ErrorCode::SessionUnmet | ErrorCode::Undecided => 504,
         ErrorCode::DiskFull => 507,
         ErrorCode::Internal | ErrorCode::Unexpected => 500,
         ErrorCode::Unauthorized => 401,
@@ -341,7 +363,7 @@ async fn routes_that_are_not_there_say_so() {
     let wrong = server.send("PATCH", "/v1/kv/b/k", &[], b"").await;
     assert_eq!((wrong.status, wrong.problem().as_str()), (405, "method_not_allowed"));
     assert_eq!(wrong.header("allow"), Some("GET, HEAD, PUT, DELETE"));
-    for later in ["/v1/batch", "/v1/buckets", "/v1/buckets/b/keys", "/v1/openapi.json"] {
+    for later in ["/v1/buckets", "/v1/buckets/b/keys", "/v1/openapi.json"] {
         assert_eq!(server.get(later).await.problem(), "not_yet", "{later}");
     }
     for nowhere in ["/", "/v2/kv/b/k", "/v1/kvx", "/v1/bucketsx"] {

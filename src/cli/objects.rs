@@ -325,7 +325,7 @@ async fn ask_all(client: &Client, id: &ObjectId, owners: &Owners, reach: &Reach)
             repair: Some(RepairMode::Off),
             hedge: false,
             explain: true,
-            sloppy: false,
+            ..ReadOptions::default()
         };
         match client.get(id.clone(), options).await {
             Ok(answer) => return Ok(answer.explain.unwrap_or_default()),

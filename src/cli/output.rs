@@ -50,12 +50,17 @@ impl Failure {
     /// What a node, or the way to it, said of a write, and whether it was done all the same.
     pub(super) fn of_write(error: &Error) -> Self {
         let exit = match error.code {
-            ErrorCode::BadParameter | ErrorCode::BadContext | ErrorCode::ValueTooLarge | ErrorCode::ContextTooLarge => {
-                Exit::Usage
-            }
+            ErrorCode::BadParameter
+            | ErrorCode::BadContext
+            | ErrorCode::BadFloor
+            | ErrorCode::ValueTooLarge
+            | ErrorCode::ContextTooLarge => Exit::Usage,
             ErrorCode::TooManySiblings => Exit::Siblings,
             ErrorCode::NotKnown => Exit::NotFound,
-            ErrorCode::QuorumUnavailable | ErrorCode::ReplicasFailed | ErrorCode::ReadTimeout => Exit::Quorum,
+            ErrorCode::QuorumUnavailable
+            | ErrorCode::ReplicasFailed
+            | ErrorCode::ReadTimeout
+            | ErrorCode::SessionUnmet => Exit::Quorum,
             _ if error.outcome == Outcome::Unknown => Exit::Unknown,
             _ => Exit::Failed,
         };
@@ -92,6 +97,8 @@ fn next(code: ErrorCode) -> &'static str {
         ErrorCode::BadContext | ErrorCode::ContextTooLarge | ErrorCode::ContextRequired => {
             "`quorate get BUCKET KEY -o wide` shows the object's context"
         }
+        ErrorCode::BadFloor => "`quorate get BUCKET KEY` without a floor reads what the nodes asked have",
+        ErrorCode::SessionUnmet => "`quorate status` shows who is down: one of those may have it",
         ErrorCode::TooManySiblings => "`quorate get BUCKET KEY` shows them, and the command that settles them",
         ErrorCode::DiskFull => {
             "`quorate delete` makes room, and so do larger disks; `quorate status` shows whose are full"
@@ -288,7 +295,9 @@ pub(super) fn explain_table(explain: &Explain, paint: Paint) -> String {
         ]
     });
     let header = ["NODE", "ZONE", "ROLE", "ASKED AT", "ANSWERED AT", "RESULT", "NOTES"];
-    let decided = format!("decided after {}\n", micros(explain.decided_us));
+    let why =
+        if explain.widened { "every owner was asked: those that answered first had not seen the floor\n" } else { "" };
+    let decided = format!("{why}decided after {}\n", micros(explain.decided_us));
     table(&header, rows.collect(), paint) + &decided
 }
 

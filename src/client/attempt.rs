@@ -91,6 +91,9 @@ pub(super) fn read_request(id: &ObjectId, options: &ReadOptions) -> Result<Reque
     if options.explain {
         request.param("explain", "1");
     }
+    if let Some(floor) = &options.floor {
+        request.header(wire::FLOOR, floor.0.as_bytes());
+    }
     Ok(request)
 }
 
@@ -121,6 +124,9 @@ pub(super) fn write_request(
     }
     if let Some(context) = &options.context {
         request.header(wire::CONTEXT, context.0.as_bytes());
+    }
+    if let Some(floor) = &options.floor {
+        request.header(wire::FLOOR, floor.0.as_bytes());
     }
     if let Some(key) = &options.idempotency_key {
         request.header(wire::IDEMPOTENCY_KEY, key.to_vec());

@@ -30,6 +30,7 @@ use crate::kv::{
 use crate::types::{ObjectId, Wall};
 
 mod attempt;
+mod batch;
 mod buckets;
 mod retry;
 

@@ -91,10 +91,12 @@ fn is_passing(code: ErrorCode) -> bool {
         | ErrorCode::IdempotencyInFlight
         | ErrorCode::WriteTimeout
         | ErrorCode::ReadTimeout
+        | ErrorCode::SessionUnmet
         | ErrorCode::Unreachable
         | ErrorCode::Internal => true,
         ErrorCode::BadParameter
         | ErrorCode::BadContext
+        | ErrorCode::BadFloor
         | ErrorCode::ContextTooLarge
         | ErrorCode::ContextRequired
         | ErrorCode::TooManySiblings

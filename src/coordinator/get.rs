@@ -6,16 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
+use super::floor::Floor;
 use super::pending::Pending;
 use super::sloppy::Kept;
 use super::{Coordinator, Inner, Located, about_layouts, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal};
-use crate::causality::{Object, decode_object, digest_of_record, encode_object};
+use crate::causality::{Object, VersionVector, decode_object, digest_of_record, encode_object};
 use crate::cluster::Known;
 use crate::collect::Epoch;
 use crate::env::BoxFuture;
 use crate::kv::{Counted, Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::quorum::{
-    Explain, GetAction, GetCore, GetFailure, Level, NoVote, ReadPlan, Recorder, ReplicaReply, Requirement,
+    self, Explain, GetAction, GetCore, GetFailure, Level, NoVote, ReadPlan, Recorder, ReplicaReply, Requirement,
 };
 use crate::replica::{Cause, Fault, MergeRequest};
 use crate::transport::messages::collect::Collect;
@@ -57,6 +58,13 @@ pub(super) struct Needs {
     /// Who has to hold what is returned, with blocking repair.
     pub(super) hold: Requirement,
     pub(super) repair: RepairMode,
+    /// What the result has to cover.
+    pub(super) floor: Option<quorum::Floor>,
+}
+
+/// Whether what was found covers all this.
+pub(super) fn cover(found: &Found, seen: &VersionVector) -> bool {
+    found.object.as_ref().map_or(seen.is_empty(), |object| object.context().covers_all(seen))
 }
 
 enum Event {
@@ -88,29 +96,36 @@ impl Under {
 }
 
 impl Coordinator {
-    /// Reads an object, here or at an owner.
-    pub async fn get(&self, id: &ObjectId, options: &ReadOptions) -> Result<Found, Error> {
+    /// Reads an object, here or at an owner: something at least as new as the floor. The one that the options hold is not
+    /// looked at: this is what it says.
+    pub async fn get(&self, id: &ObjectId, options: &ReadOptions, floor: Option<&Floor>) -> Result<Found, Error> {
         let _admitted = self.admit()?;
         let began = self.inner.env.clock.now();
         let deadline = began + options.timeout;
+        let mut looked = 0;
         loop {
             let located = self.locate(id)?;
             // A level that is wrong is wrong at every node: say so here.
-            let needs = self.needs(&located, options)?;
+            let needs = self.needs(&located, options, floor)?;
             let known = Arc::clone(&located.known);
-            let found = if options.sloppy {
+            let found = if let Err(behind) = self.check_heard(&located, floor) {
+                Err(behind)
+            } else if options.sloppy {
                 Box::pin(self.read_sloppy(located, needs, options, began, deadline)).await
             } else if let Err(short) = self.feasible(&located, &needs) {
                 Err(short)
             } else if self.is_synced_owner(&located) && !self.would_rather_not(&located) {
-                self.read_for(located, needs, Kept::default(), options, began, deadline).await
+                match needs.floor {
+                    None => self.read_for(located, needs, Kept::default(), options, began, deadline).await,
+                    Some(_) => Box::pin(self.read_covering(located, needs, options, began, deadline)).await,
+                }
             } else {
                 // Boxed: it would make the future of every read here that much larger.
-                Box::pin(self.hand_over_read(&located, options, deadline)).await
+                Box::pin(self.hand_over_read(&located, options, &needs, deadline)).await
             };
-            match found {
-                Err(_) if self.goes_on(&known, deadline) => {}
-                found => return found,
+            let Err(error) = found else { return found };
+            if !self.goes_on(&known, deadline) && !Box::pin(self.looks_again(&error, &mut looked, deadline)).await {
+                return Err(error);
             }
         }
     }
@@ -120,14 +135,15 @@ impl Coordinator {
         &self,
         mut located: Located,
         options: &ReadOptions,
+        floor: Option<&Floor>,
         began: Mono,
         deadline: Mono,
     ) -> Result<Found, Error> {
         loop {
             let (known, id) = (Arc::clone(&located.known), located.id.clone());
-            let needs = self.needs(&located, options)?;
+            let needs = self.needs(&located, options, floor)?;
             let found = match self.feasible(&located, &needs) {
-                Ok(()) => self.read_for(located, needs, Kept::default(), options, began, deadline).await,
+                Ok(()) => Box::pin(self.read_covering(located, needs, options, began, deadline)).await,
                 Err(short) => Err(short),
             };
             match found {
@@ -146,7 +162,12 @@ impl Coordinator {
         goes_on
     }
 
-    fn needs(&self, located: &Located, options: &ReadOptions) -> Result<Needs, Error> {
+    pub(super) fn needs(
+        &self,
+        located: &Located,
+        options: &ReadOptions,
+        floor: Option<&Floor>,
+    ) -> Result<Needs, Error> {
         let votes = self.require_votes(located, options.r)?;
         let repair = match options.repair {
             Some(RepairMode::Off) => RepairMode::Off,
@@ -159,14 +180,15 @@ impl Coordinator {
             asked => asked.unwrap_or_else(|| default_repair(located, &votes)),
         };
         // Repaired is where it is owed: in each live layout.
-        Ok(Needs { votes, hold: self.require(located, options.r)?, repair })
+        let (hold, floor) = (self.require(located, options.r)?, self.floor_in(located, floor)?);
+        Ok(Needs { votes, hold, repair, floor })
     }
 
     /// Refuses what can't be had now: too few are up to vote or, in the midst of a change, to hold what is returned. Else
     /// a read would wait its whole time for the dead owners of the older layout.
     fn feasible(&self, located: &Located, needs: &Needs) -> Result<(), Error> {
         let up = self.inner.peers.up();
-        let Needs { votes, hold, repair } = needs;
+        let Needs { votes, hold, repair, .. } = needs;
         let held = (located.route.live.len() > 1 && *repair == RepairMode::Sync).then_some(hold);
         for requirement in std::iter::once(votes).chain(held) {
             if let Err(short) = requirement.feasible(|store| up.is_up(store)) {
@@ -189,6 +211,7 @@ impl Coordinator {
     ) -> Result<Found, Error> {
         let located = Arc::new(located);
         let mut beside = (!kept.answered.is_empty()).then(|| (needs.clone(), kept.clone()));
+        let floor = needs.floor.clone();
         let (mut needs, mut kept, mut pause) = (needs, kept, AGAIN_AFTER);
         loop {
             let sealed = match self.read_once(&located, needs, kept, options, began, deadline).await? {
@@ -208,7 +231,9 @@ impl Coordinator {
             }
             // All are asked again: whoever has sealed had every owner's mark, so nobody answers from before it any more.
             (needs, kept) = match &mut beside {
-                None => (self.needs(&located, options)?, Kept::default()),
+                None => {
+                    (Needs { floor: floor.clone(), ..self.needs(&located, options, None)? }, Kept::default())
+                }
                 Some((needs, kept)) => {
                     kept.leave_out(sealed, &located.rules);
                     (needs.clone(), kept.clone())
@@ -246,7 +271,7 @@ impl Coordinator {
         };
         let far = |store| (apart(store), !located.route.is_near(store, &self.inner.region));
         let candidates = round_from(self.inner.me, &located.route.stores, |store| up.is_up(store), far);
-        let Needs { votes, hold, repair } = needs;
+        let Needs { votes, hold, repair, floor } = needs;
         // Before anybody votes. Where nobody waits for repairs, nothing is promised that a copy could be missing from.
         let counting = (repair == RepairMode::Sync).then(|| self.inner.keeper.held().counting(located.place.partition));
         let core_hold = hold.clone();
@@ -258,6 +283,7 @@ impl Coordinator {
             own: Some(self.inner.me),
             rules: located.rules,
             repair,
+            floor,
             digest: Object::digest,
         };
         let core = GetCore::new(plan, options.explain.then(|| Recorder::new(began)));
@@ -495,6 +521,7 @@ impl Run {
                     self.pending.push(repaired);
                 }
                 GetAction::Answer(found) => {
+                    self.count_floor(true);
                     if found.divergent {
                         self.coordinator.inner.metrics.quorum.divergent_reads.inc();
                     }
@@ -506,6 +533,9 @@ impl Run {
                     self.tell(Ok(found));
                 }
                 GetAction::Fail { why, counted } => {
+                    if why == GetFailure::SessionUnmet {
+                        self.count_floor(false);
+                    }
                     let error = self.error(why, counted);
                     self.tell(Err(error));
                 }
@@ -515,6 +545,18 @@ impl Run {
 
     fn tell(&mut self, result: Result<Found, Error>) {
         self.answer = Some(result);
+    }
+
+    fn count_floor(&self, answered: bool) {
+        let sessions = &self.coordinator.inner.metrics.sessions;
+        let counter = match self.core.covers_floor() {
+            None => return,
+            Some(_) if !answered => &sessions.unmet,
+            Some(true) if self.core.is_widened() => &sessions.widened,
+            Some(true) => &sessions.at_once,
+            Some(false) => &sessions.gone,
+        };
+        counter.inc();
     }
 
     fn explain(&self) -> Option<Explain> {
@@ -561,6 +603,8 @@ impl Run {
         let have = have.map(|digest| Bytes::copy_from_slice(&digest.0));
         let read = Read { target: self.located.target(), have, to_mend: false };
         let budget = left(self.deadline, now);
+        // Where a floor is looked for there is time to ask again: what was cut off may be back by then.
+        let budget = if self.core.is_widened() { budget / 2 } else { budget };
         let call = inner.peers.call(to, Ask::Read(read), self.located.known.read_version(), budget);
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
@@ -643,6 +687,13 @@ impl Run {
             GetFailure::DeadlinePassed => {
                 (ErrorCode::ReadTimeout, format!("{answered} of {needed} replicas answered in time"))
             }
+            GetFailure::SessionUnmet => (
+                ErrorCode::SessionUnmet,
+                format!(
+                    "{answered} of {n} replicas answered and have not seen all that the floor names; another may have, and \
+                     gave no answer: read again later, or without the floor"
+                ),
+            ),
             GetFailure::NotMended => (
                 ErrorCode::ReadTimeout,
                 format!("the replicas differed, and {needed} of them could not be brought to hold the merge in time"),

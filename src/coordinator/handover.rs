@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use super::get::Needs;
 use super::{Coordinator, Located, WritePlan, Wrote, left};
 use crate::causality::{Supersedes, decode_object, decode_vector, digest_of_record, encode_vector};
 use crate::collect::Epoch;
@@ -43,6 +44,7 @@ impl Coordinator {
         &self,
         located: &Located,
         options: &ReadOptions,
+        needs: &Needs,
         deadline: Mono,
     ) -> Result<Found, Error> {
         let mut last = self.nobody(located, "read");
@@ -65,6 +67,7 @@ impl Coordinator {
                 .to_owned(),
                 hedge: options.hedge,
                 explain: options.explain,
+                floor: needs.floor.as_ref().map(|floor| encode_vector(&floor.seen)),
             };
             match self.inner.peers.call(host, Ask::HandedRead(handed), located.version(), budget).await {
                 Ok(reply) => match reply.tell {
@@ -180,6 +183,7 @@ pub(super) fn elsewhere(code: ErrorCode) -> bool {
             | ErrorCode::DiskFull
             | ErrorCode::HintsFull
             | ErrorCode::ReplicasFailed
+            | ErrorCode::SessionUnmet
     )
 }
 
@@ -209,6 +213,12 @@ fn handed_of(located: &Located, plan: &WritePlan) -> HandedWrite {
         max_siblings: plan.max_siblings,
         max_object: plan.max_object,
         sloppy: plan.sloppy,
+        // Of an older generation: anything in this one is newer.
+        floor: plan
+            .floor
+            .as_ref()
+            .filter(|floor| floor.generation == located.generation)
+            .map(|f| encode_vector(&f.seen)),
     }
 }
 

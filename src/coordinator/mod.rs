@@ -9,6 +9,8 @@
 //! A *sloppy* operation counts fallbacks that store hints, or answer from them, in the place of owners that are down
 //! (`sloppy`). Only `lost` is promised of it: what was acknowledged reaches its owners.
 //!
+//! An operation may carry a *floor*: what its session has seen of the object (`floor`).
+//!
 //! I-HONEST is kept here: whatever is refused before the mint is `not_applied`; after it, what did not reach W in time
 //! is `unknown`, never "failed".
 //!
@@ -16,6 +18,7 @@
 
 mod broken;
 mod compare;
+mod floor;
 mod get;
 mod handover;
 mod pending;
@@ -32,6 +35,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tracing::debug;
 
+pub use floor::Floor;
 pub use get::Found;
 pub use put::{WritePlan, Wrote};
 pub use service::DataService;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::debug;
 
+use super::floor::Floor;
 use super::pending::Pending;
 use super::{
     Claim, Coordinator, Inner, Located, about_layouts, broken, left, no_vote_of, no_vote_of_fault, no_vote_of_refusal,
@@ -54,6 +55,8 @@ pub struct WritePlan {
     pub request: Option<(RequestId, Fingerprint)>,
     /// W.
     pub w: Level,
+    /// What it is to be minted on, or on something newer.
+    pub floor: Option<Floor>,
     /// How many of the W must have flushed.
     pub durable: u32,
     /// How long to try.
@@ -147,6 +150,7 @@ impl Coordinator {
         let admitted = Arc::new(self.admit()?);
         let began = self.inner.env.clock.now();
         let deadline = began + plan.timeout;
+        let mut looked = 0;
         loop {
             // Before the look at the layouts: see `Held`.
             let guard = self.inner.keeper.held().take();
@@ -157,9 +161,11 @@ impl Coordinator {
                 plan.supersedes = Supersedes::Covered(VersionVector::new());
             }
             let wrote = self.write(located, &plan, began, deadline, (Arc::clone(&admitted), guard)).await;
-            match wrote {
-                Err(error) if error.outcome == Outcome::NotApplied && self.goes_on(&known, deadline) => {}
-                wrote => return wrote,
+            let Err(error) = wrote else { return wrote };
+            if error.outcome != Outcome::NotApplied
+                || !self.goes_on(&known, deadline) && !Box::pin(self.looks_again(&error, &mut looked, deadline)).await
+            {
+                return Err(error);
             }
         }
     }
@@ -173,6 +179,7 @@ impl Coordinator {
         held: impl Send + 'static,
     ) -> Result<Wrote, Error> {
         self.check(&located, plan)?;
+        self.check_heard(&located, plan.floor.as_ref())?;
         let whole = !self.inner.replica.health().is_quarantined(&located.place.stored);
         let takes = whole && self.takes(self.inner.me, plan.grows()) && !self.knows_less(&located, plan);
         let mints = takes && self.is_synced_owner(&located) && self.inner.replica.identity().barred().is_none();
@@ -235,6 +242,9 @@ impl Coordinator {
             }
             None => None,
         };
+        if plan.floor.is_some() {
+            Box::pin(self.meet_floor(&located, &plan, stands_for, deadline)).await?;
+        }
         // By the clock of the node that mints: one that is known to be wrong does not.
         let expires_at = plan.ttl.map(|time| self.inner.env.clock.wall() + time);
         let write = causality::Write {
@@ -289,7 +299,7 @@ impl Coordinator {
             ReadOptions { r, timeout: half, repair: Some(RepairMode::Off), hedge: false, ..ReadOptions::default() };
         let Ok(again) = self.locate(&located.id) else { return };
         let now = self.inner.env.clock.now();
-        let Ok(found) = self.read_here(again, &options, now, now + half).await else { return };
+        let Ok(found) = self.read_here(again, &options, None, now, now + half).await else { return };
         let Some(object) = found.object else { return };
         let merge = MergeRequest {
             place: located.place.clone(),

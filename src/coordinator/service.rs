@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Coordinator, WritePlan};
+use super::{Coordinator, Floor, WritePlan};
 use crate::causality::{
-    Fingerprint, MergeRules, Payload, RequestId, Supersedes, decode_vector, digest_of_record, encode_object,
-    encode_vector,
+    Fingerprint, MergeRules, Payload, RecordError, RequestId, Supersedes, decode_vector, digest_of_record,
+    encode_object, encode_vector,
 };
 use crate::cluster::Known;
 use crate::collect::Epoch;
@@ -345,12 +345,16 @@ impl Coordinator {
             _ => None,
         };
         let (hedge, explain) = (read.hedge, read.explain);
-        let options = ReadOptions { r, timeout: budget, repair, hedge, explain, sloppy: false };
+        let options = ReadOptions { r, timeout: budget, repair, hedge, explain, ..ReadOptions::default() };
+        let floor = match floor_of(read.floor.as_deref(), read.target.generation) {
+            Ok(floor) => floor,
+            Err(bad) => return malformed(bad.to_string()),
+        };
         let located = match self.located_owner(read.target) {
             Ok(located) => located,
             Err(refused) => return turn_away(refused),
         };
-        match self.read_here(located, &options, began, began + budget).await {
+        match self.read_here(located, &options, floor.as_ref(), began, began + budget).await {
             Ok(found) => Reply::new(Tell::ReadDone(ReadDone {
                 record: found.object.map(|object| encode_object(&object)),
                 counted: counted_message(found.counted),
@@ -369,6 +373,10 @@ impl Coordinator {
                 Ok(context) => Supersedes::Covered(context),
                 Err(bad) => return malformed(bad.to_string()),
             },
+        };
+        let floor = match floor_of(write.floor.as_deref(), write.target.generation) {
+            Ok(floor) => floor,
+            Err(bad) => return malformed(bad.to_string()),
         };
         let half = |bytes: &Option<Bytes>| bytes.as_ref().map(|bytes| <[u8; 16]>::try_from(&bytes[..])).transpose();
         let (Ok(id), Ok(fingerprint)) = (half(&write.request_id), half(&write.fingerprint)) else {
@@ -396,6 +404,7 @@ impl Coordinator {
             ttl: write.payload.ttl_ms.map(Duration::from_millis),
             supersedes,
             shown_under: None,
+            floor,
             request: id.zip(fingerprint).map(|(id, fingerprint)| (RequestId(id), Fingerprint(fingerprint))),
             w,
             durable: write.durable,
@@ -458,6 +467,12 @@ impl Coordinator {
         }
         Err(Refused::new(Refusal::NotOwner, "this node does not own that object"))
     }
+}
+
+/// A floor, as who hands an operation over says it: of the generation that its target names.
+fn floor_of(bytes: Option<&[u8]>, generation: u64) -> Result<Option<Floor>, RecordError> {
+    let seen = bytes.map(decode_vector).transpose()?;
+    Ok(seen.map(|seen| Floor { generation, seen }))
 }
 
 fn counted_message(counted: Counted) -> messages::Counted {

@@ -274,12 +274,15 @@ impl Coordinator {
             return Err(self.unavailable(&located, &short));
         }
         self.inner.metrics.quorum.sloppy_reads.inc();
-        let found = self.read_for(located, Needs { votes: counted, ..needs }, kept, options, began, deadline).await;
         let stood = u32::try_from(stands.len()).unwrap_or(u32::MAX);
-        found.map(|mut found| {
-            found.counted.sloppy = stood;
-            found
-        })
+        let (floor, id, answered) = (needs.floor.clone(), located.id.clone(), kept.answered.clone());
+        let needs = Needs { votes: counted, ..needs };
+        let mut found = self.read_for(located, needs, kept, options, began, deadline).await?;
+        found.counted.sloppy = stood;
+        match floor {
+            None => Ok(found),
+            Some(floor) => self.unless_kept(&self.locate(&id)?, &floor.seen, found, &answered),
+        }
     }
 
     /// Before a write with an Idempotency-Key is minted in an owner's place: what other fallbacks keep is kept here, too.

@@ -25,21 +25,31 @@ pub(super) async fn document<T: DeserializeOwned>(api: &Api, headers: &HeaderMap
     serde_json::from_slice(text).map_err(|wrong| Problem::bad_parameter(format!("the body: {wrong}")))
 }
 
-/// Reads a whole body of at most `most` bytes.
-pub(super) async fn within(api: &Api, headers: &HeaderMap, mut body: Body, most: usize) -> Result<Bytes, Problem> {
+/// Reads a whole body of at most `most` bytes: a value.
+pub(super) async fn within(api: &Api, headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Problem> {
+    bounded(api, headers, body, most).await?.ok_or_else(|| too_large(most))
+}
+
+/// Reads a whole body; none where it has more than `most` bytes.
+pub(super) async fn bounded(
+    api: &Api,
+    headers: &HeaderMap,
+    mut body: Body,
+    most: usize,
+) -> Result<Option<Bytes>, Problem> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > most)) {
         if !headers.contains_key(header::EXPECT) {
             drain(api, body);
         }
-        return Err(too_large(most));
+        return Ok(None);
     }
     // Lazy: a body that is already here costs no timer.
     let deadline = async { api.env.clock.sleep(api.limits.body_time).await };
     let late = tokio::select! {
         biased;
         whole = collect(most, &mut body) => match whole {
-            Ok(Some(bytes)) => return Ok(bytes),
+            Ok(Some(bytes)) => return Ok(Some(bytes)),
             Ok(None) => false,
             Err(problem) => return Err(problem),
         },
@@ -50,7 +60,7 @@ pub(super) async fn within(api: &Api, headers: &HeaderMap, mut body: Body, most:
         return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body came too slowly", detail));
     }
     drain(api, body);
-    Err(too_large(most))
+    Ok(None)
 }
 
 fn too_large(most: usize) -> Problem {

@@ -49,9 +49,6 @@ async fn object(api: &Api, request: Request<Incoming>, started: Mono) -> Result<
     };
     let query = Query::parse(parts.uri.query())?;
     let id = object_id(parts.uri.path(), PATH, &query)?;
-    if parts.headers.contains_key(wire::FLOOR) {
-        return Err(Problem::not_yet("a request's Quorate-Floor"));
-    }
     if writes {
         refuse_preconditions(&parts.headers)?;
         let limits = api.limits_of(&id.bucket);
@@ -60,7 +57,7 @@ async fn object(api: &Api, request: Request<Incoming>, started: Mono) -> Result<
         // Boxed: what a write keeps would make the future of every read that much larger, and futures are moved.
         return Box::pin(write(api, id, parts.method, parts.headers, options, (body, most), started)).await;
     }
-    let (options, latest) = (query.read_options(&api.limits_of(&id.bucket))?, query.resolve_latest()?);
+    let (options, latest) = (query.read_options(&parts.headers, &api.limits_of(&id.bucket))?, query.resolve_latest()?);
     drop(query);
     let show = Show { head: parts.method == Method::HEAD, latest, envelope: accepts_envelope(&parts.headers) };
     let headers = parts.headers;
@@ -125,7 +122,7 @@ fn refuse_encodings(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-fn accepts_envelope(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_envelope(headers: &HeaderMap) -> bool {
     headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
         value.split(',').any(|item| {
             item.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wire::ENVELOPE_TYPE))
@@ -188,12 +185,7 @@ fn read_response(
         [only] => Some(only),
         [latest, ..] if show.latest => Some(latest),
         all => {
-            let detail = format!(
-                "{id} has {} siblings: write with this context to settle them, or read with ?resolve=latest to take the \
-                 latest value",
-                all.len()
-            );
-            let problem = Problem::new(StatusCode::CONFLICT, "siblings", "The object has siblings", detail);
+            let problem = siblings_stand(id, all.len());
             return Err(problem.headers(headers.finish()).envelope(envelope(explain)));
         }
     };
@@ -210,7 +202,15 @@ fn read_response(
     }
 }
 
-fn not_found(detail: String) -> Problem {
+pub(super) fn siblings_stand(id: &ObjectId, count: usize) -> Problem {
+    let detail = format!(
+        "{id} has {count} siblings: write with this context to settle them, or read with ?resolve=latest to take the \
+         latest value"
+    );
+    Problem::new(StatusCode::CONFLICT, "siblings", "The object has siblings", detail)
+}
+
+pub(super) fn not_found(detail: String) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "No such object", detail)
 }
 

@@ -1,7 +1,7 @@
 //! The HTTP edge: parse, ask the [`Kv`], format. No logic of its own, so that the embedding API, this and the client
 //! behave alike; what it needs from a node beside the [`Kv`] is a [`NodeView`], so that it is tested without one.
 //!
-//! Two routers for two listeners: [`client_router`] (objects, buckets, owners) and [`admin_router`] (health, metrics, status).
+//! Two routers for two listeners: [`client_router`] (objects, batches, buckets, owners) and [`admin_router`] (health, metrics, status).
 //! Both are served by [`serve`], which bounds what a client may hold: connections, header time, header size, body size
 //! and body time. Every error is an RFC 9457 problem that carries an [`Outcome`](crate::kv::Outcome) (I-HONEST).
 
@@ -21,6 +21,7 @@ use crate::quorum::Level;
 use crate::types::{Bucket, Mono};
 
 mod admin;
+mod batch;
 mod body;
 mod buckets;
 mod connections;
@@ -168,9 +169,10 @@ impl Api {
     }
 }
 
-/// The client API: `/v1/kv`, `/v1/buckets`, `/v1/owners`.
+/// The client API: `/v1/kv`, `/v1/batch`, `/v1/buckets`, `/v1/owners`.
 pub fn client_router(api: Arc<Api>) -> Routes {
     let rest = Router::new()
+        .route("/v1/batch", any(batch::route))
         .route("/v1/buckets", any(buckets::route))
         .route("/v1/buckets/", any(buckets::route))
         .route("/v1/buckets/{*rest}", any(buckets::route))
@@ -183,7 +185,7 @@ pub fn client_router(api: Arc<Api>) -> Routes {
 }
 
 /// Paths of the client API that are written down and not built yet.
-const CLIENT_NOT_YET: [&str; 2] = ["/v1/batch", "/v1/openapi.json"];
+const CLIENT_NOT_YET: [&str; 1] = ["/v1/openapi.json"];
 
 async fn client_fallback(State(api): State<Arc<Api>>, request: Request) -> Answer {
     let started = api.env.clock.now();

@@ -10,7 +10,11 @@ use http::{HeaderMap, HeaderName, header};
 use super::RequestLimits;
 use super::problem::Problem;
 use super::uri::percent_decode;
-use crate::kv::{ContextToken, LifetimeError, ReadOptions, RepairMode, Value, WriteOptions, wire};
+use crate::causality::MAX_CONTEXT_LEN;
+use crate::kv::batch::wire::Unsaid;
+use crate::kv::{
+    ContextToken, Error, ErrorCode, FloorToken, LifetimeError, ReadOptions, RepairMode, Value, WriteOptions, wire,
+};
 use crate::quorum::{Level, LevelError};
 use crate::types::nearest;
 
@@ -156,7 +160,7 @@ impl<'a> Query<'a> {
     }
 
     /// How to read.
-    pub(super) fn read_options(&self, unsaid: &RequestLimits) -> Result<ReadOptions, Problem> {
+    pub(super) fn read_options(&self, headers: &HeaderMap, unsaid: &RequestLimits) -> Result<ReadOptions, Problem> {
         self.only(Use::Read)?;
         let modes = [("sync", RepairMode::Sync), ("async", RepairMode::Async), ("off", RepairMode::Off)];
         Ok(ReadOptions {
@@ -166,7 +170,38 @@ impl<'a> Query<'a> {
             hedge: self.word("hedge", &[("on", true), ("off", false)])?.unwrap_or(true),
             explain: self.explain()?,
             sloppy: self.sloppy()?.unwrap_or(unsaid.sloppy),
+            floor: floor(headers)?,
         })
+    }
+
+    /// What the operations of a batch ask for that do not say it. Only what means the same for all of them is taken here.
+    pub(super) fn batch_options(&self, unsaid: &RequestLimits) -> Result<Unsaid, Problem> {
+        const TAKEN: [&str; 7] = ["consistency", "durable", "explain", "r", "sloppy", "timeout", "w"];
+        if let Some((name, ..)) = self.0.iter().find(|(name, ..)| !TAKEN.contains(name)) {
+            return Err(Problem::bad_parameter(format!(
+                "the parameter {name} means nothing for a whole batch: an operation may say it"
+            )));
+        }
+        // Whether `any` is wrong depends on what an operation does: that is for it to say.
+        let r = match (self.get("r"), self.get("consistency")) {
+            (None, Some("any")) => Level::Any,
+            _ => self.level("r", unsaid.r)?,
+        };
+        Ok(Unsaid {
+            r,
+            w: self.level("w", unsaid.w)?,
+            sloppy: unsaid.sloppy,
+            said_sloppy: self.sloppy()?,
+            durable: self.durable()?.into(),
+            timeout: self.timeout(unsaid.timeout)?,
+            explain: self.explain()?,
+        })
+    }
+
+    fn durable(&self) -> Result<u8, Problem> {
+        let Some(text) = self.get("durable") else { return Ok(0) };
+        let number = text.parse::<u8>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        number.ok_or_else(|| Problem::bad_parameter(format!("durable is a number of replicas, got {text:?}")))
     }
 
     /// Whether the greatest stamp settles siblings.
@@ -188,24 +223,17 @@ impl<'a> Query<'a> {
         };
         let ttl = self.get("ttl").map(str::parse).transpose();
         let ttl = ttl.map_err(|wrong: LifetimeError| Problem::bad_parameter(format!("ttl: {wrong}")))?;
-        let durable = match self.get("durable") {
-            None => 0,
-            Some(text) => text
-                .parse::<u8>()
-                .ok()
-                .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
-                .ok_or_else(|| Problem::bad_parameter(format!("durable is a number of replicas, got {text:?}")))?,
-        };
         Ok(WriteOptions {
             w,
             sloppy,
-            durable: durable.into(),
+            durable: self.durable()?.into(),
             timeout: self.timeout(unsaid.timeout)?,
             context: context(headers)?,
             idempotency_key: idempotency_key(headers)?,
             ttl: ttl.unwrap_or_default(),
             return_body: self.word("return", &[("body", true)])?.unwrap_or(false),
             explain: self.explain()?,
+            floor: floor(headers)?,
         })
     }
 }
@@ -240,10 +268,23 @@ pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a 
 }
 
 fn context(headers: &HeaderMap) -> Result<Option<ContextToken>, Problem> {
-    Ok(text(headers, wire::CONTEXT)?.map(|token| ContextToken(token.to_owned())))
+    match text(headers, wire::CONTEXT)? {
+        Some(token) if token.len() > MAX_CONTEXT_LEN => {
+            let detail = format!(
+                "the context has {} bytes, a header takes {MAX_CONTEXT_LEN}: a batch takes longer ones",
+                token.len()
+            );
+            Err(Error::refused(ErrorCode::ContextTooLarge, detail).into())
+        }
+        token => Ok(token.map(|token| ContextToken(token.to_owned()))),
+    }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<Bytes>, Problem> {
+fn floor(headers: &HeaderMap) -> Result<Option<FloorToken>, Problem> {
+    Ok(text(headers, wire::FLOOR)?.map(|token| FloorToken(token.to_owned())))
+}
+
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Bytes>, Problem> {
     let mut values = headers.get_all(wire::IDEMPOTENCY_KEY).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
@@ -291,7 +332,7 @@ mod tests {
 
     fn read(query: &str) -> Result<ReadOptions, String> {
         Query::parse(Some(query))
-            .and_then(|query| query.read_options(&RequestLimits::default()))
+            .and_then(|query| query.read_options(&HeaderMap::new(), &RequestLimits::default()))
             .map_err(|problem| problem.detail().to_owned())
     }
 

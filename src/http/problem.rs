@@ -101,6 +101,11 @@ impl Problem {
         self
     }
 
+    /// What it says, for a place in another document.
+    pub(super) fn document(self) -> ProblemDocument {
+        self.0.document
+    }
+
     #[cfg(test)]
     pub(super) fn detail(&self) -> &str {
         &self.0.document.detail
@@ -133,7 +138,7 @@ impl From<Error> for Problem {
         let retry = match (error.outcome, error.code) {
             (_, ErrorCode::ReadTimeout) => Some("now"),
             // The same plan again is the same layout.
-            (_, ErrorCode::Undecided) => Some("later"),
+            (_, ErrorCode::Undecided | ErrorCode::SessionUnmet) => Some("later"),
             (Outcome::Unknown, _) => Some("same-idempotency-key"),
             _ if status.as_u16() == 503 || error.code == ErrorCode::IdempotencyInFlight => Some("later"),
             _ => None,
@@ -148,6 +153,7 @@ fn status(code: ErrorCode) -> (StatusCode, &'static str) {
     match code {
         ErrorCode::BadParameter => (StatusCode::BAD_REQUEST, "A parameter is wrong"),
         ErrorCode::BadContext => (StatusCode::BAD_REQUEST, "The context is wrong"),
+        ErrorCode::BadFloor => (StatusCode::BAD_REQUEST, "The floor is wrong"),
         ErrorCode::ContextTooLarge => (StatusCode::CONFLICT, "The context is too large"),
         ErrorCode::ContextRequired => (StatusCode::PRECONDITION_REQUIRED, "A context is required"),
         ErrorCode::TooManySiblings => (StatusCode::CONFLICT, "Too many siblings"),
@@ -165,6 +171,7 @@ fn status(code: ErrorCode) -> (StatusCode, &'static str) {
         ErrorCode::NotServing => (StatusCode::SERVICE_UNAVAILABLE, "Not serving"),
         ErrorCode::WriteTimeout => (StatusCode::GATEWAY_TIMEOUT, "Too few acknowledgements in time"),
         ErrorCode::ReadTimeout => (StatusCode::GATEWAY_TIMEOUT, "Too few answers in time"),
+        ErrorCode::SessionUnmet => (StatusCode::GATEWAY_TIMEOUT, "What the session has seen was not found in time"),
         ErrorCode::ReplicasFailed => (StatusCode::SERVICE_UNAVAILABLE, "Too few replicas could answer"),
         ErrorCode::LayoutConflict => (StatusCode::CONFLICT, "Another layout was decided"),
         ErrorCode::LayoutRefused => (StatusCode::CONFLICT, "The layout may not change so, or not now"),

@@ -179,7 +179,7 @@ pub struct BucketWish {
 }
 
 /// A level in a document: `"quorum"`, `"2"` or `2`.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Word {
     /// A number.

@@ -16,6 +16,8 @@ pub enum ErrorCode {
     BadParameter,
     /// The context is forged, damaged, or of another key (400).
     BadContext,
+    /// The floor is forged, damaged, or of another key (400).
+    BadFloor,
     /// The context is longer than what a node takes (409).
     ContextTooLarge,
     /// A blind write where the bucket wants a context (428).
@@ -50,6 +52,8 @@ pub enum ErrorCode {
     WriteTimeout,
     /// Fewer than R answers in time, or a divergence not mended in time (504).
     ReadTimeout,
+    /// Who may have what the floor names did not answer in time; a write was not minted for that (504).
+    SessionUnmet,
     /// Too few replicas could answer: damaged, refused (503).
     ReplicasFailed,
     /// Another layout was decided, or is in force by now (409).
@@ -78,9 +82,10 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::BadParameter,
         Self::BadContext,
+        Self::BadFloor,
         Self::ContextTooLarge,
         Self::ContextRequired,
         Self::TooManySiblings,
@@ -98,6 +103,7 @@ impl ErrorCode {
         Self::NotServing,
         Self::WriteTimeout,
         Self::ReadTimeout,
+        Self::SessionUnmet,
         Self::ReplicasFailed,
         Self::LayoutConflict,
         Self::LayoutRefused,
@@ -124,6 +130,7 @@ impl ErrorCode {
         match self {
             Self::BadParameter => "bad_parameter",
             Self::BadContext => "bad_context",
+            Self::BadFloor => "bad_floor",
             Self::ContextTooLarge => "context_too_large",
             Self::ContextRequired => "context_required",
             Self::TooManySiblings => "too_many_siblings",
@@ -141,6 +148,7 @@ impl ErrorCode {
             Self::NotServing => "not_serving",
             Self::WriteTimeout => "write_timeout",
             Self::ReadTimeout => "read_timeout",
+            Self::SessionUnmet => "session_unmet",
             Self::ReplicasFailed => "replicas_failed",
             Self::LayoutConflict => "layout_conflict",
             Self::LayoutRefused => "layout_refused",

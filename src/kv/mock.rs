@@ -2,7 +2,8 @@
 //!
 //! It merges and mints by [`crate::causality`] as one replica of three that always agree; so contexts, siblings, tags
 //! and replays behave as on a cluster, while nothing is sent anywhere. Its clock is a counter and its tokens are
-//! deterministic, so a test sees the same bytes every time. Failures are scripted: [`MockKv::fail_next`].
+//! deterministic, so a test sees the same bytes every time. Failures are scripted: [`MockKv::fail_next`]. So is a replica
+//! that lags: [`MockKv::lag`], and a floor sees past it.
 //!
 //! Tokens are authenticated under a key of the mock's own: a token from elsewhere is forged, as it should be.
 
@@ -15,9 +16,11 @@ use super::layouts::{
 use super::{
     ContextToken, Counted, Error, ErrorCode, FloorToken, HintAdmin, Kv, LayoutAdmin, NodeView, Outcome, OwnerView,
     Owners, PartitionView, ReadAnswer, ReadOptions, RepairAdmin, RingView, Status, TombstoneAdmin, Value, WorkerAdmin,
-    WriteAnswer, WriteOptions, check_ttl, etag_of, open_context, payload_of, request_of, views,
+    WriteAnswer, WriteOptions, check_ttl, etag_of, open_context, open_floor, payload_of, request_of, views,
 };
-use crate::causality::{Dot, MergeRules, NodeClock, Object, Supersedes, TokenKeys, TokenKind, Write, write};
+use crate::causality::{
+    Dot, MergeRules, NodeClock, Object, Supersedes, TokenKeys, TokenKind, VersionVector, Write, write,
+};
 use crate::env::BoxFuture;
 use crate::quorum::Level;
 use crate::types::{ActorId, ObjectId, Stamp, Wall};
@@ -53,6 +56,8 @@ impl Default for MockRules {
 #[derive(Debug)]
 struct State {
     objects: BTreeMap<ObjectId, Object>,
+    /// What reads of one replica find in place of that.
+    lagging: BTreeMap<ObjectId, Object>,
     clock: NodeClock,
     wall: Wall,
     failures: VecDeque<(Error, bool)>,
@@ -78,7 +83,14 @@ impl MockKv {
     #[must_use]
     pub fn new(rules: MockRules) -> Self {
         let clock = NodeClock::starting_after(Stamp::at(START));
-        let state = State { objects: BTreeMap::new(), clock, wall: START, failures: VecDeque::new(), calls: 0 };
+        let state = State {
+            objects: BTreeMap::new(),
+            lagging: BTreeMap::new(),
+            clock,
+            wall: START,
+            failures: VecDeque::new(),
+            calls: 0,
+        };
         Self { rules, keys: TokenKeys::new(&[b"the secret of the mock"]), state: Mutex::new(state) }
     }
 
@@ -116,6 +128,14 @@ impl MockKv {
         self.len() == 0
     }
 
+    /// From here on reads of one replica find the object as it is now, whatever is written, unless they carry a floor that
+    /// names more.
+    pub fn lag(&self, id: &ObjectId) {
+        let mut state = self.state();
+        let now = state.objects.get(id).cloned().unwrap_or_default();
+        state.lagging.insert(id.clone(), now);
+    }
+
     /// Merges a state into an object, as repair would.
     pub fn merge(&self, id: ObjectId, other: &Object) {
         self.state().objects.entry(id).or_default().merge(other, &MergeRules::default());
@@ -133,7 +153,10 @@ impl MockKv {
             return Err(error);
         }
         let counted = counted(options.r)?;
-        let object = state.objects.get(id).cloned().unwrap_or_default();
+        let floor = self.floor(id, options.floor.as_ref())?;
+        let whole = state.objects.get(id);
+        let lags = |object: &&Object| counted.needed == 1 && object.context().covers_all(&floor);
+        let object = state.lagging.get(id).filter(lags).or(whole).cloned().unwrap_or_default();
         let sign = |kind| self.keys.sign(kind, id, object.context());
         Ok(ReadAnswer {
             siblings: views(&object, state.wall),
@@ -145,6 +168,12 @@ impl MockKv {
         })
     }
 
+    /// What a floor names. Whatever it names was there once: the mock forgets nothing.
+    fn floor(&self, id: &ObjectId, token: Option<&FloorToken>) -> Result<VersionVector, Error> {
+        let opened = token.map(|token| open_floor(&self.keys, id, token)).transpose()?;
+        Ok(opened.map(|(_, seen)| seen).unwrap_or_default())
+    }
+
     fn write(&self, id: &ObjectId, value: Option<Value>, options: &WriteOptions) -> Result<WriteAnswer, Error> {
         let mut state = self.state();
         state.calls += 1;
@@ -153,6 +182,8 @@ impl MockKv {
             return Err(error);
         }
         let counted = counted(options.w)?;
+        // It mints on all there is, so there is nothing that a floor could add.
+        self.floor(id, options.floor.as_ref())?;
         let context = options.context.as_ref().map(|token| open_context(&self.keys, id, token)).transpose()?;
         // Its buckets are never emptied.
         let context = context.map(|(_, context)| context);
@@ -414,8 +445,27 @@ mod tests {
             code(kv.keys.sign(TokenKind::Context, &id("other"), kv.object(&id("k")).context())),
             ErrorCode::BadContext
         );
-        assert_eq!(code("a".repeat(crate::causality::MAX_CONTEXT_LEN + 1)), ErrorCode::ContextTooLarge);
+        assert_eq!(code("a".repeat(crate::causality::MAX_BATCH_CONTEXT_LEN + 1)), ErrorCode::ContextTooLarge);
         assert_eq!(kv.object(&id("k")).siblings().len(), 1);
+    }
+
+    #[test]
+    fn a_floor_sees_past_a_replica_that_lags() {
+        let kv = MockKv::default();
+        put(&kv, "1", None).unwrap();
+        kv.lag(&id("k"));
+        let written = put(&kv, "2", None).unwrap();
+        let read = |r, floor| kv.read(&id("k"), &ReadOptions { r, floor, ..ReadOptions::default() });
+        assert_eq!(read(Level::One, None).unwrap().siblings.len(), 1, "it lags");
+        assert_eq!(read(Level::Quorum, None).unwrap().siblings.len(), 2, "one of two does not");
+        assert_eq!(read(Level::One, Some(written.floor.clone())).unwrap().siblings.len(), 2);
+        let code = |floor: String| read(Level::One, Some(FloorToken(floor))).unwrap_err().code;
+        assert_eq!(code(written.context.map_or_else(String::new, |context| context.0)), ErrorCode::BadFloor);
+        let other = kv.keys.sign(TokenKind::Floor, &id("other"), kv.object(&id("k")).context());
+        assert_eq!(code(other.clone()), ErrorCode::BadFloor);
+        let options = WriteOptions { floor: Some(FloorToken(other)), ..WriteOptions::default() };
+        assert_eq!(kv.write(&id("k"), None, &options).unwrap_err().code, ErrorCode::BadFloor);
+        assert_eq!(kv.object(&id("k")).siblings().len(), 2, "and nothing was done");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::env::BoxFuture;
 use crate::quorum::{Explain, Level};
 use crate::types::{Digest, ObjectId, Wall};
 
+pub mod batch;
 mod bucket;
 mod bucket_settings;
 pub mod date;
@@ -28,6 +29,7 @@ pub mod plans;
 mod present;
 pub mod progress;
 mod repairs;
+mod session;
 mod tombstones;
 mod view;
 pub mod wire;
@@ -40,8 +42,9 @@ pub use error::{Error, ErrorCode, ReplicaReport};
 pub use hints::{HintAdmin, HintTarget, HintsLeft, HintsView, HintsWaited};
 pub use layouts::LayoutAdmin;
 pub use lifetime::{LONGEST_TTL, Lifetime, LifetimeError};
-pub use present::{check_ttl, etag_of, expired, open_context, payload_of, request_of, views};
+pub use present::{check_ttl, etag_of, expired, open_context, open_floor, payload_of, request_of, views};
 pub use repairs::{REPAIR_ID, RepairAdmin, RepairBegun, RepairRequest, RepairView, unknown_repair};
+pub use session::Session;
 pub use tombstones::{HolderUp, TombstoneAdmin, TombstonesView};
 pub use view::{
     Addresses, Attention, ChangeView, MemberView, Members, NodeView, OlderRing, OwnerView, Owners, PartitionView,
@@ -55,7 +58,8 @@ pub use workers::{ScrubView, Steer, WorkerAdmin, WorkerView, WorkersView, unknow
 #[serde(transparent)]
 pub struct ContextToken(pub String);
 
-/// What a later read must be at least as new as. Not a context: a write refuses it.
+/// What a later read must be at least as new as, and a later write must be made on. Not a context: a write refuses it as
+/// one.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FloorToken(pub String);
@@ -99,12 +103,16 @@ pub struct ReadOptions {
     pub explain: bool,
     /// Whether what fallbacks keep for owners is merged into the answer, and votes in the place of owners that are down.
     pub sloppy: bool,
+    /// Find something at least as new as this: the floor of an earlier answer about the same object ([`Session`] keeps
+    /// them). Where the R asked have not seen it, every owner is asked; where one that may have it does not answer in
+    /// time, there is no answer ([`ErrorCode::SessionUnmet`]).
+    pub floor: Option<FloorToken>,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
         let timeout = Duration::from_secs(1);
-        Self { r: Level::Quorum, timeout, repair: None, hedge: true, explain: false, sloppy: false }
+        Self { r: Level::Quorum, timeout, repair: None, hedge: true, explain: false, sloppy: false, floor: None }
     }
 }
 
@@ -129,6 +137,9 @@ pub struct WriteOptions {
     pub explain: bool,
     /// Whether a hint on a fallback counts in the place of an owner that is down. [`Level::Any`] is always so.
     pub sloppy: bool,
+    /// Write on top of something at least as new as this, so that whoever is shown the write is shown what its writer had
+    /// seen. Not a context: it supersedes nothing.
+    pub floor: Option<FloorToken>,
 }
 
 impl Default for WriteOptions {
@@ -143,6 +154,7 @@ impl Default for WriteOptions {
             return_body: false,
             explain: false,
             sloppy: false,
+            floor: None,
         }
     }
 }
@@ -245,4 +257,18 @@ pub trait Kv: Send + Sync {
     fn put(&self, id: ObjectId, value: Value, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>>;
     /// Deletes: stores a tombstone.
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>>;
+}
+
+impl<K: Kv + ?Sized> Kv for std::sync::Arc<K> {
+    fn get(&self, id: ObjectId, options: ReadOptions) -> BoxFuture<'_, Result<ReadAnswer, Error>> {
+        (**self).get(id, options)
+    }
+
+    fn put(&self, id: ObjectId, value: Value, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
+        (**self).put(id, value, options)
+    }
+
+    fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
+        (**self).delete(id, options)
+    }
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::{ContextToken, ETag, Error, ErrorCode, LONGEST_TTL, Lifetime, LifetimeError, SiblingView, Value};
+use super::{
+    ContextToken, ETag, Error, ErrorCode, FloorToken, LONGEST_TTL, Lifetime, LifetimeError, SiblingView, Value,
+};
 use crate::causality::{
-    ContextError, Fingerprint, MAX_CONTEXT_LEN, Object, Payload, RequestId, TokenKeys, TokenKind, VersionVector,
+    ContextError, Fingerprint, MAX_BATCH_CONTEXT_LEN, Object, Payload, RequestId, TokenKeys, TokenKind, VersionVector,
     encode_vector,
 };
 use crate::types::{ObjectId, Wall};
@@ -70,14 +72,26 @@ pub fn check_ttl(ttl: Lifetime, deletes: bool) -> Result<(), Error> {
 }
 
 /// What a client's context covers, if it is one of this cluster's and of this object, and the generation of the bucket
-/// under which it was given out.
+/// under which it was given out. It may be as long as a batch's may; an edge that takes it from a header bounds that.
 pub fn open_context(keys: &TokenKeys, id: &ObjectId, token: &ContextToken) -> Result<(u64, VersionVector), Error> {
-    keys.open(TokenKind::Context, id, &token.0, MAX_CONTEXT_LEN).map_err(|wrong| {
+    keys.open(TokenKind::Context, id, &token.0, MAX_BATCH_CONTEXT_LEN).map_err(|wrong| {
         let code = match wrong {
             ContextError::TooLarge { .. } => ErrorCode::ContextTooLarge,
             _ => ErrorCode::BadContext,
         };
         Error::refused(code, wrong.to_string())
+    })
+}
+
+/// What a client's floor names, if it is one of this cluster's and of this object, and the generation of the bucket under
+/// which it was given out.
+pub fn open_floor(keys: &TokenKeys, id: &ObjectId, token: &FloorToken) -> Result<(u64, VersionVector), Error> {
+    keys.open(TokenKind::Floor, id, &token.0, MAX_BATCH_CONTEXT_LEN).map_err(|wrong| {
+        let right = match wrong {
+            ContextError::ContextAsFloor => "",
+            _ => ": send the Quorate-Floor of an earlier answer about this very object, or none",
+        };
+        Error::refused(ErrorCode::BadFloor, format!("the floor: {wrong}{right}"))
     })
 }
 

@@ -229,8 +229,8 @@ pub struct ProblemDocument {
     /// See [`Error::retry_after`], in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
-    /// Names the request in logs.
-    #[serde(default)]
+    /// Names the request in logs; empty in a batch, where the whole has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub request_id: String,
     /// See [`Error::layout`].
     #[serde(default, skip_serializing_if = "Option::is_none")]

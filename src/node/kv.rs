@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 use super::Node;
 use crate::causality::{Supersedes, TokenKeys, VersionVector};
 use crate::cluster::Standing;
-use crate::coordinator::{Found, WritePlan, Wrote};
+use crate::coordinator::{Floor, Found, WritePlan, Wrote};
 use crate::env::BoxFuture;
 use crate::kv::{
     BucketAdmin, ContextToken, ETag, Error, ErrorCode, FloorToken, Kv, Outcome, ReadAnswer, ReadOptions, Value,
-    WriteAnswer, WriteOptions, check_ttl, expired, open_context, payload_of, request_of, views,
+    WriteAnswer, WriteOptions, check_ttl, expired, open_context, open_floor, payload_of, request_of, views,
 };
 use crate::metrics::Ended;
 use crate::quorum::Level;
@@ -47,8 +47,9 @@ impl Kv for Node {
 impl Node {
     async fn read(&self, id: &ObjectId, options: &ReadOptions) -> Result<ReadAnswer, Error> {
         let keys = self.serving()?;
-        let Found { object, digest, generation, counted, explain, .. } =
-            self.inner.coordinator.get(id, options).await?;
+        let floor = options.floor.as_ref().map(|token| floor_of(&keys, id, token)).transpose()?;
+        let found = self.inner.coordinator.get(id, options, floor.as_ref()).await?;
+        let Found { object, digest, generation, counted, explain, .. } = found;
         let now = self.wall();
         let nothing = VersionVector::new();
         let context = object.as_ref().map_or(&nothing, |object| object.context());
@@ -122,6 +123,7 @@ impl Node {
             payload: payload_of(value, self.inner.env.clock.wall()),
             supersedes,
             shown_under,
+            floor: options.floor.as_ref().map(|token| floor_of(&keys, id, token)).transpose()?,
             request,
             w: options.w,
             durable: options.durable,
@@ -173,6 +175,11 @@ impl Node {
         error.retry_after = Some(std::time::Duration::from_millis(500 + self.inner.env.entropy.below(1000)));
         Err(error)
     }
+}
+
+fn floor_of(keys: &TokenKeys, id: &ObjectId, token: &FloorToken) -> Result<Floor, Error> {
+    let (generation, seen) = open_floor(keys, id, token)?;
+    Ok(Floor { generation, seen })
 }
 
 fn ended(error: &Error) -> Ended {

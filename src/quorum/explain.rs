@@ -22,6 +22,9 @@ pub struct Explain {
     pub hinted: Vec<String>,
     /// The nodes that were asked, but had not answered when it was decided.
     pub late: Vec<String>,
+    /// Every owner was asked, since those that answered first had not seen what the request's floor names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub widened: bool,
 }
 
 /// One replica's part in an answer.
@@ -128,6 +131,7 @@ struct Row {
 pub struct Recorder {
     began: Mono,
     decided: Option<Mono>,
+    widened: bool,
     rows: Vec<Row>,
 }
 
@@ -135,7 +139,7 @@ impl Recorder {
     /// The request was taken up at `began`.
     #[must_use]
     pub const fn new(began: Mono) -> Self {
-        Self { began, decided: None, rows: Vec::new() }
+        Self { began, decided: None, widened: false, rows: Vec::new() }
     }
 
     /// These replicas will be mentioned, in this order, whatever happens.
@@ -170,6 +174,11 @@ impl Recorder {
                 row.late = row.sent.is_some() && row.answered.is_none();
             }
         }
+    }
+
+    /// Every owner was asked, for the sake of a floor.
+    pub const fn widened(&mut self) {
+        self.widened = true;
     }
 
     /// A stale replica was sent the merged object.
@@ -209,6 +218,7 @@ impl Recorder {
             repaired: names(|row| row.repaired),
             hinted: names(|row| row.hinted),
             late: names(|row| row.late),
+            widened: self.widened,
         }
     }
 
@@ -249,6 +259,7 @@ mod tests {
         recorder.decided(Mono(1_310), |of| of != id(2));
         recorder.repaired(id(1));
         recorder.hinted(id(2));
+        recorder.widened();
         recorder.answered(Mono(1_400), id(2), NoVote::TimedOut.into(), None);
         let explain =
             recorder.explain(|of| Described { node: format!("n{}", of.bits()), zone: "z".into(), role: Role::Owner });
@@ -257,6 +268,7 @@ mod tests {
         assert_eq!(json["late"], serde_json::json!(["n2"]));
         assert_eq!(json["repaired"], serde_json::json!(["n1"]));
         assert_eq!(json["hinted"], serde_json::json!(["n2"]));
+        assert_eq!(json["widened"], true);
         assert_eq!(
             json["replicas"][2],
             serde_json::json!({"node": "n3", "zone": "z", "role": "owner", "sent_us": 200, "answered_us": 300,

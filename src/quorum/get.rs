@@ -6,7 +6,8 @@
 //!            v
 //!        +--------+  same | object | nothing: a vote            error | syncing | refused | timeout: no vote,
 //!        | asking | <------------------------------------------ and the next candidate is asked
-//!        +--------+  R votes in each group: result = merge of all votes
+//!        +--------+  R votes in each group, and they cover the floor: result = merge of all votes
+//!            |       (they do not: every owner is asked; all of them voted: what they hold is the result)
 //!            |
 //!            | Sync, and fewer than R hold the result              Async, Off, or R hold it (or nobody has anything)
 //!            v                                                              |
@@ -24,13 +25,17 @@
 //! result is fixed when R have voted and returned once R of each live layout hold it (I-MONO); any owners will do, and
 //! one that holds more than the result holds it. One round trip even where they differ: a conditional read brings the
 //! object. Left to others: the messages, the timers, what of the object is shown.
+//!
+//! **A floor** (I-SESSION) is what the client has seen. Where R votes do not cover it every owner is asked, and whatever
+//! they hold together is the answer: what none of them has was collected, has expired, or was lost to all. An owner that
+//! gives no vote may hold it, so without that one there is no answer ([`GetFailure::SessionUnmet`]).
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Counted, NoVote, Recorder, ReplicaResult, Requirement, Tally, Verdict};
-use crate::causality::{MergeRules, Object};
+use crate::causality::{MergeRules, Object, VersionVector};
 use crate::types::{Digest, Mono, StoreId};
 
 /// As many actions as usually come of one event.
@@ -114,6 +119,8 @@ pub enum GetFailure {
     DeadlinePassed,
     /// The replicas differed, and R of them could not be brought to hold the merge (in time).
     NotMended,
+    /// R have answered, and together have not seen what the floor names; some other owner gave no vote.
+    SessionUnmet,
 }
 
 /// What one replica is known to hold.
@@ -146,6 +153,16 @@ enum Phase {
     Decided,
 }
 
+/// What a read must be at least as new as.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Floor {
+    /// What the client has seen.
+    pub seen: VersionVector,
+    /// Every owner in the layout whose votes are counted, in whatever region: if all of them vote, what they hold together
+    /// is the answer.
+    pub owners: Vec<StoreId>,
+}
+
 /// What a read needs to know.
 #[derive(Clone, Debug)]
 pub struct ReadPlan {
@@ -163,6 +180,8 @@ pub struct ReadPlan {
     pub rules: MergeRules,
     /// When to mend.
     pub repair: Repair,
+    /// What the result must be at least as new as.
+    pub floor: Option<Floor>,
     /// The digest of an object.
     pub digest: fn(&Object) -> Digest,
 }
@@ -175,6 +194,9 @@ pub struct GetCore {
     own: Option<StoreId>,
     rules: MergeRules,
     repair: Repair,
+    floor: Option<Floor>,
+    /// Whether owners were asked because of the floor alone.
+    widened: bool,
     digest: fn(&Object) -> Digest,
     members: Vec<Member>,
     /// The first object that came, and its digest: what conditional reads name.
@@ -189,12 +211,13 @@ impl GetCore {
     /// A read as planned; it takes down how it went where a recorder is handed in.
     #[must_use]
     pub fn new(plan: ReadPlan, recorder: Option<Recorder>) -> Self {
-        let ReadPlan { votes, hold, candidates, beside, own, rules, repair, digest } = plan;
+        let ReadPlan { votes, hold, candidates, beside, own, rules, repair, floor, digest } = plan;
         let voters = votes.members();
         let own = own.filter(|own| voters.contains(own));
         let mut members: Vec<Member> = Vec::with_capacity(voters.len());
         let candidates = candidates.iter().filter(|id| voters.contains(id));
-        for &id in own.iter().chain(candidates).chain(voters).chain(hold.members()) {
+        let owners = floor.iter().flat_map(|floor| &floor.owners);
+        for &id in own.iter().chain(candidates).chain(voters).chain(hold.members()).chain(owners) {
             if members.iter().all(|member| member.id != id) {
                 members.push(Member { id, copy: Copy::Unasked, sent: None, repairs: 0 });
             }
@@ -209,6 +232,8 @@ impl GetCore {
             own,
             rules,
             repair,
+            floor,
+            widened: false,
             digest,
             members,
             base: None,
@@ -313,6 +338,8 @@ impl GetCore {
     pub fn on_deadline(&mut self, now: Mono) -> Vec<GetAction> {
         let mut actions = Vec::with_capacity(USUAL);
         match self.phase {
+            // Enough have voted: it is the floor that is waited for.
+            Phase::Asking if self.tally.is_met() => self.fail(now, GetFailure::SessionUnmet, &mut actions),
             Phase::Asking => self.fail(now, GetFailure::DeadlinePassed, &mut actions),
             Phase::Mending { .. } => self.fail(now, GetFailure::NotMended, &mut actions),
             Phase::Decided => {}
@@ -330,6 +357,19 @@ impl GetCore {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.is_decided() && self.members.iter().all(|m| m.repairs == 0 && !matches!(m.copy, Copy::Asked { .. }))
+    }
+
+    /// Whether all that is known by now covers the floor; none where there is no floor.
+    #[must_use]
+    pub fn covers_floor(&self) -> Option<bool> {
+        let Floor { seen, .. } = self.floor.as_ref()?;
+        Some(self.known.as_ref().map_or(seen.is_empty(), |known| known.context().covers_all(seen)))
+    }
+
+    /// Whether owners were asked for no other reason than that those who had answered had not seen what the floor names.
+    #[must_use]
+    pub const fn is_widened(&self) -> bool {
+        self.widened
     }
 
     /// What each replica did, as an error tells it: `ok`, `down`, `timeout`, `error`, `refused`, `syncing`, `unsent`.
@@ -382,7 +422,8 @@ impl GetCore {
             match self.tally.verdict() {
                 Verdict::Open => self.ask_more(now, false, actions),
                 Verdict::Hopeless => self.fail(now, GetFailure::TooFewVotes, actions),
-                Verdict::Met => self.enough(now, actions),
+                Verdict::Met if self.meets_floor() => self.enough(now, actions),
+                Verdict::Met => self.widen(now, actions),
             }
         }
         if matches!(self.phase, Phase::Mending { .. }) {
@@ -435,6 +476,32 @@ impl GetCore {
                 pending.push(member.id);
                 self.ask(at, now, hedged, actions);
             }
+        }
+    }
+
+    /// Whether the votes so far cover the floor, or nobody is left who could.
+    fn meets_floor(&self) -> bool {
+        let Some(Floor { owners, .. }) = &self.floor else { return true };
+        let voted =
+            |owner: &StoreId| self.position(*owner).is_some_and(|at| matches!(self.members[at].copy, Copy::Holds(_)));
+        self.covers_floor() == Some(true) || owners.iter().all(voted)
+    }
+
+    /// Asks every owner that was not asked yet; where none of them may still answer, there is no answer to be had.
+    fn widen(&mut self, now: Mono, actions: &mut Vec<GetAction>) {
+        let Some(Floor { owners, .. }) = &self.floor else { return };
+        let places: Vec<usize> = owners.iter().filter_map(|owner| self.position(*owner)).collect();
+        for &at in &places {
+            if matches!(self.members[at].copy, Copy::Unasked) {
+                self.widened = true;
+                self.ask(at, now, false, actions);
+            }
+        }
+        if let (true, Some(recorder)) = (self.widened, &mut self.recorder) {
+            recorder.widened();
+        }
+        if !places.iter().any(|at| matches!(self.members[*at].copy, Copy::Asked { .. })) {
+            self.fail(now, GetFailure::SessionUnmet, actions);
         }
     }
 

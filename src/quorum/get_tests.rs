@@ -18,6 +18,7 @@ impl GetCore {
             };
             (member.id, state, held, member.sent.as_deref().map(digest), member.repairs).hash(hasher);
         }
+        self.widened.hash(hasher);
         match &self.phase {
             Phase::Asking => 0.hash(hasher),
             Phase::Mending { result, hold, divergent } => (1, digest(result), hold, divergent).hash(hasher),
@@ -34,7 +35,7 @@ const NOW: Mono = Mono(7);
 fn plan(level: Level, repair: Repair) -> ReadPlan {
     let votes = one_layout(level, 3);
     let (hold, rules) = (votes.clone(), MergeRules::default());
-    ReadPlan { votes, hold, candidates: ids([0, 1, 2]), beside: None, own: Some(A), rules, repair, digest }
+    ReadPlan { votes, hold, candidates: ids([0, 1, 2]), beside: None, own: Some(A), rules, repair, floor: None, digest }
 }
 
 fn started(level: Level, repair: Repair) -> GetCore {
@@ -336,4 +337,93 @@ fn a_fallback_votes_in_its_owners_place() {
     assert_eq!(core.on_reply(NOW, C, ReplicaReply::Nothing), []);
     let actions = core.on_reply(NOW, StoreId::from_bits(7), ReplicaReply::Nothing);
     assert!(matches!(&actions[..], [GetAction::Answer(Found { object: None, .. })]), "{actions:?}");
+}
+
+/// A read at `one` of three owners that has to cover `seen`.
+fn with_floor(seen: &Object) -> GetCore {
+    let floor = Some(Floor { seen: seen.context().clone(), owners: ids([0, 1, 2]) });
+    let plan = ReadPlan { floor, ..plan(Level::One, Repair::Async) };
+    let mut core = GetCore::new(plan, Some(Recorder::new(NOW)));
+    assert_eq!(core.start(NOW), [ask(A, None)]);
+    core
+}
+
+#[test]
+fn a_floor_that_r_votes_cover_costs_nothing() {
+    let old = object("old");
+    let new = on_top(&old, 2, "new");
+    for seen in [Object::new(), old, new.clone()] {
+        let mut core = with_floor(&seen);
+        assert_eq!(core.on_reply(NOW, A, has(&new)), [answer(Some(&new), 1, 1, false)]);
+        assert!(!core.is_widened());
+    }
+    // Nothing was ever seen, and nothing is there.
+    assert_eq!(with_floor(&Object::new()).on_reply(NOW, A, ReplicaReply::Nothing), [answer(None, 1, 1, false)]);
+}
+
+#[test]
+fn an_unmet_floor_widens_to_every_owner_and_the_first_that_has_it_ends_the_wait() {
+    let old = object("old");
+    let new = on_top(&old, 2, "new");
+    let mut core = with_floor(&new);
+    assert_eq!(core.on_reply(NOW, A, has(&old)), [ask(B, Some(&old)), ask(C, Some(&old))]);
+    assert_eq!(core.on_reply(NOW, B, ReplicaReply::Same), [], "R have voted, and have not seen it");
+    let actions = core.on_reply(NOW, C, has(&new));
+    assert_eq!(actions, [answer(Some(&new), 3, 1, true), mend(A, &new, false), mend(B, &new, false)]);
+    assert!(core.is_widened());
+    let described = |_| Described { node: "n".into(), zone: "z".into(), role: Role::Owner };
+    assert!(core.recorder().unwrap().explain(described).widened, "and says so");
+}
+
+#[test]
+fn a_floor_that_several_cover_only_together_is_covered() {
+    let (x, y) = (object("x"), on_top(&Object::new(), 2, "y"));
+    let mut both = x.clone();
+    both.merge(&y, &MergeRules::default());
+    let mut core = with_floor(&both);
+    core.on_reply(NOW, A, has(&x));
+    assert_eq!(core.on_reply(NOW, C, has(&y))[0], answer(Some(&both), 2, 1, true));
+}
+
+#[test]
+fn what_no_owner_has_any_more_is_not_waited_for() {
+    let mut core = with_floor(&object("collected"));
+    assert_eq!(core.on_reply(NOW, A, ReplicaReply::Nothing), [ask(B, None), ask(C, None)]);
+    assert_eq!(core.on_reply(NOW, B, ReplicaReply::Nothing), []);
+    assert_eq!(core.on_reply(NOW, C, ReplicaReply::Nothing), [answer(None, 3, 1, false)]);
+    // Nor where something else is left.
+    let x = on_top(&Object::new(), 2, "x");
+    let mut core = with_floor(&object("collected"));
+    core.on_reply(NOW, A, has(&x));
+    core.on_reply(NOW, B, ReplicaReply::Same);
+    assert_eq!(core.on_reply(NOW, C, ReplicaReply::Same), [answer(Some(&x), 3, 1, false)]);
+}
+
+#[test]
+fn an_owner_without_a_vote_may_be_the_one_that_has_it() {
+    let old = object("old");
+    let new = on_top(&old, 2, "new");
+    for why in [NoVote::Failed, NoVote::Refused, NoVote::Syncing, NoVote::Unreachable, NoVote::TimedOut] {
+        let mut core = with_floor(&new);
+        core.on_reply(NOW, A, has(&old));
+        assert_eq!(core.on_reply(NOW, B, no(why)), []);
+        let mut late = core.clone();
+        assert_eq!(core.on_reply(NOW, C, ReplicaReply::Same), [fail(GetFailure::SessionUnmet, 2, 1)]);
+        assert_eq!(late.on_deadline(NOW), [fail(GetFailure::SessionUnmet, 1, 1)], "while C says nothing");
+    }
+}
+
+#[test]
+fn a_floor_is_looked_for_at_every_owner_whoever_may_vote() {
+    // A fallback votes in C's place, and C itself is asked when the floor is not covered.
+    let votes = one_layout(Level::Two, 3).with_stand_ins(&[(C, StoreId::from_bits(7))]);
+    let new = object("new");
+    let floor = Some(Floor { seen: new.context().clone(), owners: ids([0, 1, 2]) });
+    let own = ReadPlan { votes, candidates: ids([0, 7, 1]), floor, ..plan(Level::Two, Repair::Off) };
+    let mut core = GetCore::new(own, None);
+    core.start(NOW);
+    assert_eq!(core.on_reply(NOW, A, ReplicaReply::Nothing), [ask(StoreId::from_bits(7), None)]);
+    assert_eq!(core.on_reply(NOW, StoreId::from_bits(7), ReplicaReply::Nothing), [ask(B, None), ask(C, None)]);
+    assert_eq!(core.on_reply(NOW, B, ReplicaReply::Nothing), [], "one owner has said nothing");
+    assert_eq!(core.on_reply(NOW, C, has(&new)), [answer(Some(&new), 3, 2, true)]);
 }

@@ -23,7 +23,7 @@ mod tables;
 mod testing;
 
 pub use explain::{Described, Explain, ExplainedReplica, Recorder, ReplicaResult, Role};
-pub use get::{Found, GetAction, GetCore, GetFailure, ReadPlan, Repair, ReplicaReply};
+pub use get::{Floor, Found, GetAction, GetCore, GetFailure, ReadPlan, Repair, ReplicaReply};
 pub use level::{Level, LevelError};
 pub use put::{PutAction, PutCore, PutFailure};
 pub use requirement::{Group, GroupUp, OwnersIn, RegionOwners, Requirement, Unavailable, requirement};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::testing::{digest, ids, includes, on_top, one_layout};
 use super::{
-    Found, GetAction, GetCore, Level, NoVote, PutAction, PutCore, ReadPlan, Repair, ReplicaReply, Requirement,
+    Floor, Found, GetAction, GetCore, Level, NoVote, PutAction, PutCore, ReadPlan, Repair, ReplicaReply, Requirement,
 };
 use crate::causality::{MergeRules, Object};
 use crate::types::{Mono, StoreId};
@@ -31,6 +31,12 @@ enum Lie {
     RepairNotAwaited,
     /// A write that was not acknowledged counts as one that was.
     FailureIsAck,
+    /// A floor is not looked at.
+    NoFloor,
+    /// An unmet floor is taken for met once R have voted.
+    NotWidened,
+    /// An owner that gave no vote counts among those that have not seen what the floor names.
+    SilenceIsIgnorance,
 }
 
 /// The level at which `need` answer.
@@ -42,7 +48,7 @@ fn plan(n: u128, votes: Requirement, hold: Requirement, own: u128) -> ReadPlan {
     let rules = MergeRules::default();
     let candidates = ids((0..n).map(|at| (own + at) % n));
     let (beside, own) = (None, Some(StoreId::from_bits(own)));
-    ReadPlan { votes, hold, candidates, beside, own, rules, repair: Repair::Sync, digest }
+    ReadPlan { votes, hold, candidates, beside, own, rules, repair: Repair::Sync, floor: None, digest }
 }
 
 fn place(id: StoreId) -> usize {
@@ -106,6 +112,7 @@ impl Reading {
             for reply in std::iter::once(honest).chain(failures.iter().map(|why| ReplicaReply::NoVote(*why))) {
                 let reply = match (reply, lie) {
                     (ReplicaReply::NoVote(NoVote::Failed), Lie::ErrorIsNotFound) => ReplicaReply::Nothing,
+                    (ReplicaReply::NoVote(_), Lie::SilenceIsIgnorance) => ReplicaReply::Nothing,
                     (ReplicaReply::NoVote(NoVote::Refused), Lie::RefusalIsSame) => ReplicaReply::Same,
                     (reply, _) => reply,
                 };
@@ -299,6 +306,54 @@ fn monotonic(n: u128, r: usize, lie: Lie) -> Result<usize, String> {
     Ok(worlds)
 }
 
+/// I-SESSION: from any state that writes may have left, and any floor that a client may have from it, a read at R returns
+/// something that covers the floor, unless none of the owners has seen it any more; then it is answered all the same, by all
+/// of them. An owner that gives no vote leaves it unanswered.
+fn session(n: u128, r: usize, lie: Lie) -> Result<usize, String> {
+    let old = on_top(&Object::new(), 1, "old");
+    let rival = on_top(&Object::new(), 3, "rival");
+    let states = [Object::new(), old.clone(), on_top(&old, 2, "new"), rival.clone()];
+    let mut both = states[2].clone();
+    both.merge(&rival, &MergeRules::default());
+    let gone = on_top(&Object::new(), 9, "held by nobody");
+    let count = usize::try_from(n).unwrap();
+    let mut worlds = 0;
+    for code in 0..states.len().pow(u32::try_from(n).unwrap()) {
+        let replicas: Vec<_> =
+            (0..count).map(|at| states[code / states.len().pow(at as u32) % states.len()].clone()).collect();
+        let mut held = Object::new();
+        for object in &replicas {
+            held.merge(object, &MergeRules::default());
+        }
+        for seen in [&old, &states[2], &rival, &both, &gone].map(Object::context) {
+            let there = held.context().covers_all(seen);
+            let owners = if lie == Lie::NotWidened { Vec::new() } else { ids(0..n) };
+            let floor = (lie != Lie::NoFloor).then(|| Floor { seen: seen.clone(), owners });
+            let need = one_layout(level(r, false), n);
+            let plan = ReadPlan { repair: Repair::Async, floor, ..plan(n, need.clone(), need, 0) };
+            let mut reading = Reading::begin(replicas.clone(), Vec::new(), plan, lie);
+            reading.hedges = usize::from(n <= 3);
+            let (mut wrong, mut answered) = (None, false);
+            worlds += reading.explore(lie, &[NoVote::TimedOut], |world| {
+                let Some(found) = &world.found else { return wrong.is_none() };
+                answered = true;
+                let covers = found.object.as_ref().map_or(seen.is_empty(), |object| object.context().covers_all(seen));
+                if !covers && (there || usize::try_from(found.counted.answered).unwrap() < count) {
+                    wrong = Some(format!("N={n} R={r} {replicas:?}: {seen:?} was seen, found {found:?}"));
+                }
+                false
+            });
+            if !answered {
+                wrong = wrong.or_else(|| Some(format!("N={n} R={r} {replicas:?}: {seen:?} is never answered")));
+            }
+            if let Some(wrong) = wrong {
+                return Err(wrong);
+            }
+        }
+    }
+    Ok(worlds)
+}
+
 const FAILURES: [NoVote; 3] = [NoVote::Failed, NoVote::Refused, NoVote::TimedOut];
 
 fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -329,6 +384,13 @@ fn i_mono_holds_in_every_order_of_messages() {
 }
 
 #[test]
+fn i_session_holds_in_every_order_of_messages() {
+    let worlds: usize = (1..=3).map(|r| session(3, r, Lie::None).unwrap()).sum();
+    assert!(worlds > 5_000, "{worlds} worlds: the model has shrunk");
+    println!("I-SESSION: {worlds} worlds");
+}
+
+#[test]
 fn every_planted_bug_is_caught() {
     let lies = [Lie::ReadsOneLess, Lie::WritesOneLess, Lie::ErrorIsNotFound, Lie::RefusalIsSame, Lie::FailureIsAck];
     for lie in lies {
@@ -336,6 +398,9 @@ fn every_planted_bug_is_caught() {
     }
     for lie in [Lie::RepairNotAwaited, Lie::ReadsOneLess] {
         assert!(monotonic(3, 2, lie).is_err(), "{lie:?} went unnoticed");
+    }
+    for lie in [Lie::NoFloor, Lie::NotWidened, Lie::SilenceIsIgnorance] {
+        assert!(session(3, 1, lie).is_err(), "{lie:?} went unnoticed");
     }
     assert!(overlap(3, 1, 2, Lie::None, &FAILURES).is_err(), "R + W = N promises nothing, and the model can tell");
 }

@@ -461,6 +461,11 @@ impl Identity {
         (current.actor(partition), current.floors.get(&partition).copied().unwrap_or_default())
     }
 
+    /// The greatest stamp that was ever collected, or dropped past its time, in `partition` here.
+    pub fn collected(&self, partition: PartitionId) -> Stamp {
+        self.actor(partition).1
+    }
+
     /// The entry that raises the floor of `partition` to `dropped`, for the batch that drops; none where it is as high.
     pub(super) fn floor_entry(&self, partition: PartitionId, dropped: Stamp) -> Option<(Bytes, Bytes)> {
         let (_, floor) = self.actor(partition);

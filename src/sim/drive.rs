@@ -7,7 +7,8 @@
 //!
 //! **Varieties.** A wiped node replaces itself by a layout change, so a run in which one is wiped ends when no change is
 //! under way any more: a [`Variety`] of its own. So does one in which layouts change all the time; and where a directory is
-//! copied, the copy is out at the end. Where fallbacks stand in for owners, only [`lost`] judges.
+//! copied, the copy is out at the end. Where fallbacks stand in for owners, only [`lost`] judges. Where clients have
+//! sessions, one replica is asked for at a time, and [`session`] judges by their floors.
 //!
 //! **A directory that went back** votes on what it forgot until somebody proves to it that it did, and of a copy a moment
 //! old, or where nobody is there who saw more, there is no proof. Nothing is lost by it; which reads it may spoil, and
@@ -58,6 +59,8 @@ pub enum Variety {
     Layouts,
     /// More owners are down than a quorum survives, and fallbacks stand in for them: only that nothing is lost is promised.
     Sloppy,
+    /// Every client sends the floor of what it has seen, and asks one replica, through whatever node.
+    Sessions,
 }
 
 /// What one run is: printed when it fails.
@@ -133,6 +136,11 @@ impl Options {
                     options.profile.kinds.remove(&kind);
                 }
                 options.always(Kind::Crash);
+            }
+            Variety::Sessions => {
+                // What one replica acknowledged alone has to stay there.
+                options.durability = Durability::Flush;
+                options.profile.kinds.retain(|kind| !forgets(*kind));
             }
             Variety::Layouts => {
                 // Copies are lost by the nemesis of layouts, one at a time; another that forgets beside it would be one
@@ -284,6 +292,7 @@ async fn drive(time: SimTime, options: Options) -> Report {
     let cluster = Cluster::founded(time, setup).await;
     let mut runner = runner(&cluster);
     runner.sloppy = options.variety == Variety::Sloppy;
+    runner.sessions = options.variety == Variety::Sessions;
     if layouts {
         let latest = Bucket::new("latest").expect("a good name");
         last_write_wins(&cluster, &latest).await;
@@ -327,10 +336,10 @@ async fn drive(time: SimTime, options: Options) -> Report {
     if runner.sloppy {
         violations.extend(lost::check(&of_bucket(&judged, &runner.bucket)));
     } else {
-        violations.extend(judge(&of_bucket(&judged, &runner.bucket), n, false));
+        violations.extend(judge(&of_bucket(&judged, &runner.bucket), n, false, runner.sessions));
     }
     if let Some(latest) = &runner.latest {
-        violations.extend(judge(&of_bucket(&judged, latest), n, true));
+        violations.extend(judge(&of_bucket(&judged, latest), n, true, runner.sessions));
     }
     let violations = excuse::unexplained(&judged, n, violations, &backs.account(&runner));
     let Churned { layouts, replicas, damaged, unflushed, rolled_back } = churned;
@@ -342,13 +351,13 @@ async fn drive(time: SimTime, options: Options) -> Report {
 }
 
 /// What the judges say of one bucket's history.
-fn judge(lines: &[Line], n: u8, lww: bool) -> Vec<Violation> {
+fn judge(lines: &[Line], n: u8, lww: bool, floors: bool) -> Vec<Violation> {
     let mut violations = lost::check(lines);
     // There a write may lose against a concurrent one of a greater stamp: whether it did, `overlap` tells by the last reads.
     violations.retain(|violation| !(lww && violation.rule == "lost"));
     violations.extend(overlap::check(lines, overlap::Rules { n, lww }));
     violations.extend(mono::check(lines, n));
-    violations.extend(session::check(lines, session::Rules { n, floors: false }));
+    violations.extend(session::check(lines, session::Rules { n, floors }));
     violations
 }
 
@@ -395,6 +404,7 @@ fn clients(options: &Options, schedule: &Schedule, runner: &Runner, tasks: &Task
             steps: u32::try_from(steps).unwrap_or(u32::MAX),
             n: Setup::new(options.seed, options.nodes).n,
             strict: true,
+            one: options.variety == Variety::Sessions,
             least_w: if frail { 2 } else { 1 },
             // What nobody has found out yet votes on its own copy, old as it is.
             least_r: if copied || layouts { 2 } else { 1 },
@@ -437,6 +447,7 @@ pub fn runner(cluster: &Cluster) -> Runner {
         latest: None,
         words: false,
         sloppy: false,
+        sessions: false,
         timeout: DEADLINE,
     }
 }

@@ -78,6 +78,10 @@ pub struct Tally {
     pub stood_in: u64,
     /// Reads that fallbacks were asked for.
     pub sloppy_reads: u64,
+    /// Floors that had to be looked for at every owner, and were found.
+    pub widened: u64,
+    /// Floors that were not met.
+    pub unmet: u64,
     /// Objects deleted where they are not owned any more, or not yet.
     pub forgotten: u64,
     /// Deleted objects that rounds of collection removed for good.
@@ -91,7 +95,7 @@ pub struct Tally {
 impl Tally {
     /// Adds what one process counted.
     pub fn add_life(&mut self, metrics: &Metrics) {
-        let Metrics { quorum, replica, gossip, layout, hints, collect, .. } = metrics;
+        let Metrics { quorum, sessions, replica, gossip, layout, hints, collect, .. } = metrics;
         self.add(&Self {
             lives: 1,
             siblings: quorum.sibling_writes.get(),
@@ -118,6 +122,8 @@ impl Tally {
             stand_ins: quorum.stand_ins.get(),
             stood_in: quorum.stood_in.get(),
             sloppy_reads: quorum.sloppy_reads.get(),
+            widened: sessions.widened.get(),
+            unmet: sessions.unmet.get(),
             ..Self::default()
         });
     }
@@ -161,6 +167,8 @@ impl Tally {
         self.stand_ins += other.stand_ins;
         self.stood_in += other.stood_in;
         self.sloppy_reads += other.sloppy_reads;
+        self.widened += other.widened;
+        self.unmet += other.unmet;
         for (name, times) in &other.forced {
             *self.forced.entry(name).or_default() += times;
         }
@@ -198,6 +206,13 @@ impl Tally {
             ("sloppy reads", self.sloppy_reads),
             ("replayed hints", self.hints_replayed),
         ];
+        counted.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+    }
+
+    /// What should sometimes happen in runs with sessions and never did.
+    #[must_use]
+    pub fn never_in_sessions(&self) -> Vec<&'static str> {
+        let counted = [("widened reads", self.widened), ("unmet floors", self.unmet), ("hand-overs", self.handovers)];
         counted.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
     }
 
@@ -239,7 +254,7 @@ impl fmt::Display for Tally {
              layouts asked for ({} of them for another n), {} records damaged, {} power cuts and {} directories gone \
              back meanwhile, {} retries under others, {} requests refused for them, {} transfers, {} objects forgotten, \
              {} collected, {} states too old for that, {} hints ({} replayed, {} dropped), {} stand-ins ({} of them for \
-             writes of their own), {} sloppy reads; forced: {:?}",
+             writes of their own), {} sloppy reads, {} floors found elsewhere, {} unmet; forced: {:?}",
             self.operations,
             self.answered,
             self.unknown,
@@ -277,6 +292,8 @@ impl fmt::Display for Tally {
             self.stand_ins,
             self.stood_in,
             self.sloppy_reads,
+            self.widened,
+            self.unmet,
             self.forced
         )
     }
@@ -294,6 +311,8 @@ mod tests {
         all.add(&Tally { exchanges: 2, equals: 1, changes: 1, ..Tally::default() });
         all.add(&Tally { stops: 1, forced: rare::PATHS.map(|(name, _)| (name, 1)).into(), ..Tally::default() });
         all.add(&Tally { stand_ins: 1, sloppy_reads: 2, ..Tally::default() });
+        all.add(&Tally { widened: 1, ..Tally::default() });
+        assert_eq!(all.never_in_sessions(), ["unmet floors"]);
         assert_eq!(all.never_sloppy(), ["writes coordinated by fallbacks"]);
         assert_eq!(all.never(), ["replays", "failed commits", rare::LAG]);
     }

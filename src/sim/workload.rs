@@ -38,6 +38,8 @@ pub struct Options {
     pub n: u8,
     /// Only pairs of levels with R + W > N.
     pub strict: bool,
+    /// Every read and every write asks for one replica.
+    pub one: bool,
     /// Least W: 2 where one replica may forget what it acknowledged.
     pub least_w: u8,
     /// Least R: 2 where one replica's own copy may be no vote.
@@ -128,6 +130,7 @@ fn step(entropy: &Entropy, options: &Options, client: u32, number: u32) -> Step 
     let least = if options.strict { n + 1 - w } else { 1 }.max(u64::from(options.least_r)).clamp(1, n);
     let r = least + entropy.below(n + 1 - least);
     let (w, r) = if entropy.chance(0.6) { (n / 2 + 1, n / 2 + 1) } else { (w, r) };
+    let (w, r) = if options.one { (1, 1) } else { (w, r) };
     Step {
         think: Duration::from_micros(entropy.below(1 + 2 * options.think.as_micros() as u64)),
         node: entropy.below(u64::from(options.nodes)) as u32,
@@ -170,6 +173,8 @@ pub struct Runner {
     pub words: bool,
     /// Whether fallbacks count; where one replica is asked for, their hints alone are enough.
     pub sloppy: bool,
+    /// Whether each client sends with every operation the floor of its last answer about the object.
+    pub sessions: bool,
     /// Each operation's deadline; the client itself gives up after twice this.
     pub timeout: Duration,
 }
@@ -177,27 +182,34 @@ pub struct Runner {
 /// The context a client holds for a key.
 type Held = (ContextToken, Option<VersionVector>);
 
+/// What a client remembers, by key.
+#[derive(Default)]
+struct Memory {
+    held: BTreeMap<String, Held>,
+    floors: BTreeMap<String, FloorToken>,
+}
+
 impl Runner {
     /// Carries out one client's steps, one after the other.
     pub async fn client(&self, client: u32, steps: &[Step]) {
-        let mut held: BTreeMap<String, Held> = BTreeMap::new();
+        let mut memory = Memory::default();
         for step in steps {
             self.clock.sleep(step.think).await;
             match step.action {
-                Action::Read => drop(self.read(client, step, &mut held).await),
-                Action::Blind => self.write(client, step, Some(step.element.clone()), None, &mut held).await,
+                Action::Read => drop(self.read(client, step, &mut memory).await),
+                Action::Blind => self.write(client, step, Some(step.element.clone()), None, &mut memory).await,
                 Action::Again => {
-                    let context = held.get(&step.key).cloned();
-                    self.write(client, step, Some(step.element.clone()), context, &mut held).await;
+                    let context = memory.held.get(&step.key).cloned();
+                    self.write(client, step, Some(step.element.clone()), context, &mut memory).await;
                 }
                 Action::Union | Action::Modify | Action::Delete => {
-                    let Some(answer) = self.read(client, step, &mut held).await else { continue };
+                    let Some(answer) = self.read(client, step, &mut memory).await else { continue };
                     let value = match step.action {
                         Action::Union => Some(union(&answer, &step.element)),
                         Action::Delete => None,
                         _ => Some(step.element.clone()),
                     };
-                    self.write(client, step, value, held.get(&step.key).cloned(), &mut held).await;
+                    self.write(client, step, value, memory.held.get(&step.key).cloned(), &mut memory).await;
                 }
             }
         }
@@ -243,29 +255,32 @@ impl Runner {
                     r: all(&key),
                     w: 0,
                 };
-                self.get(client, &step, true, &mut BTreeMap::new()).await;
+                self.get(client, &step, true, &mut Memory::default()).await;
             }
         }
     }
 
-    async fn read(&self, client: u32, step: &Step, held: &mut BTreeMap<String, Held>) -> Option<ReadAnswer> {
-        self.get(client, step, false, held).await
+    async fn read(&self, client: u32, step: &Step, memory: &mut Memory) -> Option<ReadAnswer> {
+        self.get(client, step, false, memory).await
     }
 
-    async fn get(&self, client: u32, step: &Step, last: bool, held: &mut BTreeMap<String, Held>) -> Option<ReadAnswer> {
+    async fn get(&self, client: u32, step: &Step, last: bool, memory: &mut Memory) -> Option<ReadAnswer> {
         let id = self.id(&step.key);
         let invoke = Invoke { level: step.r, last, ..self.invoke(client, step, Verb::Get) };
         let op = self.recorder.invoke(self.now(), invoke);
         // The owners were counted for the last ones.
         let r = if last { Level::Count(step.r) } else { self.level(step.r) };
+        let floor = memory.floors.get(&step.key).filter(|_| self.sessions).cloned();
         // The last ones are to find it where it belongs.
-        let options = ReadOptions { r, timeout: self.timeout, sloppy: self.sloppy && !last, ..ReadOptions::default() };
+        let options =
+            ReadOptions { r, timeout: self.timeout, sloppy: self.sloppy && !last, floor, ..ReadOptions::default() };
         let asked = id.clone();
         let result = self.ask(step.node, |kv| async move { kv.get(asked, options).await }).await;
         match result {
             Ok(answer) => {
                 let context = self.decode.context(&id, &answer.context);
-                held.insert(step.key.clone(), (answer.context.clone(), context.clone()));
+                memory.held.insert(step.key.clone(), (answer.context.clone(), context.clone()));
+                memory.floors.insert(step.key.clone(), answer.floor.clone());
                 let (seen, shown) = (self.decode.floor(&id, &answer.floor), shown(&answer.siblings));
                 self.recorder.end(self.now(), op, Event::Ok(Answered { dot: None, context, seen, shown }));
                 Some(answer)
@@ -277,14 +292,7 @@ impl Runner {
         }
     }
 
-    async fn write(
-        &self,
-        client: u32,
-        step: &Step,
-        value: Option<String>,
-        context: Option<Held>,
-        held: &mut BTreeMap<String, Held>,
-    ) {
+    async fn write(&self, client: u32, step: &Step, value: Option<String>, context: Option<Held>, memory: &mut Memory) {
         let id = self.id(&step.key);
         let verb = if value.is_some() { Verb::Put } else { Verb::Delete };
         let (token, vector) = context.map_or((None, None), |(token, vector)| (Some(token), vector));
@@ -292,7 +300,8 @@ impl Runner {
         let op = self.recorder.invoke(self.now(), invoke);
         let w = if self.sloppy && step.w == 1 { Level::Any } else { self.level(step.w) };
         let (timeout, sloppy) = (self.timeout, self.sloppy);
-        let options = WriteOptions { w, timeout, context: token, sloppy, ..WriteOptions::default() };
+        let floor = memory.floors.get(&step.key).filter(|_| self.sessions).cloned();
+        let options = WriteOptions { w, timeout, context: token, sloppy, floor, ..WriteOptions::default() };
         let asked = id.clone();
         let result = self
             .ask(step.node, |kv| async move {
@@ -305,15 +314,18 @@ impl Runner {
         let event = match result {
             Ok(answer) => {
                 let answered = self.wrote(&id, &answer);
+                memory.floors.insert(step.key.clone(), answer.floor.clone());
                 match (&answer.context, &answered.context) {
-                    (Some(token), vector) => drop(held.insert(step.key.clone(), (token.clone(), vector.clone()))),
+                    (Some(token), vector) => {
+                        drop(memory.held.insert(step.key.clone(), (token.clone(), vector.clone())))
+                    }
                     // What it held is superseded by what it was not given: it goes on blind.
-                    (None, _) => drop(held.remove(&step.key)),
+                    (None, _) => drop(memory.held.remove(&step.key)),
                 }
                 Event::Ok(answered)
             }
             Err(error) => {
-                held.remove(&step.key);
+                memory.held.remove(&step.key);
                 if error.outcome == Outcome::NotApplied {
                     Event::Fail { error: error.detail }
                 } else {

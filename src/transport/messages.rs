@@ -382,6 +382,9 @@ pub struct HandedRead {
     /// Whether to explain.
     #[prost(bool, tag = "5")]
     pub explain: bool,
+    /// What the answer is to be at least as new as, under the target's generation (`causality`'s encoding of a vector).
+    #[prost(bytes = "bytes", optional, tag = "50")]
+    pub floor: Option<Bytes>,
 }
 
 /// See [`Ask::HandedWrite`].
@@ -426,6 +429,9 @@ pub struct HandedWrite {
     /// Whether fallbacks may stand in for owners; one of them is handed the write where no owner can be reached.
     #[prost(bool, tag = "13")]
     pub sloppy: bool,
+    /// What it is to be minted on, or on something newer: as in [`HandedRead::floor`].
+    #[prost(bytes = "bytes", optional, tag = "50")]
+    pub floor: Option<Bytes>,
 }
 
 /// What a client wants stored.

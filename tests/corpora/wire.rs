@@ -11,8 +11,8 @@ use quorate::transport::messages::layouts::{
     Ballot, Decide, Decided, DigestOf, Digests, Layouts, LayoutsTold, ListDigests, Promised, Renounce, TrackerOf, Voice,
 };
 use quorate::transport::messages::{
-    self, Ask, Copy, Fetch, HandedWrite, Heartbeat, Held, Page, PageEntry, Probe, Probed, Read, Refusal, Reply,
-    Request, Settle, Settled, Target, Tell, Write, Written,
+    self, Ask, Copy, Fetch, HandedRead, HandedWrite, Heartbeat, Held, Page, PageEntry, Probe, Probed, Read, Refusal,
+    Reply, Request, Settle, Settled, Target, Tell, Write, Written,
 };
 use quorate::types::{Mono, NodeId};
 
@@ -60,6 +60,15 @@ fn requests() -> Vec<(&'static str, Ask)> {
         ("heartbeat", Ask::Heartbeat(Heartbeat { wall_ms: 1, state: 7, progress: 3 })),
         ("read", Ask::Read(Read { target: target(), have: Some(record.clone()), to_mend: true })),
         ("write", Ask::Write(Write { target: target(), record: record.clone(), epoch: 4, flush: true, repair: false })),
+        (
+            "handed-read",
+            Ask::HandedRead(HandedRead {
+                target: target(),
+                level: "one".into(),
+                floor: Some(Bytes::from_static(&[0; 16])),
+                ..HandedRead::default()
+            }),
+        ),
         (
             "handed-write",
             Ask::HandedWrite(HandedWrite {

@@ -141,8 +141,15 @@ pub(crate) async fn what_is_wrong_is_refused(to: &Listeners) {
         let answer = send(to.of_turn(1), "PUT", "/v1/kv/b/k", &[(name, "*")], b"v").await;
         assert_eq!((answer.status, answer.problem().as_str()), (400, "precondition_needs_cas"));
     }
+    for verb in ["GET", "HEAD", "PUT", "DELETE"] {
+        let floor = send(to.of_turn(2), verb, "/v1/kv/b/k", &[("Quorate-Floor", "x")], b"").await;
+        assert_eq!(floor.status, 400, "{verb}");
+    }
     let floor = send(to.of_turn(2), "GET", "/v1/kv/b/k", &[("Quorate-Floor", "x")], b"").await;
-    assert_eq!((floor.status, floor.problem().as_str()), (501, "not_yet"));
+    assert_eq!((floor.status, floor.problem().as_str()), (400, "bad_floor"));
+    let twice = [("Quorate-Floor", "x"), ("Quorate-Floor", "x")];
+    let twice = send(to.of_turn(0), "GET", "/v1/kv/b/k", &twice, b"").await;
+    assert_eq!((twice.status, twice.problem().as_str()), (400, "bad_parameter"));
 }
 
 /// A context is taken from who was given it, for the key it was given for.
@@ -164,6 +171,29 @@ pub(crate) async fn contexts_are_checked(to: &Listeners, siblings: impl AsyncFn(
         let answer = send(to.of_turn(turn), "PUT", target, &[("Quorate-Context", token)], b"2").await;
         assert_eq!((answer.status, answer.problem().as_str()), (400, "bad_context"), "{target} {token}");
     }
+    // Floors are taken by the same rule, with reads and with writes.
+    let mut forged = from_base64(floor).unwrap().to_vec();
+    forged[9] ^= 1;
+    let cases = [
+        ("/v1/kv/b/checked", to_base64(&forged)),
+        ("/v1/kv/b/checked", String::new()),
+        ("/v1/kv/b/checked", first.header("quorate-context").unwrap().to_owned()),
+        ("/v1/kv/b/other", floor.to_owned()),
+        ("/v1/kv/c/checked", floor.to_owned()),
+        ("/v1/kv/b/checked", "a".repeat(32 * 1024 + 1)),
+    ];
+    for (turn, (target, token)) in cases.iter().enumerate() {
+        let given = [("Quorate-Floor", &**token)];
+        for answer in [
+            send(to.of_turn(turn), "GET", target, &given, b"").await,
+            send(to.of_turn(turn), "PUT", target, &given, b"2").await,
+        ] {
+            assert_eq!((answer.status, answer.problem().as_str()), (400, "bad_floor"), "{target} {token}");
+            assert!(answer.json()["detail"].as_str().unwrap().contains("floor"));
+        }
+    }
+    let again = send(to.of_turn(2), "GET", "/v1/kv/b/checked?r=1", &[("Quorate-Floor", floor)], b"").await;
+    assert_eq!((again.status, &again.body[..]), (200, &b"1"[..]));
     let large = [("Quorate-Context", &*"a".repeat(32 * 1024 + 1))];
     let large = send(to.of_turn(1), "PUT", "/v1/kv/b/checked", &large, b"2").await;
     assert_eq!((large.status, large.problem().as_str()), (409, "context_too_large"));

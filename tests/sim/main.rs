@@ -23,6 +23,7 @@ mod repair;
 mod scenarios;
 mod scrub;
 mod seeds;
+mod sessions;
 mod sloppy;
 mod sloppy_layouts;
 mod voices;

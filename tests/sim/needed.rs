@@ -79,7 +79,8 @@ impl World {
         let nodes = u32::try_from(self.cluster.len()).unwrap();
         let (clients, steps, n, think) = (16, 900, 3, Duration::from_millis(40));
         let (strict, least_w, least_r, latest) = (true, 2, 2, false);
-        let options = workload::Options { clients, nodes, steps, n, strict, least_w, least_r, latest, think };
+        let one = false;
+        let options = workload::Options { clients, nodes, steps, n, strict, one, least_w, least_r, latest, think };
         let plan = Plan::generate(self.seed, &options);
         let over = AtomicBool::new(false);
         let client = async |(number, steps): (usize, Vec<Step>)| {

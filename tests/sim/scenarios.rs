@@ -361,6 +361,7 @@ fn all_three_lose_power_under_load_and_nothing_acknowledged_is_lost() {
                 n: 3,
                 strict: true,
                 least_w: 1,
+                one: false,
                 least_r: 1,
                 latest: false,
                 think,

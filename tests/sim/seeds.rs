@@ -100,6 +100,16 @@ fn no_seed_with_sloppy_quorums_loses_anything() {
     }
 }
 
+/// Every client reads and writes one replica at a time, through whatever node, and sends what it has seen: it finds its own
+/// writes, never goes back, and nobody is shown a write without what its writer had seen.
+#[test]
+fn no_seed_with_sessions_breaks_a_promise() {
+    let total = many(Variety::Sessions, seeds().div_ceil(2));
+    if seeds() >= 40 {
+        assert_eq!(total.never_in_sessions(), [""; 0], "what no seed did");
+    }
+}
+
 /// Seeds that found something, and what.
 #[test]
 fn what_seeds_found_once_stays_fixed() {
@@ -128,6 +138,7 @@ fn replay() {
         Ok("Copied") => Variety::Copied,
         Ok("Layouts") => Variety::Layouts,
         Ok("Sloppy") => Variety::Sloppy,
+        Ok("Sessions") => Variety::Sessions,
         _ => Variety::Members,
     };
     let report = of(variety, seed, length());

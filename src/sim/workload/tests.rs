@@ -148,6 +148,7 @@ fn options() -> Options {
         n: 3,
         strict: true,
         least_w: 1,
+        one: false,
         least_r: 1,
         latest: false,
         think: Duration::from_millis(20),
@@ -166,6 +167,7 @@ fn history_of(seed: u64, cheat: Cheat) -> Vec<history::Line> {
             latest: None,
             words: false,
             sloppy: false,
+            sessions: false,
             timeout: Duration::from_secs(1),
         };
         let tasks = Tasks::default();

@@ -88,6 +88,7 @@ impl Shared {
             latest: None,
             words: false,
             sloppy: false,
+            sessions: false,
             timeout: DEADLINE,
         };
         (env, http, runner)
@@ -277,6 +278,7 @@ pub(super) fn run(options: &Options, traced: bool) -> Outcome {
             n,
             strict: true,
             least_w: if frail { 2 } else { 1 },
+            one: false,
             least_r: 1,
             latest: false,
             think: options.think,
