@@ -87,6 +87,8 @@ pub struct Metrics {
     pub writes: OperationMetrics,
     /// What quorums met with.
     pub quorum: QuorumMetrics,
+    /// Lists of keys.
+    pub lists: ListMetrics,
     /// This node's own data.
     pub replica: ReplicaMetrics,
     /// Connections to peers.
@@ -157,8 +159,23 @@ impl Metrics {
         let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
         let gossip = GossipMetrics::new(at);
         let (layout, repair, hints) = (LayoutMetrics::new(at), RepairMetrics::new(at), HintMetrics::new(at));
-        let scrub = ScrubMetrics::new(at);
-        Self { registry, http, reads, writes, quorum, replica, transport, peers, gossip, layout, repair, hints, scrub }
+        let (scrub, lists) = (ScrubMetrics::new(at), ListMetrics::new(at));
+        Self {
+            registry,
+            http,
+            reads,
+            writes,
+            quorum,
+            lists,
+            replica,
+            transport,
+            peers,
+            gossip,
+            layout,
+            repair,
+            hints,
+            scrub,
+        }
     }
 
     /// Adds what a room keeps by itself; it is asked whenever the text is made. Before the node is shared.
@@ -417,6 +434,26 @@ group! {
             "Operations refused because too many were under way.";
         siblings: Histogram = sizes(), "siblings",
             "Siblings of objects read.";
+    }
+}
+
+group! {
+    /// Lists of keys.
+    ListMetrics {
+        pages: Counter = Counter::default(), "list_pages",
+            "Pages of keys that this node made for clients.";
+        failures: Counter = Counter::default(), "list_failures",
+            "Pages of keys that were refused, or could not be made.";
+        keys: Counter = Counter::default(), "list_keys",
+            "Keys on those pages.";
+        gaps: Counter = Counter::default(), "list_gaps",
+            "Partitions that too few replicas could answer for, summed over those pages.";
+        asked: Counter = Counter::default(), "list_requests",
+            "Questions to other nodes for those pages.";
+        served: Counter = Counter::default(), "list_served",
+            "Questions of other nodes for keys, answered here.";
+        seconds: Histogram = seconds(), "list_page_duration_seconds",
+            "Time that pages of keys took.";
     }
 }
 

@@ -12,12 +12,14 @@
 //! I-HONEST is kept here: whatever is refused before the mint is `not_applied`; after it, what did not reach W in time
 //! is `unknown`, never "failed".
 //!
-//! Bounds: every operation has a deadline; the operations in flight (`Limits::operations`; past it: 503 `overloaded`).
+//! Bounds: every operation has a deadline; the operations in flight (`Limits::operations`; past it: 503 `overloaded`), the
+//! pages of lists among them (`list::PAGES`).
 
 mod broken;
 mod compare;
 mod get;
 mod handover;
+mod list;
 mod pending;
 mod put;
 mod route;
@@ -33,6 +35,7 @@ use arc_swap::ArcSwapOption;
 use tracing::debug;
 
 pub use get::Found;
+pub use list::{FoundKey, ListPlan, PlannedGap, PlannedPage};
 pub use put::{WritePlan, Wrote};
 pub use service::DataService;
 
@@ -85,6 +88,7 @@ struct Inner {
     zone: String,
     limits: Limits,
     under_way: AtomicUsize,
+    lists: AtomicUsize,
     requests: Mutex<BTreeSet<RequestId>>,
     hedges: Mutex<Budget>,
     metrics: Arc<Metrics>,
@@ -189,6 +193,7 @@ impl Coordinator {
             zone,
             limits,
             under_way: AtomicUsize::new(0),
+            lists: AtomicUsize::new(0),
             requests: Mutex::default(),
             hedges: Mutex::new(if env.buggify.at("hedges run out") { Budget::new(50, 0) } else { Budget::hedging() }),
             metrics,

@@ -73,6 +73,7 @@ impl Service for DataService {
                 }
                 Some(Ask::CompareRoots(asked)) => this.serve_compare_roots(&asked).await,
                 Some(Ask::Descend(asked)) => this.serve_descend(&asked).await,
+                Some(Ask::List(asked)) => this.serve_list(&known, named, &asked, budget).await,
                 Some(Ask::HandedRead(read)) => this.serve_handed_read(read, budget).await,
                 Some(Ask::HandedWrite(write)) => this.serve_handed_write(write, budget).await,
                 _ => Reply::refused(Refusal::Unknown, "this node does not know that request"),
@@ -140,7 +141,7 @@ impl Coordinator {
         Ok(Found { id, place, rules, class })
     }
 
-    fn unfit(&self, refusal: judge::Refusal) -> Reply {
+    pub(super) fn unfit(&self, refusal: judge::Refusal) -> Reply {
         self.inner.metrics.layout.refused.inc();
         let (why, detail) = match refusal.why {
             Unfit::Ended => (Refusal::Ended, "the sender was removed from the cluster for good"),

@@ -101,6 +101,11 @@ impl Problem {
         self
     }
 
+    /// The document alone, where an answer has begun already.
+    pub(super) fn into_document(self) -> ProblemDocument {
+        self.0.document
+    }
+
     #[cfg(test)]
     pub(super) fn detail(&self) -> &str {
         &self.0.document.detail

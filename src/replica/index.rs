@@ -1,12 +1,55 @@
 //! The key index: what is known of an object without its value.
+//!
+//! The two highest bits of the sibling count say what a list shows of the object without reading it. Entries of before
+//! there were lists have none of them set: their objects are read.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::causality::Horizon;
+use crate::causality::{Horizon, Object};
 use crate::merkle::hour_of;
 use crate::types::Digest;
 
-/// An index entry: version (u8) | digest (16) | siblings (u32) | horizon (u64), integers big endian.
+/// All that is held are deletes.
+const DEAD: u32 = 1 << 30;
+/// There is a value, and nothing that expires.
+const LASTS: u32 = 2 << 30;
+const COUNT: u32 = DEAD - 1;
+
+/// What a list shows of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shown {
+    /// Nothing: there are deletes alone.
+    Dead,
+    /// This many siblings, whatever the time is.
+    Lasts(u32),
+    /// That depends on the time, or is not known here: read it.
+    Read,
+}
+
+/// How many siblings an object has, and what a list shows of it, as one word of its index entry.
+pub(super) fn siblings_word(object: &Object) -> u32 {
+    let payloads = || object.siblings().iter().flat_map(|sibling| &sibling.payloads);
+    let count = u32::try_from(payloads().count()).unwrap_or(COUNT).min(COUNT);
+    match () {
+        () if payloads().all(crate::causality::Payload::is_tombstone) => count | DEAD,
+        () if payloads().all(|payload| payload.expires_at.is_none()) => count | LASTS,
+        () => count,
+    }
+}
+
+/// What a list shows by an index entry, and the object's digest.
+pub(super) fn index_shown(entry: &[u8]) -> Option<(Digest, Shown)> {
+    let (digest, _) = index_digest(entry)?;
+    let word = u32::from_be_bytes(entry[17..21].try_into().ok()?);
+    let shown = match word & !COUNT {
+        DEAD => Shown::Dead,
+        LASTS => Shown::Lasts(word & COUNT),
+        _ => Shown::Read,
+    };
+    Some((digest, shown))
+}
+
+/// An index entry: version (u8) | digest (16) | siblings ([`siblings_word`], u32) | horizon (u64), integers big endian.
 pub(super) fn index_entry(digest: &Digest, siblings: u32, horizon: Horizon) -> Bytes {
     let mut entry = BytesMut::with_capacity(29);
     entry.put_u8(1);
@@ -24,5 +67,44 @@ pub(super) fn index_digest(entry: &[u8]) -> Option<(Digest, u32)> {
             Some((Digest::from_slice(&rest[..16])?, hour_of(Horizon(horizon))))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::causality::{MergeRules, NodeClock, Payload, Supersedes, Write, write};
+    use crate::types::{ActorId, Stamp, Wall};
+
+    fn object(values: &[(Option<&'static str>, Option<u64>)]) -> Object {
+        let mut clock = NodeClock::starting_after(Stamp(1));
+        values.iter().zip(1..).fold(Object::new(), |base, ((value, expires), at)| {
+            let payload = Payload { value: value.map(Into::into), expires_at: expires.map(Wall), ..Payload::default() };
+            let supersedes = Supersedes::Covered(Default::default());
+            let reading = clock.next(Wall(at));
+            let put = Write { payload, supersedes, request: None };
+            write(&base, put, ActorId(at), reading, Stamp(0), &MergeRules::default()).object
+        })
+    }
+
+    #[test]
+    fn an_entry_says_what_a_list_shows() {
+        let shown = |values| {
+            let object = object(values);
+            let entry = index_entry(&Digest([7; 16]), siblings_word(&object), object.horizon());
+            assert_eq!(index_digest(&entry), Some((Digest([7; 16]), hour_of(object.horizon()))));
+            index_shown(&entry).unwrap()
+        };
+        assert_eq!(shown(&[(Some("a"), None)]), (Digest([7; 16]), Shown::Lasts(1)));
+        assert_eq!(shown(&[(Some("a"), None), (None, None)]).1, Shown::Lasts(2));
+        assert_eq!(shown(&[(None, None)]).1, Shown::Dead);
+        assert_eq!(shown(&[(Some("a"), None), (Some("b"), Some(9))]).1, Shown::Read);
+    }
+
+    #[test]
+    fn an_entry_of_before_there_were_lists_says_read_it() {
+        let entry = index_entry(&Digest([7; 16]), 3, Horizon::INFINITE);
+        assert_eq!(index_shown(&entry), Some((Digest([7; 16]), Shown::Read)));
+        assert_eq!(index_shown(&entry[1..]), None);
     }
 }

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use tracing::{error, warn};
 
 use super::class::front_of;
-use super::index::{index_digest, index_entry};
+use super::index::{index_digest, index_entry, siblings_word};
 use super::place::{Place, leaf_key, name_of, range_of};
 use super::shard::Shard;
 use super::{Fault, Replica};
@@ -277,7 +277,7 @@ impl Shard {
         if entry == Entry::Says(digest, hour) {
             return Ok((digest, hour, None));
         }
-        let siblings = u32::try_from(object.siblings().len()).unwrap_or(u32::MAX);
+        let siblings = siblings_word(&object);
         Ok((digest, hour, Some(index_entry(&digest, siblings, object.horizon()))))
     }
 

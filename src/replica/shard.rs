@@ -23,7 +23,7 @@ use super::class::{Classes, front_of};
 use super::health::Health;
 use super::hints::{HintBook, HintOp, HintWork};
 use super::identity::{Bar, Identity, Renewal};
-use super::index::{index_digest, index_entry};
+use super::index::{index_digest, index_entry, siblings_word};
 use super::place::{self, Place};
 use super::recent::Recent;
 use super::{Fault, ReplicaOptions};
@@ -625,7 +625,7 @@ impl Shard {
             }
             match record {
                 Some((record, digest)) => {
-                    let siblings = u32::try_from(entry.object.siblings().len()).unwrap_or(u32::MAX);
+                    let siblings = siblings_word(&entry.object);
                     batch.put(Keyspace::Index, stored.clone(), index_entry(&digest, siblings, horizon));
                     self.metrics.replica.bytes_written.inc_by(record.len() as u64);
                     batch.put(Keyspace::Objects, stored, record);

@@ -8,6 +8,7 @@
 pub mod buckets;
 pub mod gossip;
 pub mod layouts;
+pub mod lists;
 pub mod merkle;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use prost::{Message, Oneof};
 use buckets::BucketTable;
 use gossip::{Gossip, Gossiped};
 use layouts::{Decide, Decided, Digests, Layouts, LayoutsTold, ListDigests, Renounce};
+use lists::{List, Listed};
 use merkle::{CompareRoots, Descend, Descended, RootsCompared};
 
 /// A request from one node to another.
@@ -31,7 +33,7 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 29, 30, 31, 40, 41")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 29, 30, 31, 40, 41, 55")]
     pub ask: Option<Ask>,
     /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
     /// under way.
@@ -99,6 +101,9 @@ pub enum Ask {
     /// What do you keep of an object for its owners? Answered as a read is.
     #[prost(message, tag = "41")]
     ReadKept(Read),
+    /// The keys of a bucket, in these partitions.
+    #[prost(message, tag = "55")]
+    List(List),
 }
 
 /// A reply.
@@ -108,7 +113,7 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub head: u64,
     /// What is answered.
-    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 30, 31")]
+    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 30, 31, 55")]
     pub tell: Option<Tell>,
 }
 
@@ -169,6 +174,9 @@ pub enum Tell {
     /// To [`Ask::Settle`]: whether votes that were given before it was first asked are counted here.
     #[prost(message, tag = "31")]
     Settled(Settled),
+    /// To [`Ask::List`].
+    #[prost(message, tag = "55")]
+    Listed(Listed),
 }
 
 /// Names an object: bucket, the bucket's generation, key.

@@ -12,6 +12,7 @@ mod forced;
 mod gossip;
 mod hints;
 mod layouts;
+mod lists;
 mod mints;
 mod needed;
 #[path = "../options/mod.rs"]
