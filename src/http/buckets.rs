@@ -151,7 +151,7 @@ mod tests {
             ("/v1/buckets/b", "b"),
             ("/v1/buckets/%62", "b"),
             ("/v1/buckets/b/purge", "purge b"),
-            ("/v1/buckets/b/keys", "keys"),
+            ("/v1/buckets/b/keys", "keys of b"),
             ("/v1/buckets/b/", "wrong"),
             ("/v1/buckets/b/purge/x", "wrong"),
             ("/v1/buckets/a%2Fb", "wrong"),
