@@ -89,6 +89,8 @@ pub struct Metrics {
     pub quorum: QuorumMetrics,
     /// What became of session floors.
     pub sessions: SessionMetrics,
+    /// Lists of keys.
+    pub lists: ListMetrics,
     /// This node's own data.
     pub replica: ReplicaMetrics,
     /// Connections to peers.
@@ -167,7 +169,7 @@ impl Metrics {
         let (replica, transport, peers) = (ReplicaMetrics::new(at), TransportMetrics::new(at), PeerMetrics::new(at));
         let gossip = GossipMetrics::new(at);
         let (layout, repair, hints) = (LayoutMetrics::new(at), RepairMetrics::new(at), HintMetrics::new(at));
-        let (scrub, collect) = (ScrubMetrics::new(at), CollectMetrics::new(at));
+        let (scrub, collect, lists) = (ScrubMetrics::new(at), CollectMetrics::new(at), ListMetrics::new(at));
         Self {
             registry,
             http,
@@ -175,6 +177,7 @@ impl Metrics {
             writes,
             quorum,
             sessions,
+            lists,
             replica,
             transport,
             peers,
@@ -467,6 +470,26 @@ group! {
             "Operations refused because too many were under way.";
         siblings: Histogram = sizes(), "siblings",
             "Siblings of objects read.";
+    }
+}
+
+group! {
+    /// Lists of keys.
+    ListMetrics {
+        pages: Counter = Counter::default(), "list_pages",
+            "Pages of keys that this node made for clients.";
+        failures: Counter = Counter::default(), "list_failures",
+            "Pages of keys that were refused, or could not be made.";
+        keys: Counter = Counter::default(), "list_keys",
+            "Keys on those pages.";
+        gaps: Counter = Counter::default(), "list_gaps",
+            "Partitions that too few replicas could answer for, summed over those pages.";
+        asked: Counter = Counter::default(), "list_requests",
+            "Questions to other nodes for those pages.";
+        served: Counter = Counter::default(), "list_served",
+            "Questions of other nodes for keys, answered here.";
+        seconds: Histogram = seconds(), "list_page_duration_seconds",
+            "Time that pages of keys took.";
     }
 }
 

@@ -86,6 +86,22 @@ fn what_is_not_there_is_3() {
 }
 
 #[test]
+fn keys_are_listed_in_order_and_a_limit_is_kept() {
+    for key in ["b/2", "a/1", "b/1"] {
+        ends(0, &["put", "listed", key, "tea", "-w", "all"]);
+    }
+    assert_eq!(stdout(&ends(0, &["keys", "listed"])), "a/1\nb/1\nb/2\n");
+    assert_eq!(stdout(&ends(0, &["keys", "listed", "--prefix", "b/", "--limit", "1", "--values"])), "b/1\ttea\n");
+    let lines = stdout(&ends(0, &["keys", "listed", "--values", "-o", "json"]));
+    let keys: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((keys.len(), &keys[2]["key"], &keys[2]["values"][0]["value"]), (3, &"b/2".into(), &"tea".into()));
+    assert!(stdout(&ends(0, &["keys", "listed", "-o", "table", "-r", "quorum"])).contains("SIBLINGS"));
+    assert_eq!(stdout(&ends(0, &["keys", "nothing-there"])), "");
+    ends(2, &["keys", "listed", "--limit", "0"]);
+    ends(2, &["keys", "no/bucket"]);
+}
+
+#[test]
 fn siblings_are_5_and_are_settled_with_the_context() {
     ends(0, &["put", "siblings", "k", "tea", "-w", "all"]);
     let blind = ends(0, &["put", "siblings", "k", "coffee", "--blind", "-w", "all"]);

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::bucket_args::{BUCKET, BucketArgs};
 use super::config;
 use super::hints::{HINTS, HintsArgs};
+use super::keys::{KEYS, KeysArgs};
 use super::layout::LayoutArgs;
 use super::repair::{REPAIR, RepairArgs};
 use super::tombstones::TOMBSTONES;
@@ -53,6 +54,9 @@ pub(super) enum Command {
     /// Delete a value. Reads first, as `put` does.
     #[command(after_help = DELETE)]
     Delete(DeleteArgs),
+    /// List the keys of a bucket, in byte order.
+    #[command(after_help = KEYS)]
+    Keys(KeysArgs),
     /// How the cluster is, on one screen.
     #[command(after_help = STATUS)]
     Status(AdminArgs),

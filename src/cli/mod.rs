@@ -11,6 +11,7 @@ pub mod config;
 mod demo;
 mod dev;
 mod hints;
+mod keys;
 mod layout;
 mod logs;
 mod members;
@@ -52,6 +53,7 @@ pub fn main() -> ExitCode {
             Command::Put(args) => Box::pin(objects::put(args)).await,
             Command::Get(args) => Box::pin(objects::get(args)).await,
             Command::Delete(args) => Box::pin(objects::delete(args)).await,
+            Command::Keys(args) => Box::pin(keys::keys(args)).await,
             Command::Bucket(args) => Box::pin(bucket::bucket(args)).await,
             Command::Where(args) => Box::pin(objects::whereabouts(args)).await,
             Command::Members(args) => Box::pin(members::members(args)).await,

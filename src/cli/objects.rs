@@ -177,7 +177,7 @@ fn siblings_table(seen: &ReadAnswer, paint: Paint, wide: bool) -> String {
 }
 
 /// The beginning of a value, on one line.
-fn preview(bytes: &[u8]) -> String {
+pub(super) fn preview(bytes: &[u8]) -> String {
     let shown: String = String::from_utf8_lossy(&bytes[..bytes.len().min(240)])
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -72,7 +72,7 @@ fn guarded(request: &mut Request, guard: &Guard) {
     }
 }
 
-fn path(bucket: &Bucket, verb: &str) -> Result<String, Error> {
+pub(super) fn path(bucket: &Bucket, verb: &str) -> Result<String, Error> {
     match bucket.as_str() {
         "." | ".." => Err(Error::refused(ErrorCode::BadParameter, "a URL cannot name the buckets . and ..")),
         name => Ok(format!("/v1/buckets/{name}{verb}")),

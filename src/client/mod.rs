@@ -24,14 +24,16 @@ use crate::kv::layouts::{
     AbortRequest, Begun, CommitRequest, ForceRequest, LayoutView, OperationView, PlanRequest, PlanView, SkipRequest,
 };
 use crate::kv::{
-    Error, ErrorCode, HintsView, HintsWaited, Kv, Members, Outcome, Owners, ReadAnswer, ReadOptions, RepairBegun,
-    RepairRequest, RingView, Status, Steer, TombstonesView, Value, WorkerView, WorkersView, WriteAnswer, WriteOptions,
+    Error, ErrorCode, HintsView, HintsWaited, KeyPage, Kv, ListOptions, Members, Outcome, Owners, ReadAnswer,
+    ReadOptions, RepairBegun, RepairRequest, RingView, Status, Steer, TombstonesView, Value, WorkerView, WorkersView,
+    WriteAnswer, WriteOptions,
 };
-use crate::types::{ObjectId, Wall};
+use crate::types::{Bucket, ObjectId, Wall};
 
 mod attempt;
 mod batch;
 mod buckets;
+mod lists;
 mod retry;
 
 use attempt::{Answer, Request};
@@ -365,6 +367,10 @@ impl Kv for Client {
 
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
         Box::pin(self.write(Method::DELETE, id, None, options))
+    }
+
+    fn list(&self, bucket: Bucket, options: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>> {
+        Box::pin(async move { self.page(&bucket, &options).await })
     }
 }
 

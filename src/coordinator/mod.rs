@@ -14,13 +14,15 @@
 //! I-HONEST is kept here: whatever is refused before the mint is `not_applied`; after it, what did not reach W in time
 //! is `unknown`, never "failed".
 //!
-//! Bounds: every operation has a deadline; the operations in flight (`Limits::operations`; past it: 503 `overloaded`).
+//! Bounds: every operation has a deadline; the operations in flight (`Limits::operations`; past it: 503 `overloaded`), the
+//! pages of lists among them (`list::PAGES`).
 
 mod broken;
 mod compare;
 mod floor;
 mod get;
 mod handover;
+mod list;
 mod pending;
 mod put;
 mod route;
@@ -37,6 +39,7 @@ use tracing::debug;
 
 pub use floor::Floor;
 pub use get::Found;
+pub use list::{FoundKey, ListPlan, PlannedGap, PlannedPage};
 pub use put::{WritePlan, Wrote};
 pub use service::DataService;
 
@@ -89,6 +92,7 @@ struct Inner {
     zone: String,
     limits: Limits,
     under_way: AtomicUsize,
+    lists: AtomicUsize,
     requests: Mutex<BTreeSet<RequestId>>,
     hedges: Mutex<Budget>,
     metrics: Arc<Metrics>,
@@ -193,6 +197,7 @@ impl Coordinator {
             zone,
             limits,
             under_way: AtomicUsize::new(0),
+            lists: AtomicUsize::new(0),
             requests: Mutex::default(),
             hedges: Mutex::new(if env.buggify.at("hedges run out") { Budget::new(50, 0) } else { Budget::hedging() }),
             metrics,

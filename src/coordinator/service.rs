@@ -83,6 +83,7 @@ impl Service for DataService {
                         Err(fault) => refuse(&fault),
                     }
                 }
+                Some(Ask::List(asked)) => this.serve_list(&known, named, &asked, budget).await,
                 Some(Ask::HandedRead(read)) => this.serve_handed_read(read, budget).await,
                 Some(Ask::HandedWrite(write)) => this.serve_handed_write(write, budget).await,
                 _ => Reply::refused(Refusal::Unknown, "this node does not know that request"),
@@ -150,7 +151,7 @@ impl Coordinator {
         Ok(Found { id, place, rules, class })
     }
 
-    fn unfit(&self, refusal: judge::Refusal) -> Reply {
+    pub(super) fn unfit(&self, refusal: judge::Refusal) -> Reply {
         self.inner.metrics.layout.refused.inc();
         let (why, detail) = match refusal.why {
             Unfit::Ended => (Refusal::Ended, "the sender was removed from the cluster for good"),

@@ -1,4 +1,4 @@
-//! Buckets: `/v1/buckets`, `/v1/buckets/{bucket}`, `/v1/buckets/{bucket}/purge`.
+//! Buckets: `/v1/buckets`, `/v1/buckets/{bucket}`, `/v1/buckets/{bucket}/purge`; their keys are listed by `lists`.
 //!
 //! Any node answers and changes them. A change of a bucket that is configured names the ETag of what was read
 //! (`If-Match`), so that nobody's change is lost unseen; it is answered once it is decided, flushed by a majority of the
@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
+use super::lists::{self, Listed};
 use super::owners::json;
 use super::params::{self, Query};
 use super::problem::Problem;
@@ -24,11 +25,16 @@ const PREFIX: &str = "/v1/buckets";
 /// How long a change may take, where the request does not say: one that is under way may have to end first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) async fn route(State(api): State<Arc<Api>>, request: Request) -> Answer {
+pub(super) async fn route(State(api): State<Arc<Api>>, request: Request) -> Response<Body> {
     let started = api.env.clock.now();
     let method = request.method().clone();
-    let answer = answer(&api, request).await;
-    api.finish(&method, started, answer)
+    let (answer, lines) =
+        answer(&api, request).await.map_or_else(|no| (Err(no), None), |(yes, lines)| (Ok(yes), lines));
+    let answer = api.finish(&method, started, answer);
+    match lines {
+        Some(lines) => answer.map(|_| lines.body()),
+        None => answer.map(Body::new),
+    }
 }
 
 /// What a path names.
@@ -36,8 +42,7 @@ enum Asked {
     All,
     One(Bucket),
     Purge(Bucket),
-    /// Part of the interface, not built yet.
-    Keys,
+    Keys(Bucket),
 }
 
 fn asked(path: &str) -> Result<Asked, Problem> {
@@ -52,24 +57,24 @@ fn asked(path: &str) -> Result<Asked, Problem> {
     match verb {
         None => Ok(Asked::One(bucket)),
         Some("purge") => Ok(Asked::Purge(bucket)),
-        Some("keys") => Ok(Asked::Keys),
+        Some("keys") => Ok(Asked::Keys(bucket)),
         Some(_) => Err(Problem::unrouted(path, &[])),
     }
 }
 
-async fn answer(api: &Api, request: Request) -> Result<Answer, Problem> {
+async fn answer(api: &Arc<Api>, request: Request) -> Result<Listed, Problem> {
     let (parts, body) = request.into_parts();
     api.check_headers(&parts.headers)?;
-    let asked = asked(parts.uri.path())?;
-    if matches!(asked, Asked::Keys) {
-        return Err(Problem::not_yet("/v1/buckets/{bucket}/keys"));
-    }
+    let asked = match asked(parts.uri.path())? {
+        Asked::Keys(bucket) => return lists::keys(api, &parts, bucket).await,
+        asked => asked,
+    };
     let query = Query::parse(parts.uri.query())?;
     let patience = query.only_timeout(PATIENCE)?;
     let admin = api.node.bucket_admin().ok_or_else(|| Problem::not_yet(PREFIX))?;
-    match (parts.method, asked) {
+    let answer = match (parts.method, asked) {
         (Method::GET | Method::HEAD, Asked::All) => json(&admin.buckets()?),
-        (_, Asked::All | Asked::Keys) => Err(Problem::method("GET, HEAD")),
+        (_, Asked::All | Asked::Keys(_)) => Err(Problem::method("GET, HEAD")),
         (Method::GET | Method::HEAD, Asked::One(bucket)) => shown(StatusCode::OK, &admin.bucket(&bucket)?),
         (Method::PUT, Asked::One(bucket)) => put(api, admin, bucket, &parts.headers, body, patience).await,
         (Method::DELETE, Asked::One(bucket)) => {
@@ -79,7 +84,8 @@ async fn answer(api: &Api, request: Request) -> Result<Answer, Problem> {
         (_, Asked::One(_)) => Err(Problem::method("GET, HEAD, PUT, DELETE")),
         (Method::POST, Asked::Purge(bucket)) => shown(StatusCode::OK, &admin.purge_bucket(bucket, patience).await?),
         (_, Asked::Purge(_)) => Err(Problem::method("POST")),
-    }
+    };
+    answer.map(|answer| (answer, None))
 }
 
 async fn put(
@@ -136,7 +142,7 @@ mod tests {
             Ok(Asked::All) => "*".to_owned(),
             Ok(Asked::One(bucket)) => bucket.to_string(),
             Ok(Asked::Purge(bucket)) => format!("purge {bucket}"),
-            Ok(Asked::Keys) => "keys".to_owned(),
+            Ok(Asked::Keys(bucket)) => format!("keys of {bucket}"),
             Err(_) => "wrong".to_owned(),
         };
         for (path, named) in [
@@ -145,7 +151,7 @@ mod tests {
             ("/v1/buckets/b", "b"),
             ("/v1/buckets/%62", "b"),
             ("/v1/buckets/b/purge", "purge b"),
-            ("/v1/buckets/b/keys", "keys"),
+            ("/v1/buckets/b/keys", "keys of b"),
             ("/v1/buckets/b/", "wrong"),
             ("/v1/buckets/b/purge/x", "wrong"),
             ("/v1/buckets/a%2Fb", "wrong"),

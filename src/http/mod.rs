@@ -30,6 +30,7 @@ mod headers;
 mod hints;
 mod kv;
 mod layouts;
+mod lists;
 mod owners;
 mod params;
 mod problem;

@@ -13,7 +13,8 @@ use super::uri::percent_decode;
 use crate::causality::MAX_CONTEXT_LEN;
 use crate::kv::batch::wire::Unsaid;
 use crate::kv::{
-    ContextToken, Error, ErrorCode, FloorToken, LifetimeError, ReadOptions, RepairMode, Value, WriteOptions, wire,
+    ContextToken, Error, ErrorCode, FloorToken, LIST_MOST, LifetimeError, ListCursor, ListOptions, ReadOptions,
+    RepairMode, Value, WriteOptions, wire,
 };
 use crate::quorum::{Level, LevelError};
 use crate::types::nearest;
@@ -29,15 +30,21 @@ pub(super) enum Use {
     Read,
     Write,
     Both,
+    /// For lists of keys alone.
+    List,
 }
 
 /// Every parameter there is.
-const KNOWN: [(&str, Use); 13] = [
+const KNOWN: [(&str, Use); 18] = [
     ("consistency", Use::Both),
+    ("cursor", Use::List),
     ("durable", Use::Write),
     ("explain", Use::Both),
     ("hedge", Use::Read),
     ("key_b64", Use::Both),
+    ("limit", Use::List),
+    ("prefix", Use::List),
+    ("prefix_b64", Use::List),
     ("r", Use::Read),
     ("repair", Use::Read),
     ("resolve", Use::Read),
@@ -45,6 +52,7 @@ const KNOWN: [(&str, Use); 13] = [
     ("sloppy", Use::Both),
     ("timeout", Use::Both),
     ("ttl", Use::Write),
+    ("values", Use::List),
     ("w", Use::Write),
 ];
 
@@ -64,7 +72,9 @@ impl<'a> Query<'a> {
             if found.iter().any(|(earlier, ..)| earlier == name) {
                 return Err(Problem::bad_parameter(format!("the parameter {name} is given twice")));
             }
-            found.push((*name, *used, decode(name, raw_value)?));
+            // A prefix may be any bytes.
+            let value = if *name == "prefix" { Cow::Borrowed(raw_value) } else { decode(name, raw_value)? };
+            found.push((*name, *used, value));
         }
         Ok(Self(found))
     }
@@ -78,6 +88,9 @@ impl<'a> Query<'a> {
     pub(super) fn only(&self, used: Use) -> Result<(), Problem> {
         match self.0.iter().find(|(_, theirs, _)| *theirs != Use::Both && *theirs != used) {
             None => Ok(()),
+            Some((name, Use::List, _)) => {
+                Err(Problem::bad_parameter(format!("the parameter {name} is for lists of keys")))
+            }
             Some((name, Use::Read, _)) => Err(Problem::bad_parameter(format!("the parameter {name} is for reads"))),
             Some((name, ..)) => Err(Problem::bad_parameter(format!("the parameter {name} is for writes"))),
         }
@@ -202,6 +215,46 @@ impl<'a> Query<'a> {
         let Some(text) = self.get("durable") else { return Ok(0) };
         let number = text.parse::<u8>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
         number.ok_or_else(|| Problem::bad_parameter(format!("durable is a number of replicas, got {text:?}")))
+    }
+
+    /// How to list keys; `lines`: line by line, as many as the limit says, however many pages that takes. Gives the limit
+    /// that was said.
+    pub(super) fn list_options(&self, lines: bool) -> Result<(ListOptions, Option<u64>), Problem> {
+        const MEANT: [&str; 8] = ["consistency", "cursor", "limit", "prefix", "prefix_b64", "r", "timeout", "values"];
+        if let Some((name, ..)) = self.0.iter().find(|(name, ..)| !MEANT.contains(name)) {
+            return Err(Problem::bad_parameter(format!("the parameter {name} means nothing for a list of keys")));
+        }
+        let unsaid = ListOptions::default();
+        let prefix = match (self.get("prefix"), self.get("prefix_b64")) {
+            (None, None) => Bytes::new(),
+            (Some(_), Some(_)) => {
+                return Err(Problem::bad_parameter("the prefix is given twice: as prefix and as prefix_b64"));
+            }
+            (Some(raw), None) => percent_decode(raw)
+                .ok_or_else(|| Problem::bad_parameter("a % in prefix is not followed by two hexadecimal digits"))?,
+            (None, Some(text)) => wire::from_base64(text)
+                .ok_or_else(|| Problem::bad_parameter("prefix_b64 is not base64url without padding"))?,
+        };
+        let most = if lines { u64::MAX } else { LIST_MOST as u64 };
+        let limit = match self.get("limit") {
+            None => None,
+            Some(text) => {
+                let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+                let limit = text.parse::<u64>().ok().filter(|limit| plain && (1..=most).contains(limit));
+                let wrong = || Problem::bad_parameter(format!("limit is a number from 1 to {most}, got {text:?}"));
+                Some(limit.ok_or_else(wrong)?)
+            }
+        };
+        let options = ListOptions {
+            prefix,
+            limit: limit.map_or(unsaid.limit, |limit| usize::try_from(limit).unwrap_or(LIST_MOST).min(LIST_MOST)),
+            cursor: self.get("cursor").map(|text| ListCursor(text.to_owned())),
+            values: self.word("values", &[("1", true), ("0", false)])?.unwrap_or(false),
+            r: self.level("r", unsaid.r)?,
+            timeout: self.timeout(unsaid.timeout)?,
+        };
+        options.check()?;
+        Ok((options, limit))
     }
 
     /// Whether the greatest stamp settles siblings.
@@ -370,6 +423,26 @@ mod tests {
     fn parameters_of_the_other_verb_are_refused() {
         assert!(read("w=1").unwrap_err().contains("for writes"));
         assert!(write("r=1").unwrap_err().contains("for reads"));
+    }
+
+    #[test]
+    fn lists_have_parameters_of_their_own() {
+        let list = |query: &str, lines: bool| {
+            let parsed = Query::parse(Some(query)).and_then(|query| query.list_options(lines));
+            parsed.map_err(|problem| problem.detail().to_owned())
+        };
+        assert_eq!(list("", false).unwrap(), (ListOptions::default(), None));
+        assert_eq!(list("prefix=a%2Fb%FF&limit=7", false).unwrap().0.prefix, Bytes::from_static(b"a/b\xff"));
+        assert_eq!(list("prefix_b64=YQ&r=quorum&values=1", false).unwrap().0.prefix, Bytes::from_static(b"a"));
+        for bad in
+            ["limit=0", "limit=10001", "limit=+1", "limit=", "prefix=%f", "prefix_b64=*", "prefix=a&prefix_b64=YQ"]
+        {
+            assert!(list(bad, false).is_err(), "{bad}");
+        }
+        assert_eq!(list("limit=10001", true).unwrap().1, Some(10_001), "lines go on from page to page");
+        assert!(list("r=any", false).is_err() && list("w=1", false).is_err() && list("sloppy=on", false).is_err());
+        assert!(list("perfix=a", false).unwrap_err().contains("did you mean prefix?"));
+        assert!(read("prefix=a").unwrap_err().contains("for lists") && write("limit=1").is_err());
     }
 
     #[test]

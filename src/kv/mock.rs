@@ -14,16 +14,17 @@ use super::layouts::{
     AbortRequest, Begun, CommitRequest, ForceRequest, LayoutView, OperationView, PlanRequest, PlanView, SkipRequest,
 };
 use super::{
-    ContextToken, Counted, Error, ErrorCode, FloorToken, HintAdmin, Kv, LayoutAdmin, NodeView, Outcome, OwnerView,
-    Owners, PartitionView, ReadAnswer, ReadOptions, RepairAdmin, RingView, Status, TombstoneAdmin, Value, WorkerAdmin,
-    WriteAnswer, WriteOptions, check_ttl, etag_of, open_context, open_floor, payload_of, request_of, views,
+    ContextToken, Counted, Error, ErrorCode, FloorToken, HintAdmin, KeyGap, KeyPage, KeyView, Kv, LIST_BYTES,
+    LayoutAdmin, ListCursor, ListOptions, NodeView, Outcome, OwnerView, Owners, PartitionView, ReadAnswer, ReadOptions,
+    RepairAdmin, RingView, Status, TombstoneAdmin, Value, WorkerAdmin, WriteAnswer, WriteOptions, check_ttl, etag_of,
+    open_context, open_floor, payload_of, request_of, views,
 };
 use crate::causality::{
     Dot, MergeRules, NodeClock, Object, Supersedes, TokenKeys, TokenKind, VersionVector, Write, write,
 };
 use crate::env::BoxFuture;
 use crate::quorum::Level;
-use crate::types::{ActorId, ObjectId, Stamp, Wall};
+use crate::types::{ActorId, Bucket, Key, ObjectId, Stamp, Wall};
 
 mod layouts;
 
@@ -61,6 +62,7 @@ struct State {
     clock: NodeClock,
     wall: Wall,
     failures: VecDeque<(Error, bool)>,
+    gaps: Vec<KeyGap>,
     calls: u64,
 }
 
@@ -89,6 +91,7 @@ impl MockKv {
             clock,
             wall: START,
             failures: VecDeque::new(),
+            gaps: Vec::new(),
             calls: 0,
         };
         Self { rules, keys: TokenKeys::new(&[b"the secret of the mock"]), state: Mutex::new(state) }
@@ -172,6 +175,45 @@ impl MockKv {
     fn floor(&self, id: &ObjectId, token: Option<&FloorToken>) -> Result<VersionVector, Error> {
         let opened = token.map(|token| open_floor(&self.keys, id, token)).transpose()?;
         Ok(opened.map(|(_, seen)| seen).unwrap_or_default())
+    }
+
+    fn page(&self, bucket: &Bucket, options: &ListOptions) -> Result<KeyPage, Error> {
+        let mut state = self.state();
+        state.calls += 1;
+        let failure = state.failures.pop_front();
+        if let Some((error, _)) = failure {
+            return Err(error);
+        }
+        options.check()?;
+        counted(options.r)?;
+        let (after, now) = (options.place(bucket)?, state.wall);
+        let mut page = KeyPage { gaps: state.gaps.clone(), layout: 1, ..KeyPage::default() };
+        let (mut bytes, mut last) = (0, None);
+        let its = |id: &ObjectId| id.bucket == *bucket && id.key.as_bytes().starts_with(&options.prefix);
+        let objects = state.objects.iter().filter(|(id, _)| its(id) && *id.key.as_bytes() > after);
+        for (id, object) in objects {
+            let shown = views(object, now);
+            if shown.is_empty() {
+                continue;
+            }
+            if page.keys.len() >= options.limit || bytes >= LIST_BYTES {
+                page.cursor = last.map(|key: Key| ListCursor::behind(bucket, &options.prefix, key.as_bytes()));
+                break;
+            }
+            let siblings = u32::try_from(shown.len()).unwrap_or(u32::MAX);
+            let live: Vec<_> = shown.into_iter().filter(|sibling| sibling.value.is_some()).collect();
+            let values = options.values.then_some(live);
+            let sizes = values.iter().flatten().filter_map(|sibling| sibling.value.as_ref());
+            bytes += id.key.as_bytes().len() + sizes.map(|value| value.bytes.len()).sum::<usize>();
+            page.keys.push(KeyView { key: id.key.clone(), etag: etag_of(object, now), siblings, values });
+            last = Some(id.key.clone());
+        }
+        Ok(page)
+    }
+
+    /// From here on every page of a list says that these are missing.
+    pub fn leave_gaps(&self, gaps: Vec<KeyGap>) {
+        self.state().gaps = gaps;
     }
 
     fn write(&self, id: &ObjectId, value: Option<Value>, options: &WriteOptions) -> Result<WriteAnswer, Error> {
@@ -281,6 +323,10 @@ impl Kv for MockKv {
 
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
         Box::pin(async move { self.write(&id, None, &options) })
+    }
+
+    fn list(&self, bucket: Bucket, options: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>> {
+        Box::pin(async move { self.page(&bucket, &options) })
     }
 }
 
@@ -413,7 +459,6 @@ pub fn write_timeout() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Bucket, Key};
 
     fn id(key: &str) -> ObjectId {
         ObjectId::new(Bucket::new("b").unwrap(), Key::new(key.as_bytes().to_vec()).unwrap())

@@ -1,6 +1,6 @@
 //! The key-value interface that everything above the coordinator speaks: the embedding API, the HTTP edge, the client.
 //!
-//! [`Kv`] has three verbs. What an answer says is always the same three things: the siblings, what the client may do
+//! [`Kv`] has three verbs, and lists keys. What an answer says is always the same three things: the siblings, what the client may do
 //! next ([`ContextToken`]), and how many replicas said so ([`Counted`]). What an error says is always [`Outcome`]
 //! (I-HONEST): applied, not applied, or unknown.
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::causality::Dot;
 use crate::env::BoxFuture;
 use crate::quorum::{Explain, Level};
-use crate::types::{Digest, ObjectId, Wall};
+use crate::types::{Bucket, Digest, ObjectId, Wall};
 
 pub mod batch;
 mod bucket;
@@ -24,6 +24,7 @@ mod error;
 mod hints;
 pub mod layouts;
 mod lifetime;
+mod list;
 pub mod mock;
 pub mod plans;
 mod present;
@@ -42,6 +43,9 @@ pub use error::{Error, ErrorCode, ReplicaReport};
 pub use hints::{HintAdmin, HintTarget, HintsLeft, HintsView, HintsWaited};
 pub use layouts::LayoutAdmin;
 pub use lifetime::{LONGEST_TTL, Lifetime, LifetimeError};
+pub use list::{
+    GapsSeen, KeyGap, KeyPage, KeyView, LIST_BYTES, LIST_MOST, ListCursor, ListOptions, PREFIX_MOST, Pages,
+};
 pub use present::{check_ttl, etag_of, expired, open_context, open_floor, payload_of, request_of, views};
 pub use repairs::{REPAIR_ID, RepairAdmin, RepairBegun, RepairRequest, RepairView, unknown_repair};
 pub use session::Session;
@@ -257,6 +261,8 @@ pub trait Kv: Send + Sync {
     fn put(&self, id: ObjectId, value: Value, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>>;
     /// Deletes: stores a tombstone.
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>>;
+    /// A page of a bucket's keys; [`Pages`] goes through them all.
+    fn list(&self, bucket: Bucket, options: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>>;
 }
 
 impl<K: Kv + ?Sized> Kv for std::sync::Arc<K> {

@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use std::collections::BTreeMap;
 
-use super::{ContextToken, Counted, ETag, Error, ErrorCode, Outcome, ReplicaReport, SiblingView, Value, date};
+use super::{
+    ContextToken, Counted, ETag, Error, ErrorCode, KeyGap, KeyView, ListCursor, Outcome, ReplicaReport, SiblingView,
+    Value, date,
+};
 use crate::causality::Dot;
 use crate::quorum::Explain;
-use crate::types::{ActorId, Digest, ObjectId, Stamp};
+use crate::types::{ActorId, Digest, Key, ObjectId, Stamp};
 
 /// `Quorate-Context`: what a write supersedes, what an answer has shown.
 pub const CONTEXT: &str = "quorate-context";
@@ -195,6 +198,90 @@ impl Envelope {
             explain: None,
         }
     }
+}
+
+/// The media type of a list, a document a line: [`KeyDocument`]s, and a [`TrailerLine`] at the end.
+pub const LINES_TYPE: &str = "application/x-ndjson";
+
+/// A key in a list, as JSON.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeyDocument {
+    /// The key, where it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key in base64url.
+    pub key_b64: String,
+    /// Its object's tag, without quotes.
+    pub etag: String,
+    /// How many siblings a reader is shown.
+    pub siblings: u32,
+    /// The live siblings, greatest stamp first, where they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<EnvelopeSibling>>,
+}
+
+impl From<&KeyView> for KeyDocument {
+    fn from(view: &KeyView) -> Self {
+        let key = view.key.as_bytes();
+        Self {
+            key: std::str::from_utf8(key).ok().map(str::to_owned),
+            key_b64: to_base64(key),
+            etag: view.etag.to_string(),
+            siblings: view.siblings,
+            values: view.values.as_ref().map(|values| values.iter().map(EnvelopeSibling::from).collect()),
+        }
+    }
+}
+
+impl KeyDocument {
+    /// The key it tells of; none if it makes no sense.
+    #[must_use]
+    pub fn view(self) -> Option<KeyView> {
+        let values = match self.values {
+            None => None,
+            Some(values) => Some(values.into_iter().map(EnvelopeSibling::view).collect::<Option<_>>()?),
+        };
+        let key = Key::new(from_base64(&self.key_b64)?).ok()?;
+        Some(KeyView { key, etag: parse_etag(&self.etag)?, siblings: self.siblings, values })
+    }
+}
+
+/// A page of a list, as JSON.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PageDocument {
+    /// The bucket.
+    pub bucket: String,
+    /// The keys, in byte order.
+    pub keys: Vec<KeyDocument>,
+    /// Where the next page goes on; none: there are no more keys.
+    pub cursor: Option<ListCursor>,
+    /// What is missing: no key of these partitions is on the page.
+    pub gaps: Vec<KeyGap>,
+    /// The layout that it was read in.
+    pub layout: u64,
+}
+
+/// The last line of a list that comes line by line: without it the list was broken off.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TrailerLine {
+    /// What is to be said of the whole list.
+    pub trailer: ListTrailer,
+}
+
+/// See [`TrailerLine`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ListTrailer {
+    /// Whether all keys were listed, from where the list began to the end of the bucket.
+    pub complete: bool,
+    /// How many keys were listed.
+    pub keys: u64,
+    /// Where to go on; none: there are no more keys.
+    pub cursor: Option<ListCursor>,
+    /// What is missing: keys of these partitions were left out, of some of the pages at least.
+    pub gaps: Vec<KeyGap>,
+    /// Why it went no further, where that was not as asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ProblemDocument>,
 }
 
 /// An RFC 9457 problem: every error is told as one.

@@ -10,12 +10,13 @@ use crate::cluster::Standing;
 use crate::coordinator::{Floor, Found, WritePlan, Wrote};
 use crate::env::BoxFuture;
 use crate::kv::{
-    BucketAdmin, ContextToken, ETag, Error, ErrorCode, FloorToken, Kv, Outcome, ReadAnswer, ReadOptions, Value,
-    WriteAnswer, WriteOptions, check_ttl, expired, open_context, open_floor, payload_of, request_of, views,
+    BucketAdmin, ContextToken, ETag, Error, ErrorCode, FloorToken, KeyPage, Kv, ListOptions, Outcome, ReadAnswer,
+    ReadOptions, Value, WriteAnswer, WriteOptions, check_ttl, expired, open_context, open_floor, payload_of, request_of,
+    views,
 };
 use crate::metrics::Ended;
 use crate::quorum::Level;
-use crate::types::{ObjectId, Wall};
+use crate::types::{Bucket, ObjectId, Wall};
 
 /// Most bytes of user metadata, names and values.
 const META_MOST: usize = 2048;
@@ -41,6 +42,10 @@ impl Kv for Node {
 
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
         Box::pin(self.counted_write(id, None, options))
+    }
+
+    fn list(&self, bucket: Bucket, options: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>> {
+        Box::pin(self.counted_list(bucket, options))
     }
 }
 
@@ -73,7 +78,7 @@ impl Node {
 
     /// The wall clock; where that is known to be wrong, what the other members say that it should be: what has expired is
     /// not for a wrong clock to say.
-    fn wall(&self) -> Wall {
+    pub(super) fn wall(&self) -> Wall {
         let wall = self.inner.env.clock.wall();
         match self.inner.peers.clock_offset() {
             Some((ahead_ms, true)) => Wall(wall.0.saturating_add_signed(-ahead_ms)),

@@ -23,6 +23,7 @@ mod config;
 mod hints;
 mod kv;
 mod layout;
+mod list;
 mod repairs;
 mod tombstones;
 mod view;

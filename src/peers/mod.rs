@@ -499,8 +499,8 @@ impl Peers {
         also: Vec<u64>,
         budget: Duration,
     ) -> impl Future<Output = Result<Reply, CallError>> + Send + use<> {
-        // What waits there says nothing of how long the way is.
-        let waits = matches!(ask, Ask::Settle(_));
+        // What waits there, or reads much, says nothing of how long the way is.
+        let waits = matches!(ask, Ask::Settle(_) | Ask::List(_));
         let this = self.clone();
         async move {
             let called = {

@@ -10,6 +10,7 @@
 mod explain;
 mod get;
 mod level;
+pub mod list;
 mod put;
 mod requirement;
 mod stand_in;

@@ -115,7 +115,7 @@ impl Classes {
 }
 
 /// The first key after all that begin so; none if there is none.
-fn after(front: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn after(front: &[u8]) -> Option<Vec<u8>> {
     let last = front.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut after = front[..=last].to_vec();
     after[last] += 1;

@@ -24,7 +24,8 @@ use crate::causality::{MAX_CONTEXT_LEN, TokenKeys, TokenKind, VersionVector};
 use crate::cluster::Standing;
 use crate::env::{Blocking, BoxFuture, Buggify, Clock, Entropy, Env, Tasks};
 use crate::kv::{
-    ContextToken, Error, FloorToken, Kv, NodeView as _, ReadAnswer, ReadOptions, Value, WriteAnswer, WriteOptions,
+    ContextToken, Error, FloorToken, KeyPage, Kv, ListOptions, NodeView as _, ReadAnswer, ReadOptions, Value,
+    WriteAnswer, WriteOptions,
 };
 use crate::node::{ClusterConfig, Config, Node, NodeConfig, StartError};
 use crate::replica::{self, Audit};
@@ -32,7 +33,7 @@ use crate::ring::Grid;
 use crate::storage::memory::Platter;
 use crate::storage::{Durability, Keyspace, Storage, StorageError};
 use crate::transport::Transport;
-use crate::types::{Incarnation, ObjectId};
+use crate::types::{Bucket, Incarnation, ObjectId};
 
 /// The secret of simulated clusters, which [`Keys`] reads tokens with.
 pub const SECRET: &[u8] = b"the secret of simulated clusters";
@@ -637,6 +638,10 @@ impl Kv for Door {
 
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
         Box::pin(self.pass(self.kv.delete(id, options)))
+    }
+
+    fn list(&self, bucket: Bucket, options: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>> {
+        Box::pin(self.pass(self.kv.list(bucket, options)))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod buckets;
 pub mod collect;
 pub mod gossip;
 pub mod layouts;
+pub mod lists;
 pub mod merkle;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use buckets::BucketTable;
 use collect::{Collect, Collected};
 use gossip::{Gossip, Gossiped};
 use layouts::{Decide, Decided, Digests, Layouts, LayoutsTold, ListDigests, Renounce};
+use lists::{List, Listed};
 use merkle::{CompareRoots, Descend, Descended, RootsCompared};
 
 /// A request from one node to another.
@@ -33,7 +35,7 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 29, 30, 31, 40, 41")]
+    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 29, 30, 31, 40, 41, 55")]
     pub ask: Option<Ask>,
     /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
     /// under way.
@@ -104,6 +106,9 @@ pub enum Ask {
     /// What do you keep of an object for its owners? Answered as a read is.
     #[prost(message, tag = "41")]
     ReadKept(Read),
+    /// The keys of a bucket, in these partitions.
+    #[prost(message, tag = "55")]
+    List(List),
 }
 
 /// A reply.
@@ -113,7 +118,7 @@ pub struct Reply {
     #[prost(uint64, tag = "1")]
     pub head: u64,
     /// What is answered.
-    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31")]
+    #[prost(oneof = "Tell", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31, 55")]
     pub tell: Option<Tell>,
 }
 
@@ -177,6 +182,9 @@ pub enum Tell {
     /// To [`Ask::Settle`]: whether votes that were given before it was first asked are counted here.
     #[prost(message, tag = "31")]
     Settled(Settled),
+    /// To [`Ask::List`].
+    #[prost(message, tag = "55")]
+    Listed(Listed),
 }
 
 /// Names an object: bucket, the bucket's generation, key.

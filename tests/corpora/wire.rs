@@ -10,6 +10,7 @@ use quorate::transport::messages::gossip::{Gossip, Gossiped};
 use quorate::transport::messages::layouts::{
     Ballot, Decide, Decided, DigestOf, Digests, Layouts, LayoutsTold, ListDigests, Promised, Renounce, TrackerOf, Voice,
 };
+use quorate::transport::messages::lists::{List, Listed, ListedKey, Unable};
 use quorate::transport::messages::{
     self, Ask, Copy, Fetch, HandedRead, HandedWrite, Heartbeat, Held, Page, PageEntry, Probe, Probed, Read, Refusal,
     Reply, Request, Settle, Settled, Target, Tell, Write, Written,
@@ -93,6 +94,21 @@ fn requests() -> Vec<(&'static str, Ask)> {
         ("list-digests", Ask::ListDigests(list)),
         ("buckets", Ask::Buckets(buckets())),
         ("settle", Ask::Settle(Settle { partition: 9, until: 300 })),
+        (
+            "list",
+            Ask::List(List {
+                bucket: "b".into(),
+                generation: 1,
+                partitions: vec![3, 9, 700],
+                prefix: Bytes::from_static(b"k"),
+                after: Bytes::from_static(b"k1"),
+                now_ms: 1,
+                keys: 100,
+                max_bytes: 1000,
+                records: true,
+                dead: true,
+            }),
+        ),
     ]
 }
 
@@ -104,6 +120,15 @@ fn replies() -> Vec<(&'static str, Reply)> {
     let told = LayoutsTold { chain: Some(record.clone()), trackers: vec![tracker] };
     let ballot = Ballot { round: 2, node: Bytes::from_static(&[7; 16]), proposal: 5 };
     let promised = Promised { ballot: ballot.clone(), accepted: Some(ballot), value: Some(record.clone()) };
+    let listed_key = ListedKey {
+        key: Bytes::from_static(b"k2"),
+        digest: Bytes::from_static(&[1; 16]),
+        siblings: 2,
+        expired: 1,
+        record: Some(record.clone()),
+    };
+    let unable = vec![Unable { partition: 9, why: Refusal::Syncing.into() }];
+    let listed = Listed { keys: vec![listed_key], whole: Some(record.clone()), unable };
     let digest_of = DigestOf { stored: record.clone(), digest: Bytes::from_static(&[1; 16]) };
     vec![
         (
@@ -134,6 +159,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("refused", Reply::refused(Refusal::Layout, "another layout")),
         ("buckets-told", Reply::new(Tell::Buckets(buckets()))),
         ("settled", Reply::new(Tell::Settled(Settled { counting: true, until: 300 }))),
+        ("listed", Reply::new(Tell::Listed(listed))),
         ("layouts-told", Reply::new(Tell::Layouts(told))),
         ("decided", Reply::new(Tell::Decided(Decided { voice: Some(Voice::Promised(promised)) }))),
         (

@@ -14,6 +14,7 @@ mod forced;
 mod gossip;
 mod hints;
 mod layouts;
+mod lists;
 mod mints;
 mod needed;
 #[path = "../options/mod.rs"]

@@ -12,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate::causality::{MergeRules, Object, decode_object, encode_object};
 use quorate::env::BoxFuture;
-use quorate::kv::{Error, Kv, ReadAnswer, ReadOptions, RepairMode, Value, WriteAnswer, WriteOptions};
+use quorate::kv::{
+    Error, KeyPage, Kv, ListOptions, ReadAnswer, ReadOptions, RepairMode, Value, WriteAnswer, WriteOptions,
+};
 use quorate::node::Node;
 use quorate::sim::cluster::{Keys, Wraps};
 use quorate::sim::drive::{Options, run};
@@ -21,7 +23,7 @@ use quorate::storage::{Batch, Committed, Durability, Entry, Keyspace, Storage, S
 use quorate::transport::messages::gossip::{Gossip, GossipAsk, NodeDelta, Push};
 use quorate::transport::messages::{Ask, Copy, Held, Refusal, Reply, Request, Tell, Written};
 use quorate::transport::{Answer, CallError, Handler, Hello, Transport};
-use quorate::types::{ObjectId, StoreId};
+use quorate::types::{Bucket, ObjectId, StoreId};
 
 /// Most seeds a planted bug may survive.
 const SEEDS: u64 = 60;
@@ -229,6 +231,10 @@ impl Kv for BadDoor {
 
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
         self.0.delete(id, options)
+    }
+
+    fn list(&self, bucket: Bucket, options: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>> {
+        self.0.list(bucket, options)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::causality::{MergeRules, Object, Payload, Supersedes, Write, write};
 use crate::env::{BoxFuture, Tasks};
-use crate::kv::{Counted, ETag};
+use crate::kv::{Counted, ETag, KeyPage, ListOptions};
 use crate::sim::check::{lost, overlap};
 use crate::sim::history::{self, parse_dot};
 use crate::sim::time::{SimClock, run};
@@ -137,6 +137,9 @@ impl Kv for MemoryKv {
     }
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
         Box::pin(async move { self.write(id, None, &options) })
+    }
+    fn list(&self, _: Bucket, _: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>> {
+        Box::pin(async { Err(Error::refused(crate::kv::ErrorCode::NotYet, "the workload lists nothing")) })
     }
 }
 

@@ -12,7 +12,8 @@ use super::platter::Image;
 use super::{Batch, Entry, Keyspace, MemoryStorage, StorageError};
 use crate::storage::{Change, is_empty_range};
 
-/// Entries copied at a time.
+/// Entries copied at a time: few at first, for a scan that looks at no more, then twice as many each time.
+const FIRST: usize = 8;
 const CHUNK: usize = 64;
 
 /// What a read answered before: `None` where nothing was.
@@ -61,6 +62,8 @@ pub(super) struct MemoryScan<'a> {
     from: Bound<Bytes>,
     to: Bound<Bytes>,
     chunk: std::vec::IntoIter<Entry>,
+    /// Entries of the next chunk.
+    most: usize,
     /// Entries left before a simulated read error.
     fails_after: Option<u64>,
     ended: bool,
@@ -78,6 +81,7 @@ impl<'a> MemoryScan<'a> {
             from: from.map(Bytes::copy_from_slice),
             to: to.map(Bytes::copy_from_slice),
             chunk: Vec::new().into_iter(),
+            most: FIRST,
             fails_after,
             ended: is_empty_range(from, to),
         }
@@ -95,7 +99,7 @@ impl<'a> MemoryScan<'a> {
         let mut then = before.range::<Bytes, _>(range()).peekable();
         let mut chunk = Vec::new();
         let mut last = None;
-        while chunk.len() < CHUNK {
+        while chunk.len() < self.most {
             let (key, entry) = match (now.peek(), then.peek()) {
                 (None, None) => break,
                 (Some((key, _)), Some((changed, _))) if key < changed => entry(&state.live, self.keyspace, now.next()),
@@ -118,6 +122,7 @@ impl<'a> MemoryScan<'a> {
             _ => self.ended = true,
         }
         self.chunk = chunk.into_iter();
+        self.most = CHUNK.min(2 * self.most);
         Ok(())
     }
 }
