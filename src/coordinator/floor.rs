@@ -21,7 +21,7 @@ use crate::causality::{VersionVector, decode_head, encode_object};
 use crate::kv::{Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::pacing::Backoff;
 use crate::quorum::{self, Level};
-use crate::replica::{Cause, MergeRequest};
+use crate::replica::{Cause, Fault, MergeRequest};
 use crate::types::{Mono, StoreId};
 
 /// When owners are asked again for what a floor names.
@@ -159,7 +159,7 @@ impl Coordinator {
         let (replica, place) = (&self.inner.replica, located.place.clone());
         let held = match stands_for {
             None => replica.read(place).await,
-            Some(_) => replica.kept(place, located.rules).await,
+            Some(_) => replica.kept(place, located.rules).await.map(|kept| kept.map(|(record, _)| record)),
         };
         let head = held.map_err(|fault| self.refusal(&fault))?.and_then(|record| decode_head(&record).ok());
         if head.map_or(floor.seen.is_empty(), |head| head.context.covers_all(&floor.seen)) {
@@ -187,7 +187,7 @@ impl Coordinator {
         let Some(object) = found.object else { return Ok(()) };
         let record = encode_object(&object);
         let merged = match stands_for {
-            Some(owner) => self.keep_here(located, owner, record, false).await,
+            Some(owner) => self.keep_here(located, owner, record, found.epoch, false).await,
             None => {
                 let merge = MergeRequest {
                     place: located.place.clone(),
@@ -196,10 +196,18 @@ impl Coordinator {
                     class: located.class,
                     flush: false,
                     cause: Cause::Repair,
+                    epoch: found.epoch,
                 };
                 replica.merge(merge).await
             }
         };
-        merged.map(drop).map_err(|fault| self.refusal(&fault))
+        merged.map(drop).map_err(|fault| match fault {
+            Fault::TooOld(_) => {
+                let detail =
+                    "a round of collection was sealed while what the floor names was fetched, so nothing was written";
+                Error::refused(ErrorCode::SessionUnmet, detail)
+            }
+            fault => self.refusal(&fault),
+        })
     }
 }

@@ -231,9 +231,7 @@ impl Coordinator {
             }
             // All are asked again: whoever has sealed had every owner's mark, so nobody answers from before it any more.
             (needs, kept) = match &mut beside {
-                None => {
-                    (Needs { floor: floor.clone(), ..self.needs(&located, options, None)? }, Kept::default())
-                }
+                None => (Needs { floor: floor.clone(), ..self.needs(&located, options, None)? }, Kept::default()),
                 Some((needs, kept)) => {
                     kept.leave_out(sealed, &located.rules);
                     (needs.clone(), kept.clone())

@@ -5,7 +5,8 @@
 //! anew under what is known by then.
 //!
 //! At more than one answer a partition the owners send their objects, deletes among them, and what they jointly hold is
-//! shown: a key that one of them has deleted and another has not heard of is not listed.
+//! shown: a key that one of them has deleted and another has not heard of is not listed. Where a round of collection was
+//! sealed between their answers the page is made anew: one may have dropped a delete that another has not heard of.
 //!
 //! Bounds: pages under way ([`PAGES`]; past it: 503 `overloaded`); keys and bytes of a page, which the caller says, and of
 //! each answer, as large a part of it as lies in the partitions asked for.
@@ -22,13 +23,13 @@ use super::route::Routes;
 use super::{Coordinator, Inner, about_layouts, left, no_vote_of, no_vote_of_refusal};
 use crate::causality::{MergeRules, Object, decode_object};
 use crate::cluster::Known;
-use crate::kv::{Error, ErrorCode, expired, views};
+use crate::kv::{Error, ErrorCode, Outcome, expired, views};
 use crate::quorum::list::{Answer, Asking, Cover, Gap, Keys, ListCore, ListPage, ListStep, Wanted};
 use crate::quorum::{Level, LevelError, NoVote};
 use crate::replica::{Fault, ListWanted, Listing};
 use crate::ring::judge::{Named, Unfit};
 use crate::ring::{Grid, Layout, Mode};
-use crate::transport::messages::lists::{List, Listed, ListedKey, Unable};
+use crate::transport::messages::lists::{List, Listed, ListedKey, ReadUnder, Unable};
 use crate::transport::messages::{Ask, Refusal, Refused, Reply, Tell};
 use crate::types::{Bucket, Digest, Key, Mono, PartitionId, StoreId, Token, Wall};
 
@@ -41,6 +42,9 @@ const BYTES_MOST: u32 = 4 << 20;
 /// The least and the most time that a node is given for an answer: it answers with what it has by then, and whoever says
 /// nothing leaves time for another.
 const CALL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Before a page is made anew, for a round of collection was sealed meanwhile.
+const AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// A page that is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -169,6 +173,24 @@ impl Drop for Page {
 struct Answered {
     stream: usize,
     said: Result<Answer<FoundKey>, NoVote>,
+    read: Vec<ReadUnder>,
+}
+
+/// By partition, the least epoch under which it was read, and the greatest that is sealed at one that answered.
+#[derive(Default)]
+struct Under(BTreeMap<u32, (u64, u64)>);
+
+impl Under {
+    fn note(&mut self, read: &[ReadUnder]) {
+        for ReadUnder { partition, epoch, sealed } in read {
+            let (least, greatest) = self.0.entry(*partition).or_insert((*epoch, *sealed));
+            (*least, *greatest) = ((*least).min(*epoch), (*greatest).max(*sealed));
+        }
+    }
+
+    fn is_across(&self) -> bool {
+        self.0.values().any(|(epoch, sealed)| epoch < sealed)
+    }
 }
 
 impl Coordinator {
@@ -186,7 +208,16 @@ impl Coordinator {
                 let detail = format!("this node was removed from the cluster by layout {}", known.newest().version());
                 return Err(self.later(Error::refused(ErrorCode::NotServing, detail)));
             }
-            let page = self.page(plan, &known, &routes, deadline).await?;
+            let Some(page) = self.page(plan, &known, &routes, deadline).await? else {
+                let clock = &self.inner.env.clock;
+                clock.sleep(AGAIN_AFTER.min(left(deadline, clock.now()))).await;
+                if left(deadline, clock.now()).is_zero() {
+                    let detail =
+                        "replicas answered from before and after a round of collection, until no time was left";
+                    return Err(Error::new(ErrorCode::ReadTimeout, Outcome::Unknown, detail));
+                }
+                continue;
+            };
             if !page.gaps.is_empty() && self.goes_on(&known, deadline) {
                 continue;
             }
@@ -204,13 +235,14 @@ impl Coordinator {
         Err(self.later(Error::refused(ErrorCode::Overloaded, detail)))
     }
 
+    /// A page; none where replicas answered from before and after a round of collection.
     async fn page(
         &self,
         plan: &ListPlan,
         known: &Arc<Known>,
         routes: &Routes,
         deadline: Mono,
-    ) -> Result<ListPage<FoundKey>, Error> {
+    ) -> Result<Option<ListPage<FoundKey>>, Error> {
         let wrong = |wrong: LevelError| Error::refused(ErrorCode::BadParameter, wrong.to_string());
         if plan.r == Level::Any {
             return Err(wrong(LevelError::AnyReads));
@@ -231,14 +263,14 @@ impl Coordinator {
         let rules = Rules { bucket: plan.bucket.clone(), grid, merge, now: plan.now };
         let wanted = Wanted { after: plan.after.clone(), keys: plan.keys, bytes: plan.bytes };
         let mut core = ListCore::new(rules, wanted, Cover::new(self.inner.me, requirements), grid.q());
-        let mut pending: Pending<Answered> = Pending::new();
+        let (mut pending, mut under): (Pending<Answered>, Under) = (Pending::new(), Under::default());
         let clock = Arc::clone(&self.inner.env.clock);
         let mut late = clock.sleep(left(deadline, clock.now()));
         loop {
             let up = self.inner.peers.up();
             let is_up = |store| store == self.inner.me || up.is_up(store);
             match core.step(is_up, |store| self.far(known, store)) {
-                ListStep::Done(page) => return Ok(page),
+                ListStep::Done(page) => return Ok((!under.is_across()).then_some(page)),
                 ListStep::Ask(asked) => {
                     for asking in asked {
                         let list = List {
@@ -263,9 +295,12 @@ impl Coordinator {
                         answered = pending.next(), if !pending.is_empty() => answered,
                         () = &mut late => None,
                     };
+                    if let Some(Answered { read, .. }) = &answered {
+                        under.note(read);
+                    }
                     match answered {
-                        Some(Answered { stream, said: Ok(answer) }) => core.on_answer(stream, answer),
-                        Some(Answered { stream, said: Err(why) }) => core.on_failed(stream, why),
+                        Some(Answered { stream, said: Ok(answer), .. }) => core.on_answer(stream, answer),
+                        Some(Answered { stream, said: Err(why), .. }) => core.on_failed(stream, why),
                         None => core.on_deadline(),
                     }
                 }
@@ -314,6 +349,7 @@ impl Coordinator {
                     },
                 }
             };
+            let read = listed.as_ref().map(|listed| listed.read.clone()).unwrap_or_default();
             let said = listed.and_then(|listed| {
                 let key = |said| {
                     let (key, mut found) = FoundKey::read(said, wants_objects)?;
@@ -329,7 +365,7 @@ impl Coordinator {
                     unable: listed.unable.into_iter().map(unable).collect(),
                 })
             });
-            Answered { stream, said }
+            Answered { stream, said, read }
         }
     }
 
@@ -395,9 +431,19 @@ impl Coordinator {
         };
         // So that whoever asks is told in time.
         let deadline = self.inner.env.clock.now() + budget * 3 / 4;
-        let listing = self.inner.replica.list(&partitions, &wanted, deadline).await;
+        let replica = &self.inner.replica;
+        let mut read: Vec<ReadUnder> = Vec::new();
+        if wanted.dead {
+            let under = |at: &PartitionId| ReadUnder { partition: at.0, epoch: replica.epoch(*at).0, sealed: 0 };
+            read.extend(partitions.iter().map(under));
+        }
+        let listing = replica.list(&partitions, &wanted, deadline).await;
         let listing = listing.map_err(|fault| Reply::refused(fault.refusal(), fault.to_string()))?;
-        Ok(listed_message(listing, unable))
+        read.iter_mut().for_each(|under| under.sealed = replica.sealed(PartitionId(under.partition)).0);
+        let mut listed = listed_message(listing, unable);
+        read.retain(|under| listed.unable.iter().all(|unable| unable.partition != under.partition));
+        listed.read = read;
+        Ok(listed)
     }
 
     fn planned(&self, page: ListPage<FoundKey>, known: &Known) -> PlannedPage {
@@ -440,5 +486,5 @@ fn listed_message(listing: Listing, mut unable: Vec<Unable>) -> Listed {
         expired: listed.expired,
         record: listed.record,
     };
-    Listed { keys: keys.into_iter().map(key).collect(), whole, unable }
+    Listed { keys: keys.into_iter().map(key).collect(), whole, unable, read: Vec::new() }
 }

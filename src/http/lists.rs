@@ -121,7 +121,7 @@ impl Lines {
             keys: self.keys,
             cursor,
             gaps: self.gaps.gaps().to_vec(),
-            error: error.map(|error| Problem::from(error).into_document()),
+            error: error.map(|error| Problem::from(error).document()),
         };
         line(&mut text, &TrailerLine { trailer });
         (text.into(), None)

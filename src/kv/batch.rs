@@ -140,7 +140,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::super::mock::{MockKv, write_timeout};
-    use super::super::{Outcome, Session};
+    use super::super::{KeyPage, ListOptions, Outcome, Session};
     use super::*;
     use crate::env::{BoxFuture, Env};
     use crate::types::{Bucket, Key};
@@ -219,6 +219,10 @@ mod tests {
 
         fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
             self.kv.delete(id, options)
+        }
+
+        fn list(&self, bucket: Bucket, options: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>> {
+            self.kv.list(bucket, options)
         }
     }
 

@@ -277,4 +277,8 @@ impl<K: Kv + ?Sized> Kv for std::sync::Arc<K> {
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
         (**self).delete(id, options)
     }
+
+    fn list(&self, bucket: Bucket, options: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>> {
+        (**self).list(bucket, options)
+    }
 }

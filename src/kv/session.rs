@@ -37,9 +37,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{ContextToken, Error, FloorToken, Kv, ReadAnswer, ReadOptions, Value, WriteAnswer, WriteOptions};
+use super::{
+    ContextToken, Error, FloorToken, KeyPage, Kv, ListOptions, ReadAnswer, ReadOptions, Value, WriteAnswer,
+    WriteOptions,
+};
 use crate::env::BoxFuture;
-use crate::types::ObjectId;
+use crate::types::{Bucket, ObjectId};
 
 /// What a session knows of one object. Whoever works on it holds the lock.
 #[derive(Debug, Default)]
@@ -187,6 +190,11 @@ impl<K: Kv> Kv for Session<K> {
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
         Box::pin(self.write(id, options, async |id, options| self.kv.delete(id, options).await))
     }
+
+    /// Lists know no floors: what this session has seen may be missing on a page.
+    fn list(&self, bucket: Bucket, options: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>> {
+        self.kv.list(bucket, options)
+    }
 }
 
 #[cfg(test)]
@@ -194,7 +202,7 @@ mod tests {
     use super::super::mock::{MockKv, write_timeout};
     use super::*;
     use crate::quorum::Level;
-    use crate::types::{Bucket, Key};
+    use crate::types::Key;
 
     fn id(key: &str) -> ObjectId {
         ObjectId::new(Bucket::new("b").unwrap(), Key::new(key.as_bytes().to_vec()).unwrap())

@@ -11,8 +11,8 @@ use crate::coordinator::{Floor, Found, WritePlan, Wrote};
 use crate::env::BoxFuture;
 use crate::kv::{
     BucketAdmin, ContextToken, ETag, Error, ErrorCode, FloorToken, KeyPage, Kv, ListOptions, Outcome, ReadAnswer,
-    ReadOptions, Value, WriteAnswer, WriteOptions, check_ttl, expired, open_context, open_floor, payload_of, request_of,
-    views,
+    ReadOptions, Value, WriteAnswer, WriteOptions, check_ttl, expired, open_context, open_floor, payload_of,
+    request_of, views,
 };
 use crate::metrics::Ended;
 use crate::quorum::Level;

@@ -1,7 +1,7 @@
 //! The key index: what is known of an object without its value.
 //!
-//! The two highest bits of the sibling count say what a list shows of the object without reading it. Entries of before
-//! there were lists have none of them set: their objects are read.
+//! The three highest bits of the sibling count say what a list shows of the object without reading it, and whether a round of
+//! collection is to look at it. Entries of version 1 have none of them set: their objects are read.
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -258,7 +258,7 @@ impl Shard {
             let (stored, entry) = entry.map_err(Fault::from)?;
             let key = stored.slice(head..);
             effort.entries = effort.entries.saturating_sub(1);
-            if let Some(listed) = self.listed(partition, &stored, &entry, wanted, effort)? {
+            if let Some(listed) = self.shown(partition, &stored, &entry, wanted, effort)? {
                 keys.push((key.clone(), listed));
             }
             if keys.len() >= most || effort.is_spent() {
@@ -269,7 +269,7 @@ impl Shard {
     }
 
     /// What is shown under a stored key; none: nothing.
-    fn listed(
+    fn shown(
         &self,
         partition: PartitionId,
         stored: &Bytes,

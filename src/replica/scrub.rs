@@ -24,7 +24,7 @@ use bytes::Bytes;
 use tracing::{error, warn};
 
 use super::class::front_of;
-use super::index::{index_digest, index_entry, siblings_word};
+use super::index::{index_digest, index_entry};
 use super::place::{Place, leaf_key, name_of, range_of};
 use super::shard::Shard;
 use super::{Fault, Replica};

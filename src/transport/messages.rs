@@ -35,7 +35,10 @@ pub struct Request {
     #[prost(uint64, tag = "3")]
     pub budget_us: u64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 29, 30, 31, 40, 41, 55")]
+    #[prost(
+        oneof = "Ask",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 29, 30, 31, 40, 41, 55"
+    )]
     pub ask: Option<Ask>,
     /// Versions of the older layouts in which it is counted as well, the newest first: a write is, while a change is
     /// under way.

@@ -10,7 +10,7 @@ use quorate::transport::messages::gossip::{Gossip, Gossiped};
 use quorate::transport::messages::layouts::{
     Ballot, Decide, Decided, DigestOf, Digests, Layouts, LayoutsTold, ListDigests, Promised, Renounce, TrackerOf, Voice,
 };
-use quorate::transport::messages::lists::{List, Listed, ListedKey, Unable};
+use quorate::transport::messages::lists::{List, Listed, ListedKey, ReadUnder, Unable};
 use quorate::transport::messages::{
     self, Ask, Copy, Fetch, HandedRead, HandedWrite, Heartbeat, Held, Page, PageEntry, Probe, Probed, Read, Refusal,
     Reply, Request, Settle, Settled, Target, Tell, Write, Written,
@@ -128,7 +128,8 @@ fn replies() -> Vec<(&'static str, Reply)> {
         record: Some(record.clone()),
     };
     let unable = vec![Unable { partition: 9, why: Refusal::Syncing.into() }];
-    let listed = Listed { keys: vec![listed_key], whole: Some(record.clone()), unable };
+    let read = vec![ReadUnder { partition: 3, epoch: 1 << 32, sealed: 7 }];
+    let listed = Listed { keys: vec![listed_key], whole: Some(record.clone()), unable, read };
     let digest_of = DigestOf { stored: record.clone(), digest: Bytes::from_static(&[1; 16]) };
     vec![
         (

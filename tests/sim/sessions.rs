@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use quorate::env::BoxFuture;
 use quorate::kv::{
-    BucketAdmin as _, Error, ErrorCode, FloorToken, Kv, Lifetime, Outcome, ReadAnswer, ReadOptions, Value, WriteAnswer,
-    WriteOptions,
+    BucketAdmin as _, Error, ErrorCode, FloorToken, KeyPage, Kv, Lifetime, ListOptions, Outcome, ReadAnswer,
+    ReadOptions, Value, WriteAnswer, WriteOptions,
 };
 use quorate::node::Node;
 use quorate::quorum::Level;
@@ -248,6 +248,10 @@ impl Kv for Deaf {
 
     fn delete(&self, id: ObjectId, options: WriteOptions) -> BoxFuture<'_, Result<WriteAnswer, Error>> {
         self.0.delete(id, self.hears(options))
+    }
+
+    fn list(&self, bucket: Bucket, options: ListOptions) -> BoxFuture<'_, Result<KeyPage, Error>> {
+        self.0.list(bucket, options)
     }
 }
 

@@ -50,6 +50,23 @@ pub struct Listed {
     /// The partitions that the answering node cannot answer for: none of their keys is among these.
     #[prost(message, repeated, tag = "3")]
     pub unable: Vec<Unable>,
+    /// Where it is for a merge: under which epoch each of the other partitions was read, and what is sealed there.
+    #[prost(message, repeated, tag = "4")]
+    pub read: Vec<ReadUnder>,
+}
+
+/// Of a partition of a list.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct ReadUnder {
+    /// Which.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// Its epoch, of before it was read.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// The first epoch whose states it takes, of after it was read.
+    #[prost(uint64, tag = "3")]
+    pub sealed: u64,
 }
 
 /// One key of a list.
