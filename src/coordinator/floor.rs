@@ -95,10 +95,8 @@ impl Coordinator {
             return Ok(found);
         }
         let located = self.locate(&id)?;
-        if located.fallbacks().stores().next().is_none() {
-            return Ok(found);
-        }
-        let kept = self.ask_fallbacks(&located, left(deadline, self.inner.env.clock.now()) / 2).await;
+        let keepers = located.keepers();
+        let kept = self.ask_keepers(&located, &keepers, left(deadline, self.inner.env.clock.now()) / 2).await;
         // Owners once more, after them: what one of them kept until a moment ago has reached its owner by now.
         let again = self.needs(&located, options, Some(&Floor { generation, seen: floor.seen.clone() }))?;
         let answered = kept.answered.clone();
@@ -106,8 +104,8 @@ impl Coordinator {
         self.unless_kept(&self.locate(&id)?, &floor.seen, found, &answered)
     }
 
-    /// What every owner has answered, and these fallbacks: the answer, unless a fallback that said nothing may keep what is
-    /// missing of the floor.
+    /// What every owner has answered, and these members: the answer, unless one that said nothing may keep what is missing of
+    /// the floor.
     pub(super) fn unless_kept(
         &self,
         located: &Located,
@@ -119,8 +117,8 @@ impl Coordinator {
             return Ok(found);
         }
         let silent: Vec<String> = located
-            .fallbacks()
-            .stores()
+            .keepers()
+            .into_iter()
             .filter(|store| !answered.contains(store))
             .map(|store| located.name(store))
             .collect();
@@ -181,6 +179,10 @@ impl Coordinator {
         };
         // Nothing was minted, whatever became of the look.
         let found = read.map_err(|error| {
+            // Why it could not be looked for is told as it is.
+            if !matches!(error.code, ErrorCode::SessionUnmet | ErrorCode::ReadTimeout) {
+                return Error { outcome: Outcome::NotApplied, ..error };
+            }
             let detail = format!("what the floor names could not be fetched, so nothing was written: {}", error.detail);
             Error { outcome: Outcome::NotApplied, code: ErrorCode::SessionUnmet, detail, ..error }
         })?;

@@ -293,7 +293,8 @@ impl Coordinator {
             pending: Pending::new(),
             deadline,
             explain: options.explain,
-            kept: kept.each,
+            // What an owner keeps for another one is no vote of its own.
+            kept: kept.each.into_iter().filter(|(store, ..)| !located.route.stores.contains(store)).collect(),
             answer: None,
             under: Under { epoch: kept.epoch, ..NOTHING_YET },
             again: false,

@@ -48,6 +48,15 @@ impl Default for Kept {
 }
 
 impl Located {
+    /// Everybody who may keep something of this object for an owner: whoever was a fallback once, and what they keep goes on
+    /// being theirs to hand off, whatever they are now.
+    pub(super) fn keepers(&self) -> Vec<StoreId> {
+        let chain = &self.known.chain;
+        let members = chain.live().iter().flat_map(|layout| layout.members().iter().map(|member| member.store));
+        let all: std::collections::BTreeSet<StoreId> = members.filter(|store| !chain.ended().contains(store)).collect();
+        all.into_iter().collect()
+    }
+
     /// Who may stand in for owners of this object, whether or not they are up, each within its region. Works them out each
     /// time: owners that are down are the exception.
     pub(super) fn fallbacks(&self) -> Fallbacks {
@@ -204,10 +213,16 @@ impl Coordinator {
 
     /// What fallbacks keep of an object: asks all that are up, and waits for each no longer than `patience`.
     pub(super) async fn ask_fallbacks(&self, located: &Located, patience: Duration) -> Kept {
+        let fallbacks: Vec<StoreId> = located.fallbacks().stores().collect();
+        self.ask_keepers(located, &fallbacks, patience).await
+    }
+
+    /// Asks these, as far as they are up, what they keep of an object for others.
+    pub(super) async fn ask_keepers(&self, located: &Located, keepers: &[StoreId], patience: Duration) -> Kept {
         let up = self.inner.peers.up();
         let me = self.inner.me;
         let fallbacks: Vec<StoreId> =
-            located.fallbacks().stores().filter(|store| *store == me || up.is_up(*store)).collect();
+            keepers.iter().copied().filter(|store| *store == me || up.is_up(*store)).collect();
         let asked = fallbacks.iter().map(|store| self.ask_fallback(located, *store, patience));
         let replies = join_all(asked).await;
         let mut kept = Kept::default();

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
-use serde_json::{Map, Value as Json};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value as Json;
 
 use super::headers::SERVER_TIMING;
 use super::kv::{accepts_envelope, not_found, siblings_stand};
@@ -20,7 +21,7 @@ use super::problem::Problem;
 use super::routes::Answer;
 use super::{Api, body};
 use crate::kv::batch::wire::{MEMBERS, OperationDocument, ResultDocument, Results, key_of};
-use crate::kv::batch::{BODY_MOST, Done, Operation, batch, check_count};
+use crate::kv::batch::{BODY_MOST, Done, OPS_MOST, Operation, batch, check_count};
 use crate::kv::{Error, ReadAnswer, wire};
 use crate::types::{Mono, ObjectId, nearest};
 
@@ -63,27 +64,84 @@ fn too_large() -> Problem {
 /// The operations that a body names.
 fn documents(body: &[u8]) -> Result<Vec<OperationDocument>, Problem> {
     let bad = |detail: String| Problem::bad_parameter(format!("the body: {detail}"));
-    let whole: Map<String, Json> = serde_json::from_slice(body).map_err(|wrong| bad(wrong.to_string()))?;
-    let mut operations = None;
-    for (name, value) in whole {
-        match (name.as_str(), value) {
-            ("ops", Json::Array(list)) => operations = Some(list),
-            ("ops", _) => return Err(bad("ops is a list of operations".into())),
-            (other, _) => return Err(bad(format!("unknown member {:?}: did you mean ops?", brief(other)))),
-        }
-    }
-    let operations = operations.ok_or_else(|| bad(r#"it is {"ops":[...]}"#.into()))?;
-    check_count(operations.len())?;
+    let Whole(operations) = serde_json::from_slice(body).map_err(|wrong| bad(wrong.to_string()))?;
+    let Ops { first: operations, count } = operations.ok_or_else(|| bad(r#"it is {"ops":[...]}"#.into()))?;
+    check_count(count)?;
     let read = |(at, operation): (usize, Json)| {
-        if let Json::Object(members) = &operation
-            && let Some(unknown) = members.keys().find(|name| !MEMBERS.contains(&name.as_str()))
-        {
+        let Json::Object(members) = &operation else {
+            return Err(bad(format!("ops[{at}] is no object")));
+        };
+        if let Some(unknown) = members.keys().find(|name| !MEMBERS.contains(&name.as_str())) {
             let right = nearest(unknown, MEMBERS).unwrap_or_default();
             return Err(bad(format!("ops[{at}]: unknown member {:?}: did you mean {right}?", brief(unknown))));
         }
         serde_json::from_value(operation).map_err(|wrong| bad(format!("ops[{at}]: {wrong}")))
     };
     operations.into_iter().enumerate().map(read).collect()
+}
+
+/// The body, as far as it is to be kept: what a hostile one names beside the first hundred operations is counted, no more.
+struct Whole(Option<Ops>);
+
+struct Ops {
+    first: Vec<Json>,
+    count: usize,
+}
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Whole;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(r#"{"ops":[...]}"#)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Whole, A::Error> {
+                let mut ops = None;
+                while let Some(name) = map.next_key::<String>()? {
+                    match (name.as_str(), &ops) {
+                        ("ops", None) => ops = Some(map.next_value()?),
+                        ("ops", Some(_)) => return Err(A::Error::custom("ops is given twice")),
+                        (other, _) => {
+                            let text = format!("unknown member {:?}: did you mean ops?", brief(other));
+                            return Err(A::Error::custom(text));
+                        }
+                    }
+                }
+                Ok(Whole(ops))
+            }
+        }
+        from.deserialize_map(Members)
+    }
+}
+
+impl<'de> Deserialize<'de> for Ops {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Ops;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("that ops is a list of operations")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Ops, A::Error> {
+                let (mut first, mut count) = (Vec::new(), 0);
+                while first.len() < OPS_MOST {
+                    let Some(operation) = list.next_element()? else { break };
+                    first.push(operation);
+                    count += 1;
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Ops { first, count })
+            }
+        }
+        from.deserialize_seq(List)
+    }
 }
 
 fn brief(name: &str) -> String {

@@ -21,8 +21,6 @@ use crate::types::nearest;
 
 /// The longest timeout a request may ask for.
 const MAX_TIMEOUT: Duration = RequestLimits::MAX_TIMEOUT;
-/// Most bytes in a media type.
-const MAX_CONTENT_TYPE: usize = 255;
 
 /// What a parameter is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -352,8 +350,11 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Bytes>, Prob
 pub(super) fn value(headers: &HeaderMap, bytes: Bytes) -> Result<Value, Problem> {
     let mut value = Value::from(bytes);
     if let Some(media_type) = text(headers, header::CONTENT_TYPE.as_str())? {
-        if media_type.len() > MAX_CONTENT_TYPE {
-            return Err(Problem::headers_too_large(format!("a Content-Type has at most {MAX_CONTENT_TYPE} bytes")));
+        if media_type.len() > wire::MAX_CONTENT_TYPE {
+            return Err(Problem::headers_too_large(format!(
+                "a Content-Type has at most {} bytes",
+                wire::MAX_CONTENT_TYPE
+            )));
         }
         value.content_type = Some(media_type.to_owned());
     }

@@ -5,8 +5,8 @@
 //! [`Kv`]: on a node in this process, on a [`Session`](super::Session) (which does those of one object one after the other),
 //! on the mock. A client of a cluster sends the whole in one request (`Client::batch`).
 //!
-//! Bounded: [`OPS_MOST`] operations; so many of them at a time (16); and once the values that were read come to 8 MiB, what
-//! is still to be read is refused: whoever asked reads it by itself.
+//! Bounded: [`OPS_MOST`] operations; so many of them at a time (4: each may bring an object of 4 MiB); and once the values that
+//! were brought come to 8 MiB, what would bring more is refused before it is begun: whoever asked does it by itself.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub const OPS_MOST: usize = 100;
 /// Most bytes of a batch that is sent to a node.
 pub const BODY_MOST: usize = 4 << 20;
 /// How many are under way at a time.
-const AT_ONCE: usize = 16;
-/// Once so many bytes of values were read, nothing more is.
+const AT_ONCE: usize = 4;
+/// Once so many bytes of values were brought, nothing more is.
 const READ_MOST: usize = 8 << 20;
 
 /// One operation of a batch.
@@ -116,13 +116,20 @@ pub async fn batch<K: Kv + ?Sized>(kv: &K, clock: &dyn Clock, operations: Vec<Op
 async fn one<K: Kv + ?Sized>(kv: &K, operation: Operation, spent: Duration, full: bool) -> Done {
     let left = operation.timeout().saturating_sub(spent);
     let late = |code| Error::refused(code, "the time of the batch was over before this was begun; nothing was done");
+    let more = || {
+        let detail = format!(
+            "the values that this batch has brought come to more than {} MiB: do this one by itself",
+            READ_MOST >> 20
+        );
+        Error::refused(ErrorCode::Overloaded, detail)
+    };
     match operation {
-        Operation::Get(..) if full => {
-            let detail = format!(
-                "the values that this batch has read come to more than {} MiB: read this one by itself",
-                READ_MOST >> 20
-            );
-            Done::Read(Err(Error::refused(ErrorCode::Overloaded, detail)))
+        Operation::Get(..) if full => Done::Read(Err(more())),
+        Operation::Put(_, _, WriteOptions { return_body: true, .. })
+        | Operation::Delete(_, WriteOptions { return_body: true, .. })
+            if full =>
+        {
+            Done::Wrote(Err(more()))
         }
         Operation::Get(..) if left.is_zero() => Done::Read(Err(late(ErrorCode::ReadTimeout))),
         Operation::Put(..) | Operation::Delete(..) if left.is_zero() => Done::Wrote(Err(late(ErrorCode::WriteTimeout))),

@@ -158,12 +158,16 @@ impl<K: Kv> Session<K> {
     ) -> Result<WriteAnswer, Error> {
         let entry = self.entry(&id);
         let mut known = entry.lock().await;
+        let own = options.floor.is_some();
         options.floor = options.floor.or_else(|| known.floor.clone());
         if self.keeps_contexts && options.context.is_none() {
             options.context = known.context.clone();
         }
         let answer = write(id, options).await?;
-        known.floor = Some(answer.floor.clone());
+        // What a caller's own floor brought may be older than what this session has seen.
+        if !own || known.floor.is_none() {
+            known.floor = Some(answer.floor.clone());
+        }
         known.context = answer.context.clone().filter(|_| self.keeps_contexts);
         Ok(answer)
     }
@@ -175,9 +179,12 @@ impl<K: Kv> Kv for Session<K> {
         Box::pin(async move {
             let entry = self.entry(&id);
             let mut known = entry.lock().await;
+            let own = options.floor.is_some();
             options.floor = options.floor.or_else(|| known.floor.clone());
             let answer = self.kv.get(id, options).await?;
-            known.floor = Some(answer.floor.clone());
+            if !own || known.floor.is_none() {
+                known.floor = Some(answer.floor.clone());
+            }
             known.context = self.keeps_contexts.then(|| answer.context.clone());
             Ok(answer)
         })
