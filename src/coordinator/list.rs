@@ -6,12 +6,13 @@
 //!
 //! At more than one answer a partition the owners send their objects, deletes among them, and what they jointly hold is
 //! shown: a key that one of them has deleted and another has not heard of is not listed. Where a round of collection was
-//! sealed between their answers the page is made anew: one may have dropped a delete that another has not heard of.
+//! sealed between their answers the page is made anew, three times at most: one may have dropped a delete that another has
+//! not heard of. Then those partitions are gaps.
 //!
 //! Bounds: pages under way ([`PAGES`]; past it: 503 `overloaded`); keys and bytes of a page, which the caller says, and of
 //! each answer, as large a part of it as lies in the partitions asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -45,6 +46,8 @@ const CALL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_se
 
 /// Before a page is made anew, for a round of collection was sealed meanwhile.
 const AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// How often it is made; then the partitions are gaps.
+const TRIES: u32 = 3;
 
 /// A page that is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -112,6 +115,8 @@ struct Rules {
     grid: Grid,
     merge: MergeRules,
     now: Wall,
+    /// Whether the page is to hold objects; else they go once they are merged.
+    values: bool,
 }
 
 impl Keys for Rules {
@@ -133,6 +138,9 @@ impl Keys for Rules {
                 mine.merge(theirs, &self.merge);
                 joined = FoundKey::of(mine, self.now, joined.bytes.max(other.bytes));
             }
+        }
+        if !self.values {
+            joined.object = None;
         }
         (joined.siblings > 0).then_some(joined)
     }
@@ -188,8 +196,9 @@ impl Under {
         }
     }
 
-    fn is_across(&self) -> bool {
-        self.0.values().any(|(epoch, sealed)| epoch < sealed)
+    /// The partitions in which one answer is from before another's seal.
+    fn across(&self) -> BTreeSet<PartitionId> {
+        self.0.iter().filter(|(_, (epoch, sealed))| epoch < sealed).map(|(at, _)| PartitionId(*at)).collect()
     }
 }
 
@@ -199,6 +208,7 @@ impl Coordinator {
         let _admitted = self.admit()?;
         let _page = self.begin_page()?;
         let deadline = self.inner.env.clock.now() + plan.timeout;
+        let mut again = 0;
         loop {
             let Some((known, routes)) = self.routes() else {
                 let detail = "this node is not in a cluster yet; `quorate status` says what it waits for";
@@ -208,16 +218,16 @@ impl Coordinator {
                 let detail = format!("this node was removed from the cluster by layout {}", known.newest().version());
                 return Err(self.later(Error::refused(ErrorCode::NotServing, detail)));
             }
-            let Some(page) = self.page(plan, &known, &routes, deadline).await? else {
+            let (mut page, across) = self.page(plan, &known, &routes, deadline).await?;
+            if !across.is_empty() {
                 let clock = &self.inner.env.clock;
-                clock.sleep(AGAIN_AFTER.min(left(deadline, clock.now()))).await;
-                if left(deadline, clock.now()).is_zero() {
-                    let detail =
-                        "replicas answered from before and after a round of collection, until no time was left";
-                    return Err(Error::new(ErrorCode::ReadTimeout, Outcome::Unknown, detail));
+                again += 1;
+                if again < TRIES && !left(deadline, clock.now()).is_zero() {
+                    clock.sleep(AGAIN_AFTER.min(left(deadline, clock.now()))).await;
+                    continue;
                 }
-                continue;
-            };
+                leave_out(&mut page, &across, known.newest().grid(), &plan.bucket);
+            }
             if !page.gaps.is_empty() && self.goes_on(&known, deadline) {
                 continue;
             }
@@ -235,14 +245,14 @@ impl Coordinator {
         Err(self.later(Error::refused(ErrorCode::Overloaded, detail)))
     }
 
-    /// A page; none where replicas answered from before and after a round of collection.
+    /// A page, and the partitions whose replicas answered from before and after a round of collection.
     async fn page(
         &self,
         plan: &ListPlan,
         known: &Arc<Known>,
         routes: &Routes,
         deadline: Mono,
-    ) -> Result<Option<ListPage<FoundKey>>, Error> {
+    ) -> Result<(ListPage<FoundKey>, BTreeSet<PartitionId>), Error> {
         let wrong = |wrong: LevelError| Error::refused(ErrorCode::BadParameter, wrong.to_string());
         if plan.r == Level::Any {
             return Err(wrong(LevelError::AnyReads));
@@ -260,17 +270,28 @@ impl Coordinator {
             last_write_wins: settings.mode == Mode::Lww,
             idempotency_window: self.inner.limits.idempotency_window,
         };
-        let rules = Rules { bucket: plan.bucket.clone(), grid, merge, now: plan.now };
+        let rules = Rules { bucket: plan.bucket.clone(), grid, merge, now: plan.now, values: plan.values };
         let wanted = Wanted { after: plan.after.clone(), keys: plan.keys, bytes: plan.bytes };
         let mut core = ListCore::new(rules, wanted, Cover::new(self.inner.me, requirements), grid.q());
         let (mut pending, mut under): (Pending<Answered>, Under) = (Pending::new(), Under::default());
         let clock = Arc::clone(&self.inner.env.clock);
-        let mut late = clock.sleep(left(deadline, clock.now()));
+        let (mut late, mut is_late) = (clock.sleep(left(deadline, clock.now())), false);
         loop {
             let up = self.inner.peers.up();
             let is_up = |store| store == self.inner.me || up.is_up(store);
             match core.step(is_up, |store| self.far(known, store)) {
-                ListStep::Done(page) => return Ok((!under.is_across()).then_some(page)),
+                ListStep::Done(mut page) => {
+                    if is_late && page.upto.is_none() && !page.gaps.is_empty() {
+                        // What did not answer in time is asked again for the next page: the list has not ended.
+                        page.upto = page.keys.last().map(|(key, _)| key.clone());
+                        if page.upto.is_none() {
+                            let detail =
+                                "too few replicas answered for a page in time; the same cursor goes on from here";
+                            return Err(Error::new(ErrorCode::ReadTimeout, Outcome::Unknown, detail));
+                        }
+                    }
+                    return Ok((page, under.across()));
+                }
                 ListStep::Ask(asked) => {
                     for asking in asked {
                         let list = List {
@@ -301,7 +322,10 @@ impl Coordinator {
                     match answered {
                         Some(Answered { stream, said: Ok(answer), .. }) => core.on_answer(stream, answer),
                         Some(Answered { stream, said: Err(why), .. }) => core.on_failed(stream, why),
-                        None => core.on_deadline(),
+                        None => {
+                            is_late = true;
+                            core.on_deadline();
+                        }
                     }
                 }
             }
@@ -439,6 +463,14 @@ impl Coordinator {
         }
         let listing = replica.list(&partitions, &wanted, deadline).await;
         let listing = listing.map_err(|fault| Reply::refused(fault.refusal(), fault.to_string()))?;
+        // What was taken away meanwhile is missing from it: it was judged before.
+        let now = self.inner.keeper.known();
+        let counts = |at: &PartitionId| {
+            let owned = now.as_ref().is_some_and(|now| now.judge_read(named, *at, &wanted.bucket).is_ok());
+            owned && replica.has_vote(*at)
+        };
+        let gone = partitions.iter().filter(|at| !counts(at));
+        unable.extend(gone.map(|at| Unable { partition: at.0, why: Refusal::Syncing.into() }));
         read.iter_mut().for_each(|under| under.sealed = replica.sealed(PartitionId(under.partition)).0);
         let mut listed = listed_message(listing, unable);
         read.retain(|under| listed.unable.iter().all(|unable| unable.partition != under.partition));
@@ -466,6 +498,15 @@ impl Coordinator {
         lists.gaps.inc_by(gaps.iter().map(|gap| gap.partitions.len() as u64).sum());
         PlannedPage { keys, upto, gaps, layout: known.read_version() }
     }
+}
+
+/// Makes gaps of these partitions: the rest of the page is as good as any.
+fn leave_out(page: &mut ListPage<FoundKey>, across: &BTreeSet<PartitionId>, grid: Grid, bucket: &Bucket) {
+    let of = |key: &Bytes| Key::new(key.clone()).map(|key| grid.partition(Token::of(bucket, &key)));
+    page.keys.retain(|(key, _)| of(key).is_ok_and(|at| !across.contains(&at)));
+    let named: BTreeSet<PartitionId> = page.gaps.iter().map(|gap| gap.partition).collect();
+    let more = across.iter().filter(|at| !named.contains(at));
+    page.gaps.extend(more.map(|at| Gap { partition: *at, silent: Vec::new() }));
 }
 
 /// A member of any live layout, as the newest says it.

@@ -29,6 +29,8 @@ use crate::types::{Bucket, Digest, Mono, PartitionId, Wall};
 
 /// Index entries that a storage thread goes through in one go: few in tests, so that a list takes several.
 const SCANNED: usize = if cfg!(test) { 64 } else { 2048 };
+/// As many of them a record that is read from disk is worth.
+const READ_COSTS: usize = if cfg!(test) { 1 } else { 16 };
 /// Bytes of records that it reads in one go.
 const BYTES: usize = 1 << 20;
 
@@ -287,6 +289,8 @@ impl Shard {
             }
             _ => {}
         }
+        // Not many of them in one go.
+        effort.entries = effort.entries.saturating_sub(READ_COSTS);
         let place = Place { partition, leaf: 0, stored: stored.clone() };
         let Some(record) = self.read(&place)? else {
             // A key that the index names and that is not there: bit rot, or a scrub would have found it.

@@ -100,14 +100,15 @@ pub fn covered(lines: &[Line], linger: Duration) -> Vec<Line> {
                 }
             }
             Event::Ok(answered) => {
-                let told: Vec<VersionVector> = answered.context.iter().cloned().collect();
+                let told: Vec<VersionVector> =
+                    answered.context.iter().chain(answered.seen.iter().filter(|_| op.is_write())).cloned().collect();
                 // What a write was made on may have been collected as well.
-                if let Some(context) = &mut answered.context {
-                    let before: BTreeSet<u64> = begun.get(&name(op.invoke)).into_iter().flatten().copied().collect();
-                    object.give_back(context, line.at, linger, (&digested, name(op.invoke)), &before);
+                let before: BTreeSet<u64> = begun.get(&name(op.invoke)).into_iter().flatten().copied().collect();
+                let seen = answered.seen.iter_mut().filter(|_| op.is_write());
+                for vector in answered.context.iter_mut().chain(seen) {
+                    object.give_back(vector, line.at, linger, (&digested, name(op.invoke)), &before);
                 }
-                let seen = answered.seen.iter().filter(|_| op.is_write());
-                object.told(told.iter().chain(seen), digested.dots.get(&name(op.invoke)));
+                object.told(told.iter(), digested.dots.get(&name(op.invoke)));
             }
             _ => {}
         }
