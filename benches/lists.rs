@@ -261,7 +261,8 @@ async fn load(nodes: &[Node], count: usize) -> Done<()> {
         let record = encode_object(&object);
         for node in nodes.iter().filter(|node| owners.contains(&node.replica().identity().store())) {
             let (place, record, class) = (place.clone(), record.clone(), layout.class_of(settings));
-            let request = MergeRequest { place, record, rules, class, flush: false, cause: Cause::Repair };
+            let epoch = node.replica().epoch(place.partition);
+            let request = MergeRequest { place, record, rules, class, flush: false, cause: Cause::Repair, epoch };
             let replica = node.replica().clone();
             merges.push(async move { replica.merge(request).await });
         }
