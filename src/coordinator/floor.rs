@@ -127,6 +127,7 @@ impl Coordinator {
         let dropped = self.inner.replica.identity().collected(located.place.partition);
         let missing = |dot| !found.object.as_ref().is_some_and(|object| object.context().covers(dot));
         if silent.is_empty() || seen.iter().all(|dot| !missing(dot) || dot.stamp <= dropped) {
+            self.inner.metrics.sessions.gone.inc();
             return Ok(found);
         }
         let detail = format!(

@@ -553,7 +553,8 @@ impl Run {
             Some(_) if !answered => &sessions.unmet,
             Some(true) if self.core.is_widened() => &sessions.widened,
             Some(true) => &sessions.at_once,
-            Some(false) => &sessions.gone,
+            // Whether it is gone is for whoever asks all the others to say.
+            Some(false) => return,
         };
         counter.inc();
     }

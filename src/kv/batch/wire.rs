@@ -524,7 +524,7 @@ mod tests {
         let value = Value {
             bytes: Bytes::from_static(&[0, 159]),
             content_type: Some("text/x".into()),
-            meta: [("Colour".to_owned(), "blue".to_owned())].into(),
+            meta: [("colour".to_owned(), "blue".to_owned())].into(),
         };
         let get = ReadOptions {
             r: Level::Count(3),
@@ -548,6 +548,26 @@ mod tests {
             }
             let document: OperationDocument = serde_json::from_value(json).unwrap();
             assert_eq!(document.operation(&unsaid()), Ok(operation));
+        }
+    }
+
+    #[test]
+    fn what_can_be_no_header_of_a_get_is_refused() {
+        let put = |rest: &str| read(&format!(r#"{{"op":"put","bucket":"b","key":"k","value":"v",{rest}}}"#));
+        assert!(put(r#""content_type":"text/plain","meta":{"colour":"light blue"}"#).is_ok());
+        for wrong in [
+            r#""meta":{"Colour":"x"}"#,
+            r#""meta":{"":"x"}"#,
+            r#""meta":{"a":"x
+y"}"#,
+            r#""meta":{"a b":"x"}"#,
+        ] {
+            assert!(put(wrong).unwrap_err().contains("lower case"), "{wrong}");
+        }
+        let long = "x".repeat(256);
+        for wrong in ["a\nb", long.as_str()] {
+            let refused = put(&format!(r#""content_type":"{wrong}""#)).unwrap_err();
+            assert!(refused.contains("at most 255 bytes"), "{refused}");
         }
     }
 
