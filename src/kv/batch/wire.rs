@@ -555,17 +555,13 @@ mod tests {
     fn what_can_be_no_header_of_a_get_is_refused() {
         let put = |rest: &str| read(&format!(r#"{{"op":"put","bucket":"b","key":"k","value":"v",{rest}}}"#));
         assert!(put(r#""content_type":"text/plain","meta":{"colour":"light blue"}"#).is_ok());
-        for wrong in [
-            r#""meta":{"Colour":"x"}"#,
-            r#""meta":{"":"x"}"#,
-            r#""meta":{"a":"x
-y"}"#,
-            r#""meta":{"a b":"x"}"#,
-        ] {
+        for wrong in
+            [r#""meta":{"Colour":"x"}"#, r#""meta":{"":"x"}"#, r#""meta":{"a":"x\ny"}"#, r#""meta":{"a b":"x"}"#]
+        {
             assert!(put(wrong).unwrap_err().contains("lower case"), "{wrong}");
         }
         let long = "x".repeat(256);
-        for wrong in ["a\nb", long.as_str()] {
+        for wrong in [r"a\nb", long.as_str()] {
             let refused = put(&format!(r#""content_type":"{wrong}""#)).unwrap_err();
             assert!(refused.contains("at most 255 bytes"), "{refused}");
         }
