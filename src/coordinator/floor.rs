@@ -22,7 +22,7 @@ use crate::kv::{Error, ErrorCode, Outcome, ReadOptions, RepairMode};
 use crate::pacing::Backoff;
 use crate::quorum::{self, Level};
 use crate::replica::{Cause, Fault, MergeRequest};
-use crate::types::{Mono, StoreId};
+use crate::types::{Mono, ObjectId, StoreId};
 
 /// When owners are asked again for what a floor names.
 const AGAIN: Backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_millis(250) };
@@ -94,19 +94,33 @@ impl Coordinator {
         if cover(&found, &floor.seen) || self.inner.env.buggify.breaks("an unmet floor is looked for at every owner") {
             return Ok(found);
         }
-        let located = self.locate(&id)?;
+        let floor = Floor { generation, seen: floor.seen };
+        self.look_at_keepers(&id, &floor, options, began, deadline).await
+    }
+
+    /// After every owner has answered, and what the floor names is not among it: asks every member what it keeps for others, and
+    /// the owners once more.
+    pub(super) async fn look_at_keepers(
+        &self,
+        id: &ObjectId,
+        floor: &Floor,
+        options: &ReadOptions,
+        began: Mono,
+        deadline: Mono,
+    ) -> Result<Found, Error> {
+        let located = self.locate(id)?;
         let keepers = located.keepers();
         let kept = self.ask_keepers(&located, &keepers, left(deadline, self.inner.env.clock.now()) / 2).await;
         // Owners once more, after them: what one of them kept until a moment ago has reached its owner by now.
-        let again = self.needs(&located, options, Some(&Floor { generation, seen: floor.seen.clone() }))?;
+        let again = self.needs(&located, options, Some(floor))?;
         let answered = kept.answered.clone();
         let found = Box::pin(self.read_for(located, again, kept, options, began, deadline)).await?;
-        self.unless_kept(&self.locate(&id)?, &floor.seen, found, &answered)
+        self.unless_kept(&self.locate(id)?, &floor.seen, found, &answered)
     }
 
     /// What every owner has answered, and these members: the answer, unless one that said nothing may keep what is missing of
     /// the floor.
-    pub(super) fn unless_kept(
+    fn unless_kept(
         &self,
         located: &Located,
         seen: &VersionVector,

@@ -17,7 +17,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::get::{Needs, reply_of_tell};
+use super::floor::Floor;
+use super::get::{Needs, cover, reply_of_tell};
 use super::handover::elsewhere;
 use super::{Coordinator, Found, Located, WritePlan, Wrote, left};
 use crate::causality::{MergeRules, Object, encode_object};
@@ -290,13 +291,16 @@ impl Coordinator {
         }
         self.inner.metrics.quorum.sloppy_reads.inc();
         let stood = u32::try_from(stands.len()).unwrap_or(u32::MAX);
-        let (floor, id, answered) = (needs.floor.clone(), located.id.clone(), kept.answered.clone());
+        let (floor, id, generation) = (needs.floor.clone(), located.id.clone(), located.generation);
         let needs = Needs { votes: counted, ..needs };
         let mut found = self.read_for(located, needs, kept, options, began, deadline).await?;
         found.counted.sloppy = stood;
         match floor {
-            None => Ok(found),
-            Some(floor) => self.unless_kept(&self.locate(&id)?, &floor.seen, found, &answered),
+            Some(floor) if !cover(&found, &floor.seen) => {
+                let floor = Floor { generation, seen: floor.seen };
+                Box::pin(self.look_at_keepers(&id, &floor, options, began, deadline)).await
+            }
+            _ => Ok(found),
         }
     }
 

@@ -393,7 +393,8 @@ impl Mender {
         others: &[StoreId],
     ) -> Result<Option<StoreId>, String> {
         let version = self.newest()?.version();
-        let (mut sealed, mut who) = (self.replica.sealed(partition), None);
+        let mut sealed = self.replica.sealed(partition);
+        let mut most: Option<(Epoch, StoreId)> = None;
         // Once more with what the first one found: whoever else has forgotten it learns of it.
         for _ in 0..2 {
             let ask = Ask::Collect(Collect::ask(partition.0, sealed));
@@ -404,9 +405,7 @@ impl Mender {
                         return Err(format!("{store} does not know layout {version} yet"));
                     }
                     Ok((_, Some(Tell::Collected(told)))) => {
-                        if Epoch(told.sealed) > sealed || who.is_none() {
-                            (sealed, who) = (sealed.max(Epoch(told.sealed)), Some(*store));
-                        }
+                        most = most.max(Some((Epoch(told.sealed), *store)));
                     }
                     Ok((_, Some(Tell::Refused(refused)))) => {
                         return Err(format!("{store} refuses: {}", refused.detail));
@@ -415,9 +414,10 @@ impl Mender {
                     Err(failed) => return Err(format!("{store}: {failed}")),
                 }
             }
+            sealed = sealed.max(most.map_or(Epoch::FIRST, |(epoch, _)| epoch));
         }
         if self.replica.is_behind(partition, sealed) {
-            return Ok(who);
+            return Ok(most.map(|(_, store)| store));
         }
         self.replica.refuse_before(partition, sealed).await.map_err(|fault| fault.to_string())?;
         Ok(None)

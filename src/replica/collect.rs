@@ -424,8 +424,9 @@ impl Replica {
     }
 
     /// Gives up what is held of a partition whose owner has forgotten what it marked, of buckets that others own as well,
-    /// under a new tenure, and learns. `sealed` is the greatest that any owner is known to have sealed. A crash in between leaves it as much behind as it was. It is marked as unsynced once
-    /// more in any case: what was merged until here goes as well, whoever it came from.
+    /// under a new tenure, and learns. `sealed` is the greatest that any owner is known to have sealed. A crash in between
+    /// leaves it as much behind as it was. It is marked as unsynced once more in any case: what was merged until here goes as
+    /// well, whoever it came from.
     pub async fn start_over(
         &self,
         partition: PartitionId,

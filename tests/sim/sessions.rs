@@ -15,7 +15,8 @@ use quorate::quorum::Level;
 use quorate::sim::cluster::{Cluster, Keys, Setup, Wraps};
 use quorate::sim::drive::{Options, Variety, run};
 use quorate::sim::faults::Kind;
-use quorate::sim::net::Link;
+use quorate::sim::layouts::settled;
+use quorate::sim::net::{Death, Link};
 use quorate::sim::workload::Decode as _;
 use quorate::types::{Bucket, ObjectId};
 
@@ -123,6 +124,27 @@ fn who_alone_has_it_and_cannot_be_asked_is_waited_for_and_nothing_older_is_shown
             let found = found.unwrap();
             assert!(values(&found).contains(&"mine".to_owned()), "{:?}", values(&found));
             assert!(!values(&found).contains(&"after".to_owned()), "what was refused was not written");
+            cluster.end();
+        });
+    }
+}
+
+/// The only disk that had it is lost, and replaced: nobody has it any more, whether or not fallbacks count.
+#[test]
+fn what_is_lost_with_its_only_disk_fails_no_session_for_ever() {
+    for seed in 1..=2 {
+        sim(seed, |time| async move {
+            let cluster = Cluster::founded(time, Setup { hints: false, ..Setup::new(seed, 3) }).await;
+            let wrote = written_on_one(&cluster).await;
+            cluster.crash(0, Death::Killed);
+            cluster.disk(0, |disk| disk.wipe());
+            cluster.start(0).await.unwrap();
+            settled(&cluster, 120 * SECOND).await.unwrap_or_else(|why| panic!("{why}"));
+            for sloppy in [false, true] {
+                let options = ReadOptions { floor: Some(wrote.floor.clone()), sloppy, ..one() };
+                let found = cluster.kv(1).unwrap().get(id("k"), options).await.unwrap();
+                assert_eq!(values(&found), ["before"], "sloppy {sloppy}");
+            }
             cluster.end();
         });
     }
