@@ -16,7 +16,7 @@ use serde_json::Value as Json;
 use super::headers::SERVER_TIMING;
 use super::kv::{accepts_envelope, not_found, siblings_stand};
 use super::owners::json;
-use super::params::{Query, idempotency_key};
+use super::params::{Query, check_described, idempotency_key};
 use super::problem::Problem;
 use super::routes::Answer;
 use super::{Api, body};
@@ -183,6 +183,9 @@ fn operation(
 ) -> Result<Operation, Problem> {
     let unsaid = query.batch_options(&api.limits_of(&document.id()?.bucket))?;
     let mut operation = document.operation(&unsaid)?;
+    if let Operation::Put(_, value, _) = &operation {
+        check_described(value)?;
+    }
     if let Operation::Put(_, _, options) | Operation::Delete(_, options) = &mut operation {
         options.idempotency_key = options.idempotency_key.take().or(key);
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::RequestLimits;
 use super::problem::Problem;
@@ -18,6 +18,9 @@ use crate::kv::{
 };
 use crate::quorum::{Level, LevelError};
 use crate::types::nearest;
+
+/// Most bytes in a media type.
+const MAX_CONTENT_TYPE: usize = 255;
 
 /// The longest timeout a request may ask for.
 const MAX_TIMEOUT: Duration = RequestLimits::MAX_TIMEOUT;
@@ -346,15 +349,32 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Bytes>, Prob
     }
 }
 
+/// Refuses what a GET could not say in its headers: of a value that comes in a document.
+pub(super) fn check_described(value: &Value) -> Result<(), Problem> {
+    let is_header = |text: &str| HeaderValue::from_str(text).is_ok();
+    if value.content_type.as_ref().is_some_and(|kind| kind.len() > MAX_CONTENT_TYPE || !is_header(kind)) {
+        let detail = format!("a content_type has at most {MAX_CONTENT_TYPE} bytes, none of them a control character");
+        return Err(Problem::bad_parameter(detail));
+    }
+    // As the name of a header arrives: in lower case.
+    let is_name = |name: &str| HeaderName::from_bytes(name.as_bytes()).is_ok_and(|header| header.as_str() == name);
+    match value.meta.iter().find(|(name, text)| !is_name(name) || !is_header(text)) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let name: String = name.chars().take(64).collect();
+            Err(Problem::bad_parameter(format!(
+                "meta {name:?}: names are lower case, as of headers, and values have no control characters"
+            )))
+        }
+    }
+}
+
 /// The value with what describes it. The limit on metadata is the one of the interface, not of this edge.
 pub(super) fn value(headers: &HeaderMap, bytes: Bytes) -> Result<Value, Problem> {
     let mut value = Value::from(bytes);
     if let Some(media_type) = text(headers, header::CONTENT_TYPE.as_str())? {
-        if media_type.len() > wire::MAX_CONTENT_TYPE {
-            return Err(Problem::headers_too_large(format!(
-                "a Content-Type has at most {} bytes",
-                wire::MAX_CONTENT_TYPE
-            )));
+        if media_type.len() > MAX_CONTENT_TYPE {
+            return Err(Problem::headers_too_large(format!("a Content-Type has at most {MAX_CONTENT_TYPE} bytes")));
         }
         value.content_type = Some(media_type.to_owned());
     }
@@ -382,6 +402,24 @@ pub(super) fn value(headers: &HeaderMap, bytes: Bytes) -> Result<Value, Problem>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_can_be_no_header_of_a_get_is_refused() {
+        let described = |kind: &str, meta: [(&str, &str); 1]| Value {
+            content_type: Some(kind.to_owned()),
+            meta: meta.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
+            ..Value::default()
+        };
+        assert!(check_described(&described("text/plain", [("colour", "light blue")])).is_ok());
+        for wrong in [("Colour", "x"), ("", "x"), ("a b", "x"), ("a", "x\ny")] {
+            let refused = check_described(&described("text/plain", [wrong])).unwrap_err();
+            assert!(refused.detail().contains("lower case"), "{wrong:?}");
+        }
+        for wrong in ["a\nb", &"x".repeat(256)] {
+            let refused = check_described(&described(wrong, [("a", "b")])).unwrap_err();
+            assert!(refused.detail().contains("at most 255 bytes"));
+        }
+    }
     use crate::kv::Lifetime;
 
     fn read(query: &str) -> Result<ReadOptions, String> {

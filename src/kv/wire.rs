@@ -46,8 +46,6 @@ pub const ENVELOPE_TYPE: &str = "application/vnd.quorate.object+json";
 pub const PROBLEM_TYPE: &str = "application/problem+json";
 /// Most bytes of the user's metadata, names and values together.
 pub const MAX_META: usize = 2048;
-/// Most bytes of a content type.
-pub const MAX_CONTENT_TYPE: usize = 255;
 /// Most bytes of an Idempotency-Key.
 pub const MAX_IDEMPOTENCY_KEY: usize = 255;
 

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Done, Operation};
 use crate::kv::wire::{
-    EnvelopeSibling, MAX_CONTENT_TYPE, MAX_IDEMPOTENCY_KEY, MAX_META, ProblemDocument, from_base64, parse_etag,
-    to_base64,
+    EnvelopeSibling, MAX_IDEMPOTENCY_KEY, MAX_META, ProblemDocument, from_base64, parse_etag, to_base64,
 };
 use crate::kv::{
     ContextToken, Counted, Error, ErrorCode, FloorToken, Lifetime, LifetimeError, Outcome, ReadAnswer, ReadOptions,
@@ -245,23 +244,6 @@ impl OperationDocument {
                 from_base64(&text).ok_or_else(|| bad("value_b64 is not base64url without padding"))?
             }
         };
-        // Each is a header of a GET.
-        let is_header = |text: &str| http::HeaderValue::from_str(text).is_ok();
-        if self.content_type.as_ref().is_some_and(|kind| kind.len() > MAX_CONTENT_TYPE || !is_header(kind)) {
-            return Err(bad(format!(
-                "a content_type has at most {MAX_CONTENT_TYPE} bytes, none of them a control character"
-            )));
-        }
-        let is_name = |name: &str| {
-            let lower = http::HeaderName::from_bytes(name.as_bytes()).is_ok_and(|header| header.as_str() == name);
-            lower && !name.is_empty()
-        };
-        if let Some((name, _)) = self.meta.iter().find(|(name, value)| !is_name(name) || !is_header(value)) {
-            let short: String = name.chars().take(64).collect();
-            return Err(bad(format!(
-                "meta {short:?}: a name is lower case, as of a header, and its value has no control character"
-            )));
-        }
         let size: usize = self.meta.iter().map(|(name, value)| name.len() + value.len()).sum();
         if size > MAX_META {
             return Err(bad(format!("meta has at most {MAX_META} bytes in all, got {size}")));
@@ -548,22 +530,6 @@ mod tests {
             }
             let document: OperationDocument = serde_json::from_value(json).unwrap();
             assert_eq!(document.operation(&unsaid()), Ok(operation));
-        }
-    }
-
-    #[test]
-    fn what_can_be_no_header_of_a_get_is_refused() {
-        let put = |rest: &str| read(&format!(r#"{{"op":"put","bucket":"b","key":"k","value":"v",{rest}}}"#));
-        assert!(put(r#""content_type":"text/plain","meta":{"colour":"light blue"}"#).is_ok());
-        for wrong in
-            [r#""meta":{"Colour":"x"}"#, r#""meta":{"":"x"}"#, r#""meta":{"a":"x\ny"}"#, r#""meta":{"a b":"x"}"#]
-        {
-            assert!(put(wrong).unwrap_err().contains("lower case"), "{wrong}");
-        }
-        let long = "x".repeat(256);
-        for wrong in [r"a\nb", long.as_str()] {
-            let refused = put(&format!(r#""content_type":"{wrong}""#)).unwrap_err();
-            assert!(refused.contains("at most 255 bytes"), "{refused}");
         }
     }
 
